@@ -1,0 +1,73 @@
+# The front door: `make help` lists what can be asked for. On a bare machine begin with ./bootstrap instead.
+
+PYTHON ?= /usr/bin/python3
+BIN := .venv/bin
+PYTEST := $(BIN)/pytest
+
+# The name of this file says what was installed, by which Python and where to: any change means another name.
+INSTALLED := .venv/.installed-$(shell { cat pyproject.toml requirements-dev.txt; $(PYTHON) -V; pwd; } 2>&1 | sha256sum | cut -c1-16)
+CODE := $(foreach folder,src tests demo bench docs,$(if $(wildcard $(folder)/*.py $(folder)/*/*.py),$(folder)))
+
+# nft and ip live in sbin, which an ordinary user's PATH lacks; bootstrap may have put a docker client into .venv/bin.
+export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test check format kernel e2e golden docs bench requirements clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
+
+venv: $(INSTALLED)  ## install the program and its tools into .venv
+
+$(INSTALLED):
+	@echo "make: installing the pinned Python packages into .venv (the first time it takes a minute)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q src
+	@rm -f .venv/.installed-*
+	@touch $@
+
+demo: venv  ## every network mode with real traffic; needs root, or a namespace of one's own
+	@$(BIN)/python demo/demo.py
+
+test: check  ## everything; needs root, or a namespace of one's own
+	$(PYTEST) tests/contract tests/kernel tests/e2e
+
+check: venv  ## what each commit passes: format, lint, types, layers, and the tests that need no root
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/mypy $(CODE)
+	$(BIN)/lint-imports --no-logo
+	$(PYTEST) --doctest-modules src tests/unit tests/laws tests/golden tests/wire
+
+format: venv  ## lay the code out and mend what ruff can mend
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/ruff check --fix $(CODE)
+
+kernel: venv  ## the real kernel held against the fake one, each test in a namespace of its own; needs root
+	$(PYTEST) tests/contract tests/kernel
+
+e2e: venv  ## whole daemons, the stock docker client, kill -9; needs root
+	$(PYTEST) tests/e2e
+
+golden: venv  ## renew the golden files; review their diff
+	RENEW_GOLDEN=1 $(PYTEST) tests/golden
+
+docs: golden  ## renew the reference pages, which are made from the golden files
+	$(BIN)/python docs/build.py
+
+bench: venv  ## speed and memory beside the kernel's own floor and the engines installed here; needs root and gcc
+	$(BIN)/python -m bench
+
+requirements:  ## pin the newest dependencies, by hash
+	$(PYTHON) -m venv build/uv
+	build/uv/bin/pip install -q --upgrade uv
+	build/uv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make requirements" pyproject.toml -o requirements.txt
+	build/uv/bin/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --custom-compile-command "make requirements" pyproject.toml --group dev -c requirements.txt -o requirements-dev.txt
+
+clean:  ## remove all that was made here
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,3 @@
+"""Container networking: Docker's network modes for anything that has a network namespace."""
+
+__version__ = "0.1.0"
