@@ -1,0 +1,486 @@
+"""What a request means: it is held against the state, and becomes new records or a refusal.
+
+Nothing here touches a store or a kernel. What chance and time add (IDs, MACs, dates) comes from the two functions that
+the decisions are made with. Where Docker has words for a refusal, they are Docker's (moby 29, `daemon/network.go`,
+`daemon/container_operations.go`, `runconfig/`).
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+
+from isthmus.addresses import (
+    AddressPool,
+    AnySubnet,
+    NoFreeAddress,
+    Subnet,
+    SubnetRequest,
+    choose_subnet,
+    complete,
+    default_gateway,
+    overlaps,
+    parse_ipam,
+    random_mac,
+)
+from isthmus.drivers import BUILTIN, Driver
+from isthmus.errors import (
+    AlreadyConnected,
+    Forbidden,
+    InvalidOption,
+    InvalidRequest,
+    NameTaken,
+    NotFound,
+    PoolExhausted,
+    PoolOverlap,
+    Predefined,
+)
+from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, IPInterface, Network, Pairs, Sandbox, pairs
+from isthmus.naming import veth
+from isthmus.options import Options, check_interface
+from isthmus.render import SYSCTLS
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.rules import Rules
+from isthmus.state import State
+
+PREDEFINED = frozenset({"bridge", "host", "none", "default"})
+"""Names that no user's network can have; `default` is another word for the network that sandboxes join unasked."""
+
+SERIAL = "com.docker.network.ipam.serial"
+"""The IPAM option by which addresses are given out one after the other, rather than always the lowest that is free."""
+
+IFNAME = "com.docker.network.endpoint.ifname"
+
+_BY_ALIAS = {"default": "bridge"}
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*")
+_MAC = re.compile(r"([0-9a-fA-F]{2})([:-])([0-9a-fA-F]{2})(\2[0-9a-fA-F]{2}){4}")
+_SYSCTL = re.compile(r"net\.(ipv4|ipv6|mpls)\.[a-z]+\.(ifname|IFNAME)\.[a-z0-9_]+")
+_SANDBOX_SYSCTL = re.compile(r"net(\.[A-Za-z0-9_/-]+)+")
+
+_WITH_CONTAINER = {
+    "hostname": "hostname and the network mode",
+    "links": "container type network can't be used with links. This would result in undefined behavior",
+    "dns": "dns and the network mode",
+    "extra-hosts": "custom host-to-IP mapping and the network mode",
+    "mac-address": "mac-address and the network mode",
+    "ports": "port publishing and the container type network mode",
+    "exposed-ports": "port exposing and the container type network mode",
+}
+_WITH_HOST = {
+    "links": "host type networking can't be used with links. This would result in undefined behavior",
+}
+
+_ALONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+
+
+class Decisions:
+    """What requests mean in a *state*, under the *rules* of the daemon's configuration."""
+
+    def __init__(self, state: State, rules: Rules, *, clock: Callable[[], int], random: Callable[[int], bytes]) -> None:
+        self._state = state
+        self._rules = rules
+        self._clock = clock
+        self._random = random
+
+    def network(self, request: NetworkRequest, host: Host) -> Network:
+        """The network that *request* asks for on this *host*."""
+        if request.name in PREDEFINED:
+            raise Predefined.creating(request.name)
+        if not request.name.strip():
+            raise InvalidRequest("invalid name: name is empty")
+        if self._state.network_named(request.name):
+            raise NameTaken(f"network with name {request.name} already exists")
+        if request.config_from:
+            request = self._configured(request)
+        driver = _driver(request.driver)
+        if request.ingress or request.scope in {"swarm", "global"}:
+            raise Forbidden(
+                'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node '
+                "to swarm and try again."
+            )
+        if request.ipam_driver not in {"default", "null", ""}:
+            raise NotFound(f'could not find plugin "{request.ipam_driver}" among the IPAM drivers: plugin not found')
+        options = dict(self._rules.driver_options.get(request.driver, ())) | dict(request.options)
+        network = Network(
+            id=self._id(),
+            name=request.name,
+            driver=request.driver,
+            created=self._clock(),
+            options=pairs(options),
+            ipv4=_family(request.ipv4, options, "com.docker.network.enable_ipv4", default=True),
+            ipv6=_family(request.ipv6, options, "com.docker.network.enable_ipv6", default=False),
+            internal=request.internal,
+            attachable=request.attachable,
+            labels=request.labels,
+            ipam_driver=request.ipam_driver or "default",
+            ipam_options=request.ipam_options,
+            config_only=request.config_only,
+            config_from=request.config_from,
+        )
+        if not (network.ipv4 or network.ipv6):
+            raise InvalidRequest("IPv4 or IPv6 must be enabled")
+        if network.config_only:
+            parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
+            return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
+        driver.check(network, host, self._of_driver(network.driver))
+        if not driver.addressed:
+            return network
+        return replace(network, subnets=self._subnets(network, request.subnets, driver, host))
+
+    def _configured(self, request: NetworkRequest) -> NetworkRequest:
+        """*request* with the settings of the configuration-only network that it names."""
+        base = self._state.network(request.config_from)
+        if not base.config_only:
+            raise Forbidden(f"network {base.name} is not a configuration network (it was not made with --config-only)")
+        own = [word for word, given in (("subnets", request.subnets), ("options", request.options)) if given]
+        if own:
+            raise Forbidden(f"{' and '.join(own)} come from the configuration network {base.name}; give them there")
+        subnets = tuple(
+            SubnetRequest(
+                str(subnet.cidr),
+                str(subnet.ip_range or ""),
+                str(subnet.gateway or ""),
+                tuple((name, str(address)) for name, address in subnet.aux),
+            )
+            for subnet in base.subnets
+        )
+        return replace(
+            request,
+            config_from=base.name,
+            subnets=subnets,
+            options=base.options,
+            ipv4=base.ipv4,
+            ipv6=base.ipv6,
+            internal=base.internal or request.internal,
+        )
+
+    def _subnets(
+        self, network: Network, requests: Iterable[SubnetRequest], driver: Driver, host: Host
+    ) -> tuple[Subnet, ...]:
+        """The subnets of a network: those asked for, and for a family without one a free one from the pools."""
+        asked = parse_ipam(requests, ipv4=network.ipv4, ipv6=network.ipv6)
+        if network.ipam_driver == "null":
+            return ()
+        others = [
+            subnet
+            for other in self._state.networks.values()
+            if not other.config_only and other.id != network.id
+            for subnet in other.subnets
+        ]
+        taken = [subnet.cidr for subnet in others] + [ip_network(route) for route in host.routes]
+        chosen: list[Subnet] = []
+        for wish in complete(asked, ipv4=network.ipv4, ipv6=network.ipv6):
+            if isinstance(wish, AnySubnet):
+                subnet = Subnet(choose_subnet(wish, self._rules.pools, taken))
+            elif overlaps(wish, others):
+                raise PoolOverlap
+            else:
+                subnet = wish
+            if any(one.version == subnet.version for one in chosen) and not driver.many_subnets:
+                raise Forbidden(f"{network.driver} driver doesn't support multiple subnets")
+            taken.append(subnet.cidr)
+            others.append(subnet)
+            if subnet.gateway is None and driver.needs_gateway(network):
+                subnet = replace(subnet, gateway=default_gateway(subnet))
+            chosen.append(subnet)
+        return tuple(chosen)
+
+    def endpoint(self, user: Sandbox, network: Network, request: EndpointRequest) -> Endpoint:
+        """The endpoint by which *user*, which stands already, joins *network*."""
+        if network.config_only:
+            raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
+        if network.driver == "host":
+            raise InvalidRequest(
+                "cannot connect container to host network - container must be created in host network mode"
+            )
+        if user.netns == HOST or user.mode.startswith("container:"):
+            raise InvalidRequest(
+                "container sharing network namespace with another container or host cannot be connected to any other "
+                "network"
+            )
+        present = [self._state.networks[endpoint.network] for endpoint in self._state.of_sandbox(user.id)]
+        if any(other.id == network.id for other in present):
+            raise AlreadyConnected(user.name, network.name)
+        if present and any(one.driver == "null" for one in (*present, network)):
+            raise InvalidRequest(_ALONE)
+        return self._endpoint(user, network, request)
+
+    def _endpoint(
+        self, user: Sandbox, network: Network, request: EndpointRequest, before: Iterable[Endpoint] = ()
+    ) -> Endpoint:
+        """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
+        driver = _driver(network.driver)
+        _check_sysctls(request.options)
+        demanded = _demanded(request)
+        if network.predefined and demanded:
+            raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
+        if network.predefined and request.aliases:
+            raise InvalidRequest("network-scoped aliases are only supported for user-defined networks")
+        link_local = tuple(_address("link-local-ip", text) for text in request.link_local)
+        ifname = mac = ""
+        addresses: tuple[IPInterface, ...] = ()
+        if driver.addressed:
+            asked = dict(request.options).get(IFNAME, "")
+            ifname = self._interface(user, driver.interface_prefix(network), asked, before)
+            mac = _mac(request.mac) or random_mac(self._random(5))
+            addresses = self._addresses(network, demanded)
+        return Endpoint(
+            id=self._id(),
+            network=network.id,
+            sandbox=user.id,
+            created=self._clock(),
+            ifname=ifname,
+            mac=mac,
+            addresses=addresses,
+            asked=tuple(demanded),
+            link_local=link_local,
+            aliases=request.aliases,
+            links=request.links,
+            options=request.options,
+            gateway_priority=request.gateway_priority,
+        )
+
+    def _addresses(self, network: Network, demanded: list[IPAddress]) -> tuple[IPInterface, ...]:
+        """An address of each family that the network has: the demanded one, or the next that is free."""
+        chosen: list[IPInterface] = []
+        pools = self._state.pools[network.id]
+        serial = dict(network.ipam_options).get(SERIAL) == "true"
+        for address in demanded:
+            pool = next((pool for pool in pools if address in pool.subnet.cidr), None)
+            if pool is None:
+                raise InvalidRequest(f"invalid endpoint settings:\nno configured subnet contains IP address {address}")
+            pool.check(address)
+            chosen.append(_within(address, pool))
+        for version, on in ((4, network.ipv4), (6, network.ipv6)):
+            fitting = [pool for pool in pools if pool.subnet.version == version]
+            if not on or not fitting or any(address.version == version for address in chosen):
+                continue
+            for pool in fitting:
+                try:
+                    address = pool.choose(self._state.last_given(pool) if serial else None)
+                except NoFreeAddress:
+                    continue
+                chosen.append(_within(address, pool))
+                break
+            else:
+                raise PoolExhausted(f"IPv{version}", network.name, network.id)
+        return tuple(sorted(chosen, key=lambda interface: interface.version))
+
+    def _interface(self, user: Sandbox, prefix: str, asked: str, before: Iterable[Endpoint]) -> str:
+        """The interface's name inside: what was asked for, or the prefix with the lowest number that is free."""
+        users = self._state.in_netns(user.netns)
+        used = {endpoint.ifname for one in users for endpoint in self._state.of_sandbox(one.id)}
+        used.update(link.ifname for one in users for link in self._state.links_of(one.id))
+        used.update(endpoint.ifname for endpoint in before)
+        if asked:
+            check_interface(IFNAME, asked)
+            if asked in used or asked == "lo":
+                raise InvalidRequest(f"the sandbox {user.name} has an interface {asked} already; choose another name")
+            return asked
+        return next(name for name in (f"{prefix}{number}" for number in range(len(used) + 1)) if name not in used)
+
+    def sandbox(self, request: SandboxRequest) -> tuple[Sandbox, tuple[Endpoint, ...]]:
+        """The sandbox that *request* asks for, with its endpoints."""
+        if not _NAME.fullmatch(request.name):
+            raise InvalidRequest(f"Invalid container name ({request.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        taken = self._state.sandbox_named(request.name)
+        if taken:
+            raise NameTaken(
+                f'Conflict. The container name "/{request.name}" is already in use by container "{taken.id}". You have '
+                "to remove (or rename) that container to be able to reuse that name."
+            )
+        for name, value in request.sysctls:
+            if not _SANDBOX_SYSCTL.fullmatch(name) or not value.isprintable():
+                raise InvalidOption("sysctl", f"{name}={value}", "only settings of the network, net.*, can be given")
+        user = Sandbox(
+            id=self._id(),
+            name=request.name,
+            created=self._clock(),
+            netns=request.name,
+            mode=request.mode or "default",
+            hostname=request.hostname,
+            labels=request.labels,
+            sysctls=request.sysctls,
+        )
+        if user.mode.startswith("container:"):
+            return self._joining(user, request), ()
+        if user.mode == "host":
+            _refuse_conflicts(request, _WITH_HOST)
+            user = replace(user, netns=HOST)
+        endpoints: list[Endpoint] = []
+        for network, wish in self._networks(user, request):
+            if network.config_only:
+                raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
+            if any(one.network == network.id for one in endpoints):
+                raise AlreadyConnected(user.name, network.name)
+            endpoints.append(self._endpoint(user, network, wish, endpoints))
+        return user, tuple(endpoints)
+
+    def _joining(self, user: Sandbox, request: SandboxRequest) -> Sandbox:
+        """*user* in the namespace of the sandbox that its mode names."""
+        _refuse_conflicts(request, _WITH_CONTAINER)
+        if request.endpoints:
+            raise InvalidRequest(
+                "conflicting options: a sandbox that joins another's namespace has no networks of its own"
+            )
+        owner = self._state.sandbox(user.mode.removeprefix("container:"))
+        return replace(user, netns=owner.netns, mode=f"container:{owner.name}")
+
+    def _networks(self, user: Sandbox, request: SandboxRequest) -> list[tuple[Network, EndpointRequest]]:
+        """The networks that *user* is to stand on, its main one first, and what is asked for on each."""
+        networks = [(self._state.network(_BY_ALIAS.get(name, name)), wish) for name, wish in request.endpoints]
+        main = _BY_ALIAS.get(user.mode, user.mode)
+        if not any(main in {network.name, network.id} for network, _ in networks):
+            networks.insert(0, (self._state.network(main), EndpointRequest()))
+        drivers = {network.driver for network, _ in networks}
+        if "host" in drivers and user.netns != HOST:
+            raise InvalidRequest(
+                "cannot connect container to host network - container must be created in host network mode"
+            )
+        if len(networks) > 1 and "host" in drivers:
+            raise InvalidRequest(
+                "conflicting options: cannot attach both user-defined and non-user-defined network-modes"
+            )
+        if len(networks) > 1 and "null" in drivers:
+            raise InvalidRequest(_ALONE)
+        return networks
+
+    def link(self, user: Sandbox, request: LinkRequest) -> HandLink:
+        """The link that *request* puts into *user*."""
+        if user.netns == HOST:
+            raise InvalidRequest(f"{user.name} is in the host's own namespace, where links are not ours to make")
+        if request.type != "veth":
+            raise InvalidRequest(f"invalid link type {request.type}: it must be veth")
+        if request.parent or request.mode:
+            raise InvalidRequest("a veth has no parent and no mode: leave them out")
+        identity = self._id()
+        for key, name in (("name", request.ifname), ("peer", request.peer), ("master", request.master)):
+            if name:
+                check_interface(key, name)
+        return HandLink(
+            id=identity,
+            sandbox=user.id,
+            created=self._clock(),
+            type=request.type,
+            ifname=self._interface(user, "eth", request.ifname, ()),
+            mac=_mac(request.mac) or random_mac(self._random(5)),
+            mtu=request.mtu,
+            addresses=request.addresses,
+            routes=request.routes,
+            peer=request.peer or veth(identity),
+            peer_addresses=request.peer_addresses,
+            master=request.master,
+        )
+
+    def default_networks(self, host: Host) -> tuple[Network, ...]:
+        """The networks that are there from the start, as the configuration wants them; `removing` if it wants none."""
+        shared = tuple(
+            Network(self._id(), name, driver, self._clock(), predefined=True)
+            for name, driver in (("host", "host"), ("none", "null"))
+            if not self._state.network_named(name)
+        )
+        before = self._state.network_named("bridge")
+        wanted = self._rules.default_bridge
+        if wanted is None:
+            unused = before is not None and not self._state.on_network(before.id)
+            return (*shared, replace(before, removing=True)) if before and unused else shared
+        network = Network(
+            id=before.id if before else self._id(),
+            name="bridge",
+            driver="bridge",
+            created=before.created if before else self._clock(),
+            options=wanted.options,
+            ipv6=wanted.ipv6,
+            predefined=True,
+        )
+        driver = _driver("bridge")
+        driver.check(network, host, self._of_driver("bridge"))
+        if before and not wanted.subnets and before.ipv6 == wanted.ipv6:
+            return (*shared, replace(network, subnets=before.subnets))
+        return (*shared, replace(network, subnets=self._subnets(network, wanted.subnets, driver, host)))
+
+    def moved(self, network: Network) -> Iterable[Endpoint]:
+        """The endpoints on *network* whose addresses it does not have any more, one by one, with new ones."""
+        for endpoint in self._state.on_network(network.id):
+            fitting = [
+                address
+                for address in endpoint.addresses
+                if any(address.network == one.cidr and address.ip != one.gateway for one in network.subnets)
+            ]
+            if len(fitting) < len(network.subnets):
+                yield replace(endpoint, addresses=self._addresses(network, []))
+
+    def _of_driver(self, driver: str) -> tuple[Network, ...]:
+        return tuple(one for one in self._state.networks.values() if one.driver == driver and not one.config_only)
+
+    def _id(self) -> str:
+        return self._random(32).hex()
+
+
+def _driver(name: str) -> Driver:
+    """The driver of that name; Docker's words where there is none."""
+    try:
+        return BUILTIN[name]
+    except KeyError:
+        raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found") from None
+
+
+def _family(asked: bool | None, options: Mapping[str, str], key: str, *, default: bool) -> bool:  # noqa: FBT001
+    """Whether a network has a family of addresses: as asked, else as the option says."""
+    return Options(options).boolean(key, default) if asked is None else asked
+
+
+def _demanded(request: EndpointRequest) -> list[IPAddress]:
+    """The addresses that *request* insists on; each must be of the family that its key says."""
+    demanded = []
+    for version, key, text in ((4, "IPv4Address", request.ipv4), (6, "IPv6Address", request.ipv6)):
+        if not text:
+            continue
+        address = _address(key, text)
+        if address.version != version:
+            raise InvalidRequest(f"invalid endpoint settings:\ninvalid IPv{version} address: {text}")
+        demanded.append(address)
+    return demanded
+
+
+def _address(key: str, text: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise InvalidOption(key, text, "it must be an IP address") from None
+
+
+def _within(address: IPAddress, pool: AddressPool) -> IPInterface:
+    """*address* with the prefix length of the subnet that it is of."""
+    make = IPv4Interface if pool.subnet.version == 4 else IPv6Interface
+    return make((int(address), pool.subnet.cidr.prefixlen))
+
+
+def _mac(text: str) -> str:
+    """*text* as a MAC in lower case with colons; "" for none."""
+    if not text:
+        return ""
+    if not _MAC.fullmatch(text):
+        raise InvalidRequest(
+            f"invalid MAC address {text}: it must be six pairs of hexadecimal digits, such as 02:42:ac:11:00:02"
+        )
+    mac = text.replace("-", ":").lower()
+    if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
+        raise InvalidRequest(f"invalid MAC address {text}: an interface cannot have a multicast or zero address")
+    return mac
+
+
+def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None:
+    """Refuse what was asked for besides and does not go with the mode."""
+    for conflict, sentence in words.items():
+        if conflict in request.conflicts:
+            raise InvalidRequest(f"conflicting options: {sentence}")
+
+
+def _check_sysctls(options: Pairs) -> None:
+    """Refuse settings of an interface that are not of the form net.X.Y.IFNAME.Z=V."""
+    for item in filter(None, dict(options).get(SYSCTLS, "").split(",")):
+        name, equals, value = item.partition("=")
+        if not (_SYSCTL.fullmatch(name) and equals and value and value.isprintable()):
+            raise InvalidOption(SYSCTLS, item, "it must be net.ipv4|ipv6|mpls.SECTION.IFNAME.SETTING=VALUE")

@@ -1,0 +1,208 @@
+"""bridge: a virtual switch on the host; every sandbox has a pair of veths, one end inside, the other on the switch.
+
+As Docker's bridge, the host is the gateway: the bridge has the gateway's address, and what leaves is masqueraded,
+routed or kept in, by the gateway mode (see `firewall`). Besides there is the plain *bridged* network
+(`isthmus.bridged`): no address of ours on the bridge and no NAT; with an uplink on the bridge (`isthmus.uplink`), its
+sandboxes stand on the LAN as machines of their own, and the LAN's router, if one is named with --gateway, is theirs.
+
+A bridge that exists already and is not ours is used as it is, never changed, never removed.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_interface
+
+from isthmus import firewall, naming
+from isthmus.errors import Forbidden, InvalidOption
+from isthmus.firewall import Mode, Policy
+from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
+from isthmus.naming import Owner
+from isthmus.options import Options, check_interface
+from isthmus.resources import Address, Bridge, Port, Resource, Veth
+
+addressed = True
+many_subnets = False
+singular = False
+
+_BRIDGE = "com.docker.network.bridge"
+_OURS = frozenset({"isthmus.bridged", "isthmus.uplink"})
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """A bridge network's options, by what they mean. *device* is "" if the user named none."""
+
+    device: str
+    mode4: Mode
+    mode6: Mode
+    masquerade: bool
+    icc: bool
+    inhibit_ipv4: bool
+    trusted: tuple[str, ...]
+    source4: IPAddress | None
+    source6: IPAddress | None
+    mtu: int | None
+    prefix: str
+    bridged: bool
+    uplink: str
+
+
+@lru_cache(maxsize=4096)
+def parse(options: Pairs) -> Parsed:
+    """What *options* mean.
+
+    Raises:
+        InvalidOption: one of them cannot be.
+    """
+    read = Options(dict(options))
+    read.only("isthmus.", _OURS)
+    trusted = tuple(name for name in read.text(f"{_BRIDGE}.trusted_host_interfaces").split(":") if name)
+    for name in trusted:
+        check_interface(f"{_BRIDGE}.trusted_host_interfaces", name)
+    uplink = read.interface("isthmus.uplink")
+    bridged = read.boolean("isthmus.bridged", default=bool(uplink))
+    if uplink and not bridged:
+        raise InvalidOption("isthmus.uplink", uplink, "an uplink goes with isthmus.bridged=true only")
+    return Parsed(
+        device=read.interface(f"{_BRIDGE}.name"),
+        mode4=read.choice(f"{_BRIDGE}.gateway_mode_ipv4", Mode.NAT),
+        mode6=read.choice(f"{_BRIDGE}.gateway_mode_ipv6", Mode.NAT),
+        masquerade=read.boolean(f"{_BRIDGE}.enable_ip_masquerade", default=True),
+        icc=read.boolean(f"{_BRIDGE}.enable_icc", default=True),
+        inhibit_ipv4=read.boolean(f"{_BRIDGE}.inhibit_ipv4", default=False),
+        trusted=trusted,
+        source4=read.address("com.docker.network.host_ipv4", 4),
+        source6=read.address("com.docker.network.host_ipv6", 6),
+        mtu=read.integer("com.docker.network.driver.mtu", 68, 65535) if _mtu_given(read) else None,
+        prefix=read.interface("com.docker.network.container_iface_prefix", "eth"),
+        bridged=bridged,
+        uplink=uplink,
+    )
+
+
+def _mtu_given(read: Options) -> bool:
+    """Whether an MTU is asked for; Docker takes 0 for none."""
+    return read.text("com.docker.network.driver.mtu") not in {"", "0"}
+
+
+def check(network: Network, host: Host, others: Iterable[Network]) -> None:
+    """Refuse options that cannot be, a device that another network has, and an uplink that would cut the host off."""
+    options = parse(network.options)
+    for family, mode in (("4", options.mode4), ("6", options.mode6)):
+        if mode is Mode.ISOLATED and not network.internal:
+            key = f"{_BRIDGE}.gateway_mode_ipv{family}"
+            raise InvalidOption(key, mode.value, "gateway mode isolated is for networks made with --internal")
+    device = _device(network)
+    for other in others:
+        if other.id == network.id:
+            continue
+        if _device(other) == device:
+            raise Forbidden(
+                f"cannot create network {network.id} ({device}): conflicts with network {other.id} ({_device(other)}): "
+                "networks have same bridge name"
+            )
+        if options.uplink and parse(other.options).uplink == options.uplink:
+            raise Forbidden(f"cannot create network {network.id}: network {other.name} has the uplink {options.uplink}")
+    existing = host.link(device)
+    if existing and existing.kind != "bridge":
+        raise InvalidOption(
+            f"{_BRIDGE}.name", device, f"a link of that name exists, and is no bridge but {existing.kind}"
+        )
+    if options.uplink and existing:
+        raise InvalidOption(
+            "isthmus.uplink", options.uplink, f"the bridge {device} is yours: put the uplink on it yourself"
+        )
+    if options.uplink:
+        _check_uplink(options.uplink, host)
+
+
+def _check_uplink(uplink: str, host: Host) -> None:
+    link = host.link(uplink)
+    if link is None:
+        raise InvalidOption("isthmus.uplink", uplink, "the host has no such link, or it is one of ours")
+    held = ", ".join(str(address) for address in link.addresses if not address.is_link_local)
+    if held:
+        raise InvalidOption(
+            "isthmus.uplink",
+            uplink,
+            f"it has {held}, which a port of a bridge cannot use; take a NIC without an address, or put both on a "
+            f"bridge of your own and name that with {_BRIDGE}.name",
+        )
+
+
+def needs_gateway(network: Network) -> bool:
+    """Whether we are the gateway: not on a LAN that has its own."""
+    return not parse(network.options).bridged
+
+
+def network(network: Network, host: Host) -> Iterator[Resource]:
+    """The bridge with the gateways' addresses, its uplink, and its rules."""
+    options = parse(network.options)
+    device, mine = _device(network), Owner(network.id)
+    if host.link(device) is None:
+        yield Bridge(HOST, device, mine, mtu=options.mtu, ipv6=network.ipv6)
+        if not options.bridged:
+            for subnet in network.subnets:
+                mode = options.mode4 if subnet.version == 4 else options.mode6
+                hidden = mode is Mode.ISOLATED or (subnet.version == 4 and options.inhibit_ipv4)
+                if subnet.gateway and not hidden:
+                    yield Address(HOST, device, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"), mine)
+        if options.uplink:
+            yield Port(HOST, options.uplink, device, mine)
+    if not options.bridged:
+        yield from firewall.elements(
+            Policy(
+                bridge=device,
+                mode4=options.mode4 if network.ipv4 else None,
+                mode6=options.mode6 if network.ipv6 else None,
+                internal=network.internal,
+                icc=options.icc,
+                masquerade=options.masquerade,
+                source4=options.source4,
+                source6=options.source6,
+                trusted=options.trusted,
+            )
+        )
+    else:
+        yield from firewall.switch(device)
+
+
+def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+    """A pair of veths and the addresses of the end inside."""
+    options = parse(network.options)
+    mine = Owner(network.id, endpoint.id)
+    yield Veth(
+        HOST,
+        naming.veth(endpoint.id),
+        netns,
+        endpoint.ifname,
+        mine,
+        mac=endpoint.mac,
+        master=_device(network),
+        mtu=options.mtu,
+        isolated=not options.icc,
+        ipv6=network.ipv6,
+    )
+    for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
+        yield Address(netns, endpoint.ifname, interface, mine)
+
+
+def routers(network: Network) -> tuple[IPAddress, ...]:
+    """The gateways, unless nothing may leave; on a LAN, the router that the user named.
+
+    An auxiliary address of the name that Docker gives to `default-gateway` comes first.
+    """
+    if network.internal:
+        return ()
+    named = ((dict(subnet.aux).get(f"DefaultGatewayIPv{subnet.version}"), subnet) for subnet in network.subnets)
+    return tuple(router for aux, subnet in named if (router := aux or subnet.gateway))
+
+
+def interface_prefix(network: Network) -> str:
+    """`eth`, or what `com.docker.network.container_iface_prefix` says."""
+    return parse(network.options).prefix
+
+
+def _device(network: Network) -> str:
+    return parse(network.options).device or naming.bridge(network.id)

@@ -1,0 +1,53 @@
+"""host and none: networks without a network of their own.
+
+A sandbox on `host` shares the namespace of the host; one on `none` has a namespace with nothing but a loopback, which
+its user fills by hand. Either way there is nothing to make and no address to give: an endpoint only says who is
+there. (The third way of sharing, `container:NAME`, is no network: there the sandbox's record names the other's
+namespace.)
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from isthmus.errors import Forbidden
+from isthmus.model import Endpoint, Host, IPAddress, Network
+from isthmus.resources import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A driver that makes nothing."""
+
+    name: str
+    addressed: bool = False
+    many_subnets: bool = False
+    singular: bool = True
+
+    def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
+        """Refuse a second network (moby, drivers/host and drivers/null)."""
+        if any(other.id != network.id for other in others):
+            raise Forbidden(f'only one instance of "{self.name}" network is allowed')
+
+    def needs_gateway(self, network: Network) -> bool:
+        """It has no subnets."""
+        return False
+
+    def network(self, network: Network, host: Host) -> Iterator[Resource]:
+        """Nothing."""
+        yield from ()
+
+    def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+        """Nothing."""
+        yield from ()
+
+    def routers(self, network: Network) -> tuple[IPAddress, ...]:
+        """None: what leads out of here is not ours to say."""
+        return ()
+
+    def interface_prefix(self, network: Network) -> str:
+        """There are no interfaces of ours."""
+        return ""
+
+
+HOST = Shared("host")
+NULL = Shared("null")

@@ -1,0 +1,206 @@
+"""What our nftables table looks like, and how the meanings that drivers speak of are said in it.
+
+The chains are fixed text, loaded once; all that changes is an element of a set or map, keyed by what a packet
+carries, so that the thousandth network costs what the first did. A driver gives one `Policy` for each bridge;
+`elements` turns it into those elements.
+
+How a packet goes through `forward`:
+
+1. The user's own chain, `user-forward`, which we make and then never touch, sees it first.
+2. What belongs to a connection that was let through is let through.
+3. From a bridge back into the same one: `neighbours`, unless the network keeps its members apart.
+4. `leave`, by the interface that it came in on: an internal network lets nothing out.
+5. What comes from a `trusted` interface, or is `marked` by the user's own rules, is let through.
+6. `enter`, by the interface that it goes out on: into a network comes only what its gateway mode allows.
+7. What crosses from one of the host's own interfaces to another is dropped if it was us who switched forwarding on
+   (`closed4`, `closed6`): a host does not become a router for strangers because it runs containers.
+
+Our chains accept with no say over other tables: every table with a chain on the same hook has its own vote, so a host's
+firewall stays in charge. The modes are Docker's gateway modes (moby 29, drivers/bridge):
+
+nat             what leaves bears the host's address; what enters must have been addressed to a published port
+nat-unprotected the same, but every port can be reached from outside
+routed          no NAT; what enters must be ICMP or meant for a published port
+isolated        an internal network whose bridge has no address
+
+Bridged frames of one network meet these chains only where `bridge-nf-call-iptables` is on; they are then left untracked
+(`switched`), which is most of what that detour costs.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from isthmus.model import IPAddress
+from isthmus.naming import TABLE
+from isthmus.resources import Element, Table
+
+
+class Mode(Enum):
+    """How a network of one family meets the rest of the world."""
+
+    NAT = "nat"
+    UNPROTECTED = "nat-unprotected"
+    ROUTED = "routed"
+    ISOLATED = "isolated"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What may pass in and out of the network behind *bridge*; *mode4* or *mode6* is None where it has no such family.
+
+    *source4* and *source6* are the addresses that what leaves shall bear, instead of the one of the outgoing interface.
+    *trusted* are interfaces of the host from which all may enter. *masquerade* is Docker's `enable_ip_masquerade`.
+    """
+
+    bridge: str
+    mode4: Mode | None
+    mode6: Mode | None = None
+    internal: bool = False
+    icc: bool = True
+    masquerade: bool = True
+    source4: IPAddress | None = None
+    source6: IPAddress | None = None
+    trusted: tuple[str, ...] = ()
+
+
+def elements(policy: Policy) -> Iterator[Element]:
+    """The elements by which *policy* holds."""
+    bridge = policy.bridge
+    yield from switch(bridge)
+    if policy.icc:
+        yield element("neighbours", (bridge, bridge))
+    for interface in policy.trusted:
+        yield element("trusted", (interface, bridge))
+    for family, mode, source in (("4", policy.mode4, policy.source4), ("6", policy.mode6, policy.source6)):
+        yield element(f"enter{family}", (bridge,), "drop" if mode is None or policy.internal else _ENTER[mode])
+        if policy.internal:
+            yield element(f"leave{family}", (bridge,), "drop")
+        elif mode in {Mode.NAT, Mode.UNPROTECTED} and policy.masquerade:
+            yield (
+                element(f"source{family}", (bridge,), str(source))
+                if source
+                else element(f"masquerade{family}", (bridge,))
+            )
+
+
+def switch(bridge: str) -> Iterator[Element]:
+    """The elements that make frames between ports of *bridge* cheap, where bridged frames meet the chains at all."""
+    yield element("switched", (bridge,))
+
+
+_ENTER = {
+    Mode.NAT: "goto enter-nat",
+    Mode.UNPROTECTED: "accept",
+    Mode.ROUTED: "goto enter-routed",
+    Mode.ISOLATED: "drop",
+}
+
+
+def element(name: str, match: tuple[str, ...], value: str = "") -> Element:
+    """The element of the set *name* that has this *match* and *value*: whether it permits is the set's to say."""
+    return Element(name, match, permits=name not in _PROHIBITING, value=value)
+
+
+_PROHIBITING = frozenset({"closed4", "closed6", "enter4", "enter6", "leave4", "leave6"})
+
+
+def closed(version: int, interfaces: Iterable[str]) -> Iterator[Element]:
+    """The elements that keep strangers' packets of IP *version* from crossing between *interfaces* of the host."""
+    return (element(f"closed{version}", (interface,)) for interface in interfaces)
+
+
+def marked(marks: Iterable[int]) -> Iterator[Element]:
+    """The elements that let packets with one of these firewall *marks* into every network."""
+    return (element("marked", (str(mark),)) for mark in marks)
+
+
+SETS: dict[str, str] = {
+    "switched": "type ifname",
+    "neighbours": "type ifname . ifname",
+    "trusted": "type ifname . ifname",
+    "marked": "type mark",
+    "closed4": "type ifname",
+    "closed6": "type ifname",
+    "enter4": "type ifname : verdict",
+    "enter6": "type ifname : verdict",
+    "leave4": "type ifname : verdict",
+    "leave6": "type ifname : verdict",
+    "masquerade4": "type ifname; counter",
+    "masquerade6": "type ifname; counter",
+    "source4": "type ifname : ipv4_addr; counter",
+    "source6": "type ifname : ipv6_addr; counter",
+}
+"""Every set (and, where there is a colon, map) of the table, by name."""
+
+USER_CHAIN = "user-forward"
+
+CHAINS: dict[str, tuple[str, ...]] = {
+    "enter-nat": ("ct status dnat accept", "counter drop"),
+    "enter-routed": ("meta l4proto { icmp, ipv6-icmp } accept", "counter drop"),
+    "before": (
+        "type filter hook prerouting priority raw; policy accept;",
+        "iifname @switched fib daddr . iif oif exists notrack",
+    ),
+    "forward": (
+        "type filter hook forward priority filter; policy accept;",
+        f"jump {USER_CHAIN}",
+        "ct state established,related accept",
+        "iifname . oifname @neighbours accept",
+        "meta nfproto ipv4 iifname vmap @leave4",
+        "meta nfproto ipv6 iifname vmap @leave6",
+        "iifname . oifname @trusted accept",
+        "meta mark @marked accept",
+        "meta nfproto ipv4 oifname vmap @enter4",
+        "meta nfproto ipv6 oifname vmap @enter6",
+        "meta nfproto ipv4 iifname @closed4 oifname @closed4 counter drop",
+        "meta nfproto ipv6 iifname @closed6 oifname @closed6 counter drop",
+    ),
+    "postrouting": (
+        "type nat hook postrouting priority srcnat; policy accept;",
+        "oifname @switched accept",
+        "meta nfproto ipv4 snat ip to iifname map @source4",
+        "meta nfproto ipv6 snat ip6 to iifname map @source6",
+        "meta nfproto ipv4 iifname @masquerade4 masquerade",
+        "meta nfproto ipv6 iifname @masquerade6 masquerade",
+    ),
+}
+"""Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
+
+
+def rules(chain: str) -> int:
+    """How many rules the *chain* has, by which it is seen whether somebody took one out."""
+    return sum(not line.startswith("type ") for line in CHAINS[chain])
+
+
+def load(chains: Iterable[str] = (), sets: Iterable[str] = ()) -> str:
+    """The text for `nft -f` that makes the table as it shall be, all its sets empty, in one transaction.
+
+    *chains* and *sets* are what the table holds now: all of it is replaced, but for what is named `user-...`.
+    """
+    lines = [f"add table inet {TABLE}", f"add chain inet {TABLE} {USER_CHAIN}"]
+    old_chains = sorted(name for name in chains if not name.startswith("user-"))
+    lines += [f"flush chain inet {TABLE} {name}" for name in old_chains]
+    lines += [f"delete set inet {TABLE} {name}" for name in sorted(sets) if not name.startswith("user-")]
+    lines += [f"delete chain inet {TABLE} {name}" for name in old_chains]
+    version = f"add chain inet {TABLE} {VERSION_PREFIX}{DIGEST}\n"
+    return "\n".join(lines) + "\n" + _definition() + version
+
+
+def _definition() -> str:
+    text = [f"table inet {TABLE} {{"]
+    for name, kind in SETS.items():
+        text.append(f"    {'map' if ':' in kind else 'set'} {name} {{ {kind}; }}")
+    for name, lines in CHAINS.items():
+        text += [f"    chain {name} {{", *(f"        {line}" for line in lines), "    }"]
+    return "\n".join([*text, "}", ""])
+
+
+DIGEST = hashlib.sha256(_definition().encode()).hexdigest()[:16]
+"""Stands for this version of the table, which has an empty chain named for it: a table's comment cannot be changed."""
+
+VERSION_PREFIX = "version-"
+"""What the name of that chain begins with."""
+
+TABLE_RESOURCE = Table(DIGEST)

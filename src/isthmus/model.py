@@ -1,0 +1,161 @@
+"""What people ask for: networks, endpoints, sandboxes, and links made by hand.
+
+These values are stored, so nothing here can be derived: no counters, no "ready" flags, no address bitmaps. A record
+says only *wanted* or *removing*; whether it is done is asked of the kernel. `removing` is needed, because the half of
+a link that lies in somebody else's namespace can be found only through the record that names it.
+
+IDs are 64 hexadecimal digits, as Docker's are. Times are nanoseconds since the epoch. Mappings are stored as sorted
+pairs, so that every value here can be compared and hashed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+from isthmus.addresses import Subnet
+
+Pairs = tuple[tuple[str, str], ...]
+IPAddress = IPv4Address | IPv6Address
+IPInterface = IPv4Interface | IPv6Interface
+
+HOST = ""
+"""The namespace name that stands for the daemon's own network namespace."""
+
+
+def pairs(mapping: Mapping[str, str] | None) -> Pairs:
+    """The items of *mapping*, sorted by key; none for None."""
+    return tuple(sorted(mapping.items())) if mapping else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network of one driver. `options` are as the user gave them (and are shown so); each driver parses its own."""
+
+    id: str
+    name: str
+    driver: str
+    created: int
+    subnets: tuple[Subnet, ...] = ()
+    options: Pairs = ()
+    ipv4: bool = True
+    ipv6: bool = False
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    scope: str = "local"
+    labels: Pairs = ()
+    ipam_driver: str = "default"
+    ipam_options: Pairs = ()
+    config_only: bool = False
+    config_from: str = ""
+    predefined: bool = False
+    removing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A sandbox's place on a network: one interface, with its MAC and at most one address of each family.
+
+    `asked` holds the addresses that the user demanded (shown in inspect as `IPAMConfig`); the others were chosen by us.
+    """
+
+    id: str
+    network: str
+    sandbox: str
+    created: int
+    ifname: str
+    mac: str
+    addresses: tuple[IPInterface, ...] = ()
+    asked: tuple[IPAddress, ...] = ()
+    link_local: tuple[IPAddress, ...] = ()
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    options: Pairs = ()
+    gateway_priority: int = 0
+    removing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Sandbox:
+    """Something that has a network namespace; to Docker's clients, a container.
+
+    `netns` is the name of the namespace: `HOST`, its own (then it bears the sandbox's name), or that of the sandbox
+    which it joined. Several sandboxes may share one; it lasts until the last of them is gone, so that those who
+    joined keep it while its first owner is made anew. `mode` is Docker's NetworkMode: a network's name, "host",
+    "none", or "container:NAME".
+    """
+
+    id: str
+    name: str
+    created: int
+    netns: str
+    mode: str
+    hostname: str = ""
+    labels: Pairs = ()
+    sysctls: Pairs = ()
+    removing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class HandRoute:
+    """A route as its user wrote it: to *destination* (a prefix; 0.0.0.0/0 and ::/0 are `default`) via *gateway*."""
+
+    destination: str
+    gateway: IPAddress | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandLink:
+    """An interface that its user put into a sandbox by hand, with `isthmus link add`.
+
+    A veth has its other end, *peer*, in the host's namespace, on *master* if that is given; a macvlan has a *parent*.
+    """
+
+    id: str
+    sandbox: str
+    created: int
+    type: str
+    ifname: str
+    mac: str = ""
+    mtu: int = 0
+    addresses: tuple[IPInterface, ...] = ()
+    routes: tuple[HandRoute, ...] = ()
+    peer: str = ""
+    peer_addresses: tuple[IPInterface, ...] = ()
+    master: str = ""
+    parent: str = ""
+    mode: str = ""
+    removing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A fact about this daemon that must outlive it, under a *key* of its own."""
+
+    id: str
+    value: str
+
+
+Record = Network | Endpoint | Sandbox | HandLink | Setting
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """A link in the host's namespace that is not ours."""
+
+    name: str
+    kind: str
+    mtu: int
+    addresses: tuple[IPInterface, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What drivers may know of the machine: links that bear no mark of ours, and prefixes routed by others than us."""
+
+    links: tuple[HostLink, ...] = ()
+    routes: tuple[str, ...] = ()
+
+    def link(self, name: str) -> HostLink | None:
+        """The foreign link of that *name*, if there is one."""
+        return next((link for link in self.links if link.name == name), None)

@@ -1,0 +1,48 @@
+"""The names that our things have in the kernel, and the mark by which we know them again.
+
+A link's name has at most 15 bytes, so names are cut from IDs; the mark (a link's alias) holds the IDs whole and is
+matched by exact key, never by prefix. Addresses and routes carry a protocol number instead.
+"""
+
+from typing import NamedTuple
+
+PROTOCOL = 105
+"""Our number in `IFA_PROTO` and `RTA_PROTOCOL`: none of those that iproute2's `rt_protos` gives away."""
+
+DEFAULT_BRIDGE = "isthmus0"
+"""The device of the network `bridge`."""
+
+TABLE = "isthmus"
+"""Our nftables table, of the family inet. All in it is ours, but for the chains named `user-...`."""
+
+_MARK = "isthmus:"
+
+
+class Owner(NamedTuple):
+    """Whose a resource is: of a network, or of one endpoint on it. A hand-made link has no network."""
+
+    network: str
+    endpoint: str = ""
+
+
+def mark(owner: Owner) -> str:
+    """The alias of a link of *owner*'s."""
+    return f"{_MARK}{owner.network}:{owner.endpoint}"
+
+
+def owner(alias: str) -> Owner | None:
+    """Whose link bears this *alias*; None if it is no mark of ours."""
+    if not alias.startswith(_MARK):
+        return None
+    network, colon, endpoint = alias[len(_MARK) :].partition(":")
+    return Owner(network, endpoint) if colon else None
+
+
+def bridge(network_id: str) -> str:
+    """The device of a bridge network whose user named none (Docker's form)."""
+    return f"br-{network_id[:12]}"
+
+
+def veth(endpoint_id: str) -> str:
+    """The host's end of an endpoint's veth pair."""
+    return f"veth{endpoint_id[:11]}"

@@ -1,0 +1,90 @@
+"""Parsing of option values: text in, typed values out, and a clear refusal for what cannot be meant.
+
+Docker's daemon reads its options with Go's `strconv`, so what that takes for true, false or a number is taken here.
+"""
+
+from collections.abc import Mapping
+from enum import Enum
+from ipaddress import ip_address
+from typing import TypeVar
+
+from isthmus.errors import InvalidOption
+from isthmus.model import IPAddress
+
+_TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
+_FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
+_E = TypeVar("_E", bound=Enum)
+
+
+class Options:
+    """A network's options, read one by one. What was not given, or is empty, has the default."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def text(self, key: str, default: str = "") -> str:
+        """The value of *key* as it stands."""
+        return self._values.get(key) or default
+
+    def boolean(self, key: str, default: bool) -> bool:  # noqa: FBT001 - a default value, not a mode
+        """The value of *key* as Go's `ParseBool` reads it."""
+        value = self._values.get(key, "")
+        if not value:
+            return default
+        if value in _TRUE or value in _FALSE:
+            return value in _TRUE
+        raise InvalidOption(key, value, "it must be true or false")
+
+    def integer(self, key: str, low: int, high: int) -> int | None:
+        """The value of *key*, a decimal number from *low* to *high*; None if it was not given."""
+        value = self._values.get(key, "")
+        if not value:
+            return None
+        if value.isascii() and value.isdigit() and len(value) < len(str(high)) + 1 and low <= int(value) <= high:
+            return int(value)
+        raise InvalidOption(key, value, f"it must be a whole number from {low} to {high}")
+
+    def choice(self, key: str, default: _E) -> _E:
+        """The member of *default*'s enumeration whose value *key* has."""
+        value = self._values.get(key, "")
+        if not value:
+            return default
+        try:
+            return type(default)(value)
+        except ValueError:
+            raise InvalidOption(
+                key, value, f"it must be one of {', '.join(one.value for one in type(default))}"
+            ) from None
+
+    def address(self, key: str, version: int) -> IPAddress | None:
+        """The value of *key*, an address of IP *version* 4 or 6; None if it was not given."""
+        value = self._values.get(key, "")
+        if not value:
+            return None
+        try:
+            address = ip_address(value)
+        except ValueError:
+            address = None
+        if address is None or address.version != version:
+            raise InvalidOption(key, value, f"it must be an IPv{version} address")
+        return address
+
+    def interface(self, key: str, default: str = "") -> str:
+        """The value of *key*, a name that Linux takes for an interface."""
+        value = self._values.get(key) or default
+        if value:
+            check_interface(key, value)
+        return value
+
+    def only(self, prefix: str, known: frozenset[str]) -> None:
+        """Refuse keys that begin with *prefix* and are none of *known*: those are ours, so it is a slip of the pen."""
+        for key, value in self._values.items():
+            if key.startswith(prefix) and key not in known:
+                raise InvalidOption(key, value, f"there is no such option; there are {', '.join(sorted(known))}")
+
+
+def check_interface(key: str, name: str) -> None:
+    """Refuse a *name* that Linux would not take for an interface (`dev_valid_name`), or that nftables could misread."""
+    fits = 0 < len(name.encode()) < 16 and name not in {".", ".."}
+    if not fits or any(letter in '/:"*' or letter.isspace() or not letter.isprintable() for letter in name):
+        raise InvalidOption(key, name, 'an interface name has 1 to 15 bytes, without blanks and none of / : " *')

@@ -1,0 +1,175 @@
+"""What the records mean for the kernel: `State` in, resources and the scope to look at out.
+
+The unit is an area: one namespace with all that joins it to networks, or the host's half of everything, or both for
+all. What is being removed is not wanted, but lies in the scope, so that it is found and goes.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from ipaddress import ip_network
+
+from isthmus import firewall
+from isthmus.drivers import BUILTIN
+from isthmus.kernel import Scope
+from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress
+from isthmus.naming import Owner
+from isthmus.resources import Address, Bridge, Element, Namespace, Port, Resource, Route, Sysctl, Veth
+from isthmus.rules import Rules
+from isthmus.state import State
+
+FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
+"""The sysctl that makes a host forward packets of an IP version."""
+
+SYSCTLS = "com.docker.network.endpoint.sysctls"
+"""The option of an endpoint that sets sysctls of its interface."""
+
+DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What is *desired* of a part of the kernel, and the *scope* in which to look for what is there."""
+
+    desired: tuple[Resource, ...]
+    scope: Scope
+
+
+def sandbox(state: State, netns: str) -> Area:
+    """The namespace *netns*, if somebody still wants it, and whatever leads into it."""
+    wanted: list[Resource] = []
+    links: set[tuple[str, str]] = set()
+    users = state.in_netns(netns)
+    alive = any(not user.removing for user in users)
+    if netns != HOST and alive:
+        wanted.append(Namespace(netns))
+    endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
+    removing = {user.id for user in users if user.removing}
+    staying = [endpoint for endpoint in endpoints if not endpoint.removing and endpoint.sandbox not in removing]
+    for endpoint in endpoints:
+        network = state.networks[endpoint.network]
+        resources = tuple(BUILTIN[network.driver].endpoint(network, endpoint, netns))
+        links.update((one.netns, one.name) for one in resources if isinstance(one, Veth))
+        if endpoint in staying:
+            wanted.extend(resources)
+            wanted.extend(_sysctls(endpoint, netns))
+    wanted.extend(_default_routes(state, staying, netns))
+    for user in users:
+        for link in state.links_of(user.id):
+            made = tuple(hand_link(link, netns))
+            links.update((one.netns, one.name) for one in made if isinstance(one, Veth))
+            if not link.removing and user.id not in removing:
+                wanted.extend(made)
+    if netns != HOST:
+        wanted.extend(Sysctl(netns, *setting) for user in users if not user.removing for setting in user.sysctls)
+    scope = Scope(
+        namespaces=frozenset() if netns == HOST else frozenset({netns}),
+        links=frozenset(links),
+        sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
+    )
+    return Area(tuple(wanted), scope)
+
+
+def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[str]]) -> Area:
+    """All networks themselves, and our table: what the host has of them without any sandbox.
+
+    *closed* tells for each IP version the interfaces between which the host is not to forward.
+    """
+    wanted: list[Resource] = [firewall.TABLE_RESOURCE, *firewall.marked(rules.marks)]
+    for version, interfaces in closed.items():
+        wanted.extend(firewall.closed(version, interfaces))
+    links: set[tuple[str, str]] = set()
+    ports: set[str] = set()
+    versions: set[int] = set()
+    for network in state.networks.values():
+        resources = tuple(BUILTIN[network.driver].network(network, host)) if not network.config_only else ()
+        links.update((one.netns, one.name) for one in resources if isinstance(one, Bridge))
+        ports.update(one.name for one in resources if isinstance(one, Port))
+        if not network.removing:
+            wanted.extend(one for one in resources if not isinstance(one, Element) or _ruled(one, rules.firewall))
+            if not network.internal and any(
+                isinstance(one, Element) and one.set.startswith("enter") for one in resources
+            ):
+                versions.update(subnet.version for subnet in network.subnets)
+    wanted.extend(Sysctl(HOST, FORWARDING[version], "1") for version in sorted(versions & rules.forward))
+    sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
+    scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
+    return Area(tuple(wanted), scope)
+
+
+def _ruled(element: Element, versions: AbstractSet[int]) -> bool:
+    """Whether our rules are made for the IP version that *element* is about, if it is about one."""
+    return not element.set[-1].isdigit() or int(element.set[-1]) in versions
+
+
+def everything(state: State, of_host: Area) -> Area:
+    """All that is wanted anywhere, to be held against all that bears our mark; *of_host* is the host's half."""
+    namespaces = {user.netns for user in state.sandboxes.values()}
+    areas = [sandbox(state, netns) for netns in sorted(namespaces)]
+    wanted = [*of_host.desired, *(resource for area in areas for resource in area.desired)]
+    scope = Scope(
+        namespaces=frozenset(namespaces - {HOST}),
+        links=of_host.scope.links.union(*(area.scope.links for area in areas)),
+        ports=of_host.scope.ports,
+        sysctls=of_host.scope.sysctls.union(*(area.scope.sysctls for area in areas)),
+        firewall=True,
+        everything=True,
+    )
+    return Area(tuple(wanted), scope)
+
+
+def gateway_endpoint(state: State, endpoints: Iterable[Endpoint], version: int) -> tuple[Endpoint, IPAddress] | None:
+    """Through which of a sandbox's *endpoints*, and by which router, its default route of that IP version goes.
+
+    It is the one with the highest priority (`--gw-priority`), among equals that whose network's name sorts first.
+    """
+    candidates = [
+        (-endpoint.gateway_priority, network.name, endpoint, router)
+        for endpoint in endpoints
+        for network in (state.networks[endpoint.network],)
+        for router in BUILTIN[network.driver].routers(network)
+        if router.version == version and any(address.version == version for address in endpoint.addresses)
+    ]
+    if not candidates:
+        return None
+    _, _, endpoint, router = min(candidates, key=lambda candidate: candidate[:2])
+    return endpoint, router
+
+
+def hand_link(link: HandLink, netns: str) -> Iterator[Resource]:
+    """What a link is made of that its user put into a sandbox by hand."""
+    mine = Owner("", link.id)
+    yield Veth(
+        HOST,
+        link.peer,
+        netns,
+        link.ifname,
+        mine,
+        mac=link.mac or None,
+        master=link.master or None,
+        mtu=link.mtu or None,
+        ipv6=True,
+    )
+    for address in link.peer_addresses:
+        yield Address(HOST, link.peer, address, mine)
+    for address in link.addresses:
+        yield Address(netns, link.ifname, address, mine)
+    for route in link.routes:
+        yield Route(netns, ip_network(route.destination), link.ifname, mine, via=route.gateway)
+
+
+def _sysctls(endpoint: Endpoint, netns: str) -> Iterator[Sysctl]:
+    """The settings of its interface that an endpoint's user asked for; IFNAME stands for the interface's name."""
+    ifname = endpoint.ifname.replace(".", "/")
+    for item in filter(None, dict(endpoint.options).get(SYSCTLS, "").split(",")):
+        name, _, value = item.partition("=")
+        section, family, part, _, setting = name.split(".")
+        yield Sysctl(netns, f"{section}.{family}.{part}.{ifname}.{setting}", value)
+
+
+def _default_routes(state: State, endpoints: Iterable[Endpoint], netns: str) -> Iterator[Route]:
+    for version, destination in DEFAULT.items():
+        chosen = gateway_endpoint(state, endpoints, version)
+        if chosen:
+            endpoint, router = chosen
+            yield Route(netns, destination, endpoint.ifname, Owner(endpoint.network, endpoint.id), via=router)

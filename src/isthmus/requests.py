@@ -1,0 +1,80 @@
+"""What the edges ask of the engine: values that were parsed once, where they came in.
+
+Names of networks and sandboxes are as the user gave them (a name, an ID, or the beginning of one); the engine finds
+what they stand for. Addresses are still text where Docker checks them against a network's subnets, with words of its
+own.
+"""
+
+from dataclasses import dataclass
+
+from isthmus.addresses import SubnetRequest
+from isthmus.model import HandRoute, IPInterface, Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkRequest:
+    """A network to be made. None for *ipv4* and *ipv6* means that the driver's default options decide."""
+
+    name: str
+    driver: str = "bridge"
+    subnets: tuple[SubnetRequest, ...] = ()
+    options: Pairs = ()
+    ipv4: bool | None = None
+    ipv6: bool | None = None
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    scope: str = ""
+    labels: Pairs = ()
+    ipam_driver: str = "default"
+    ipam_options: Pairs = ()
+    config_only: bool = False
+    config_from: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRequest:
+    """A place on a network: *ipv4* and *ipv6* are demanded addresses, *mac* a demanded MAC; "" leaves them to us."""
+
+    ipv4: str = ""
+    ipv6: str = ""
+    link_local: tuple[str, ...] = ()
+    mac: str = ""
+    aliases: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    options: Pairs = ()
+    gateway_priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxRequest:
+    """A sandbox to be made, on the networks that *endpoints* names, each with the request for it.
+
+    *conflicts* names the things that were asked for and that do not go with every mode: "hostname", "dns", "links",
+    "extra-hosts", "ports", "exposed-ports", "mac-address".
+    """
+
+    name: str
+    mode: str = "default"
+    hostname: str = ""
+    labels: Pairs = ()
+    sysctls: Pairs = ()
+    endpoints: tuple[tuple[str, EndpointRequest], ...] = ()
+    conflicts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRequest:
+    """An interface to be put into a sandbox by hand; see `model.HandLink` for the fields. "" leaves a name to us."""
+
+    type: str
+    ifname: str = ""
+    mac: str = ""
+    mtu: int = 0
+    addresses: tuple[IPInterface, ...] = ()
+    routes: tuple[HandRoute, ...] = ()
+    peer: str = ""
+    peer_addresses: tuple[IPInterface, ...] = ()
+    master: str = ""
+    parent: str = ""
+    mode: str = ""

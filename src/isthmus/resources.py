@@ -1,0 +1,366 @@
+"""What a kernel can hold of ours: small frozen values, each of which prints as the command that makes it.
+
+Every resource has a `key`, its identity; `needs`, the keys that must be there first and without which it cannot last;
+and an `owner`, which is the mark that it bears. A field that is None is not ours to say: it is neither set nor
+compared.
+
+A driver says *what* (a bridge, a pair of veths, that a network is closed to others); `firewall` alone knows how the
+last is said in nftables, and turns such meanings into the `Element` values below. `netns` is the name of a namespace
+of ours, or `HOST`, the daemon's own.
+"""
+
+from dataclasses import dataclass, fields
+from ipaddress import IPv4Network, IPv6Network
+
+from isthmus.model import HOST, IPAddress, IPInterface
+from isthmus.naming import PROTOCOL, TABLE, Owner
+
+Key = tuple[str, ...]
+IPNetwork = IPv4Network | IPv6Network
+
+
+def namespace_key(netns: str) -> Key:
+    """The key of the namespace of this name."""
+    return ("namespace", netns)
+
+
+def link_key(netns: str, name: str) -> Key:
+    """The key of the link of this *name* in *netns*, whatever its kind, and whichever end of a pair it is."""
+    return ("link", netns, name)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace that we hold, with its loopback up; iproute2 knows it by the same *name*."""
+
+    name: str
+
+    @property
+    def key(self) -> Key:
+        return namespace_key(self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return ()
+
+    def make(self) -> str:
+        return f"ip netns add {self.name}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"ip netns delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A virtual switch, up, without spanning tree and without a delay before it forwards.
+
+    Without *ipv6* it has no link-local address, and so sends nothing of its own in IPv6.
+    """
+
+    netns: str
+    name: str
+    owner: Owner
+    mtu: int | None = None
+    ipv6: bool | None = None
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return _inside(self.netns)
+
+    def make(self) -> str:
+        ip, mtu = _ip(self.netns), _mtu(self.mtu)
+        return f"{ip} link add {self.name}{mtu} type bridge forward_delay 0 && {self.change()}"
+
+    def change(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)}{_addrgen(self.ipv6)} up"
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Veth:
+    """A pair of Ethernet devices: one end, *name*, in *netns*; the other, *peer* with the MAC *mac*, in *peer_netns*.
+
+    *isolated* keeps a bridge's port from its other isolated ports (Docker's `icc=false`). Without *ipv6* neither end
+    has an IPv6 address of any kind.
+    """
+
+    netns: str
+    name: str
+    peer_netns: str
+    peer: str
+    owner: Owner
+    mac: str | None = None
+    master: str | None = None
+    mtu: int | None = None
+    isolated: bool | None = None
+    ipv6: bool | None = None
+    up: bool = True
+    peer_up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        master = (link_key(self.netns, self.master),) if self.master else ()
+        return (*_inside(self.netns), *_inside(self.peer_netns), *master)
+
+    def make(self) -> str:
+        master = f" master {self.master}" if self.master else ""
+        mac = f" address {self.mac}" if self.mac else ""
+        where = f" netns {self.peer_netns}" if self.peer_netns else ""
+        mtu, mode = _mtu(self.mtu), _addrgen(self.ipv6)
+        peer = f"{self.peer}{mac}{mtu}{where}"
+        add = f"{_ip(self.netns)} link add {self.name}{mtu}{master} type veth peer name {peer}"
+        isolate = self._isolate() if self.isolated else ""
+        quiet = " addrgenmode none" if self.master else mode
+        ends = (
+            f"{_ip(self.netns)} link set {self.name}{quiet} up && {_ip(self.peer_netns)} link set {self.peer}{mode} up"
+        )
+        return f"{add} && {isolate}{ends}"
+
+    def change(self) -> str:
+        master = f" master {self.master}" if self.master else ""
+        mac = f" address {self.mac}" if self.mac else ""
+        host = f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)}{master} up"
+        return f"{host} && {self._isolate()}{_ip(self.peer_netns)} link set {self.peer}{mac}{_mtu(self.mtu)} up"
+
+    def _isolate(self) -> str:
+        if self.isolated is None:
+            return ""
+        return f"bridge{_n(self.netns)} link set dev {self.name} isolated {'on' if self.isolated else 'off'} && "
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """A link that is not ours (an uplink), up, and on a bridge that is. Removed, it leaves the bridge and stays."""
+
+    netns: str
+    name: str
+    master: str
+    owner: Owner
+
+    @property
+    def key(self) -> Key:
+        return ("port", self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (*_inside(self.netns), link_key(self.netns, self.master))
+
+    def make(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name} up master {self.master}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name} nomaster"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address on a link of ours."""
+
+    netns: str
+    link: str
+    interface: IPInterface
+    owner: Owner
+
+    @property
+    def key(self) -> Key:
+        return ("address", self.netns, self.link, str(self.interface))
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link),)
+
+    def make(self) -> str:
+        # Its protocol number is left out: iproute2 knows `proto` for addresses only since 6.2.
+        nodad = " nodad" if self.interface.version == 6 else ""
+        return f"{_ip(self.netns)} address replace {self.interface} dev {self.link}{nodad}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} address delete {self.interface} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route to *destination* over a link of ours; `0.0.0.0/0` and `::/0` are the default routes."""
+
+    netns: str
+    destination: IPNetwork
+    link: str
+    owner: Owner
+    via: IPAddress | None = None
+
+    @property
+    def key(self) -> Key:
+        return ("route", self.netns, str(self.destination))
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link),)
+
+    def make(self) -> str:
+        return self._say("replace")
+
+    def change(self) -> str:
+        return self._say("replace")
+
+    def remove(self) -> str:
+        return self._say("delete")
+
+    def _say(self, verb: str) -> str:
+        family = " -6" if self.destination.version == 6 else ""
+        where = "default" if self.destination.prefixlen == 0 else str(self.destination)
+        via = f" via {self.via}" if self.via else ""
+        return f"{_ip(self.netns)}{family} route {verb} {where}{via} dev {self.link} proto {PROTOCOL}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """A setting of the kernel, *name* written with dots; a name's slash stands for a dot in a link's name.
+
+    It has no owner and is never taken back: what it was before is not known.
+    """
+
+    netns: str
+    name: str
+    value: str
+
+    @property
+    def key(self) -> Key:
+        return ("sysctl", self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return _inside(self.netns)
+
+    def make(self) -> str:
+        enter = f"ip netns exec {self.netns} " if self.netns else ""
+        return f"{enter}sysctl -w {self.name}={self.value}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"# {self.name} stays {self.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Our nftables table with all its chains and empty sets, in the version that *digest* stands for."""
+
+    digest: str
+
+    @property
+    def key(self) -> Key:
+        return ("table",)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return ()
+
+    def make(self) -> str:
+        return f"nft -f {TABLE}.nft  # {self.digest}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"nft delete table inet {TABLE}"
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
+
+    set: str
+    match: tuple[str, ...]
+    permits: bool
+    value: str = ""
+
+    @property
+    def key(self) -> Key:
+        return ("element", self.set, *self.match)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (("table",),)
+
+    def make(self) -> str:
+        return self._say("add")
+
+    def change(self) -> str:
+        return f"{self._say('delete')} ; {self._say('add')}"
+
+    def remove(self) -> str:
+        return self._say("delete")
+
+    def _say(self, verb: str) -> str:
+        match = " . ".join(f'"{part}"' if not part[:1].isdigit() else part for part in self.match)
+        value = f" : {self.value}" if self.value else ""
+        return f"nft {verb} element inet {TABLE} {self.set} '{{ {match}{value} }}'"
+
+
+Resource = Namespace | Bridge | Veth | Port | Address | Route | Sysctl | Table | Element
+
+ORDER: tuple[type, ...] = (Namespace, Bridge, Port, Veth, Sysctl, Address, Route)
+"""What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
+
+
+def provided(resource: Resource) -> tuple[Key, ...]:
+    """The keys that exist through *resource*: its own, and that of the other end of a pair."""
+    if isinstance(resource, Veth):
+        return (resource.key, link_key(resource.peer_netns, resource.peer))
+    return (resource.key,)
+
+
+def satisfied(desired: Resource, actual: Resource) -> bool:
+    """Whether *actual* is all that *desired* says; a field that is None says nothing."""
+    if desired is actual or desired == actual:
+        return True
+    if type(desired) is not type(actual):
+        return False
+    return all(
+        (wanted := getattr(desired, field.name)) is None or wanted == getattr(actual, field.name)
+        for field in fields(desired)
+    )
+
+
+def _inside(netns: str) -> tuple[Key, ...]:
+    return (namespace_key(netns),) if netns != HOST else ()
+
+
+def _n(netns: str) -> str:
+    return f" -n {netns}" if netns else ""
+
+
+def _ip(netns: str) -> str:
+    return f"ip{_n(netns)}"
+
+
+def _mtu(mtu: int | None) -> str:
+    return f" mtu {mtu}" if mtu else ""
+
+
+def _addrgen(ipv6: bool | None) -> str:  # noqa: FBT001 - a value, not a mode
+    return "" if ipv6 is None else f" addrgenmode {'eui64' if ipv6 else 'none'}"

@@ -1,0 +1,36 @@
+"""What the daemon's configuration says to the engine."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from isthmus.addresses import Pool, SubnetRequest
+from isthmus.model import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultBridge:
+    """What the network `bridge` shall be."""
+
+    options: Pairs
+    subnets: tuple[SubnetRequest, ...] = ()
+    ipv6: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the daemon's configuration says to the engine.
+
+    *pools* give subnets to networks whose user names none, *driver_options* their options by driver. In the IP
+    versions of *forward* the host is made to forward where a network needs it; *closing* keeps it, then, from
+    forwarding between interfaces of others. Without *default_bridge* there is no network `bridge`. Our rules are made
+    for the IP versions of *firewall*; packets that bear one of *marks* may enter every network.
+    """
+
+    pools: tuple[Pool, ...]
+    driver_options: Mapping[str, Pairs] = field(default_factory=dict)
+    forward: frozenset[int] = frozenset({4, 6})
+    closing: bool = True
+    firewall: frozenset[int] = frozenset({4, 6})
+    marks: tuple[int, ...] = ()
+    default_bridge: DefaultBridge | None = None
+    boot_id: str = ""

@@ -1,0 +1,103 @@
+"""What resources say of themselves: who they are, what they need, and how they read."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+
+from isthmus.model import HOST
+from isthmus.naming import Owner
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Element,
+    Namespace,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Table,
+    Veth,
+    link_key,
+    provided,
+    satisfied,
+)
+
+NET = Owner("n1")
+END = Owner("n1", "e1")
+BRIDGE = Bridge(HOST, "br0", NET, mtu=1500, ipv6=False)
+VETH = Veth(
+    HOST, "veth1", "web", "eth0", END, mac="02:42:0a:00:00:02", master="br0", mtu=1500, isolated=True, ipv6=False
+)
+
+
+@pytest.mark.parametrize(
+    ("resource", "line"),
+    [
+        (Namespace("web"), "ip netns add web"),
+        (BRIDGE, "ip link add br0 mtu 1500 addrgenmode none up type bridge forward_delay 0"),
+        (Bridge("web", "br0", NET), "ip -n web link add br0 up type bridge forward_delay 0"),
+        (Port(HOST, "eth9", "br0", NET), "ip link set eth9 up master br0"),
+        (
+            Address("web", "eth0", ip_interface("10.0.0.2/24"), END),
+            "ip -n web address replace 10.0.0.2/24 dev eth0 proto 105",
+        ),
+        (
+            Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.0.0.1")),
+            "ip -n web route replace default via 10.0.0.1 dev eth0 proto 105",
+        ),
+        (
+            Route("web", ip_network("::/0"), "eth0", END, ip_address("fd00::1")),
+            "ip -n web -6 route replace default via fd00::1 dev eth0 proto 105",
+        ),
+        (Sysctl(HOST, "net.ipv4.ip_forward", "1"), "sysctl -w net.ipv4.ip_forward=1"),
+        (Sysctl("web", "net.ipv4.ip_forward", "1"), "ip netns exec web sysctl -w net.ipv4.ip_forward=1"),
+        (Table("v1"), "nft -f isthmus.nft  # v1"),
+        (Element("switched", ("br0",), permits=True), "nft add element inet isthmus switched '{ \"br0\" }'"),
+        (
+            Element("source4", ("br0",), permits=True, value="10.0.0.1"),
+            "nft add element inet isthmus source4 '{ \"br0\" : 10.0.0.1 }'",
+        ),
+    ],
+)
+def test_making_reads_as_the_command_that_would_do_it(resource: Resource, line: str) -> None:
+    """The log, a dry run and the docs show these lines; people paste them."""
+    assert resource.make() == line
+
+
+def test_a_pair_of_veths_is_there_under_both_names() -> None:
+    """Addresses lie on the inner end, and must find the pair by it."""
+    assert provided(VETH) == (link_key(HOST, "veth1"), link_key("web", "eth0"))
+    assert set(Address("web", "eth0", ip_interface("10.0.0.2/24"), END).needs) <= set(provided(VETH))
+
+
+def test_a_veth_needs_its_namespace_and_its_bridge() -> None:
+    """What is needed is made first."""
+    assert set(VETH.needs) == {Namespace("web").key, BRIDGE.key}
+
+
+def test_what_is_in_the_hosts_namespace_needs_no_namespace() -> None:
+    """The host's namespace is nobody's to make."""
+    assert BRIDGE.needs == ()
+
+
+@pytest.mark.parametrize(
+    "silent",
+    [
+        replace(VETH, mtu=None),
+        replace(VETH, ipv6=None),
+        replace(VETH, mac=None),
+        replace(VETH, master=None),
+        replace(VETH, isolated=None),
+    ],
+)
+def test_a_field_that_is_none_is_not_compared(silent: Veth) -> None:
+    """What the user left to the kernel is the kernel's, or every look would find a difference."""
+    assert satisfied(silent, VETH)
+    assert not satisfied(VETH, silent)
+
+
+def test_another_kind_of_link_of_the_same_name_does_not_do() -> None:
+    """A bridge in the place of a veth is a difference."""
+    assert BRIDGE.key == Veth(HOST, "br0", "web", "eth0", END).key
+    assert not satisfied(BRIDGE, Veth(HOST, "br0", "web", "eth0", END))
