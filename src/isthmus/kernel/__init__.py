@@ -1,0 +1,92 @@
+"""The kernel, as the engine sees it: it can be observed within a scope, and a plan can be applied to it.
+
+Two things speak this protocol, and one suite of tests holds both to it: `linux.LinuxKernel`, the only code of ours that
+touches Linux, and `fake.FakeKernel`, which refuses what Linux refuses and removes what Linux removes.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from isthmus.model import Host
+from isthmus.naming import Owner
+from isthmus.plan import Plan
+from isthmus.resources import Resource
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What part of the kernel is looked at. All of it is named outright, so that looking costs what there is to see.
+
+    *links* are pairs of a namespace and a link's name: the link, if it bears our mark, with its other end, its
+    addresses and its routes. *ports* are links of others in the host's namespace, seen if they are on a bridge of ours.
+    With *firewall* our table is seen, with all its elements. With *everything*, all that bears our mark is.
+    Sysctls are seen only where they are named.
+    """
+
+    namespaces: frozenset[str] = frozenset()
+    links: frozenset[tuple[str, str]] = frozenset()
+    ports: frozenset[str] = frozenset()
+    sysctls: frozenset[tuple[str, str]] = frozenset()
+    firewall: bool = False
+    everything: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often an element of a set of ours has matched."""
+
+    set: str
+    match: tuple[str, ...]
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A link with the mark of *owner* went, went down, or left its bridge."""
+
+    owner: Owner
+
+
+@dataclass(frozen=True, slots=True)
+class Shaken:
+    """An address, a route or a link went in the namespace *netns* (`HOST` is the daemon's own)."""
+
+    netns: str
+
+
+@dataclass(frozen=True, slots=True)
+class FirewallTouched:
+    """Somebody else took something out of our table, or all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overrun:
+    """There was more news than could be read: anything may have changed."""
+
+
+News = Lost | Shaken | FirewallTouched | Overrun
+"""What a watch of the kernel tells the engine, so that it looks again."""
+
+
+class Kernel(Protocol):
+    """What the engine asks of a kernel. It is used from one thread."""
+
+    def observe(self, scope: Scope) -> frozenset[Resource]:
+        """All within *scope* that bears our mark, each field filled in; sysctls that are named there, as they are."""
+
+    def apply(self, plan: Plan) -> None:
+        """Do what *plan* says, in its order.
+
+        Raises:
+            Refused: the kernel refused to make or change something. What came before stays done; of what comes after
+                it, only what went to the same namespace in the same message may be done.
+            ExceptionGroup: of `Refused`, from removals. Removing gathers errors and goes on; making and loosening
+                are then not tried.
+        """
+
+    def host(self) -> Host:
+        """The links, addresses and routes of the host's namespace that bear no mark of ours."""
+
+    def counts(self) -> tuple[Count, ...]:
+        """The counters of all elements of our table that have one."""

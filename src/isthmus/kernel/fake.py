@@ -1,0 +1,714 @@
+"""A kernel in memory: it refuses what Linux refuses, and removes what Linux removes.
+
+It serves the laws, every test of the engine, and whoever wants to see what a change would do without a machine to do
+it on. One suite of tests (`tests/contract/test_kernel.py`) holds it and the real kernel to the same behaviour; what it
+knows of Linux was tried on 6.18:
+
+* A link takes its addresses, routes and sysctls along; a pair of veths goes with either end, or with the namespace of
+  either. The ports of a bridge that goes stay, without a master, and forget that they were isolated.
+* An IPv4 address is the primary of its subnet or comes after one, and then goes with it unless `promote_secondaries` is
+  set. With the last IPv4 address of a link all its IPv4 routes go; before that none does, whatever its gateway. IPv6
+  has neither custom.
+* In our namespaces a link is born without IPv6; only a pair of veths that shall have it gets it, at its second end.
+* A link that goes down loses its IPv6 addresses and all its routes, but none of its IPv4 addresses.
+* A gateway must be covered by an address or a direct route of the same link, unless it is link-local.
+
+What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, and metrics
+(there is one route to a destination in each namespace).
+
+Its verbs beside `Kernel`'s are what other administrators do (`delete_link`, `set_down`, `flush_ruleset`, ...): nothing
+there asks for a mark. `str()` prints all that it holds as the commands that would make it.
+"""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from errno import (
+    EACCES,
+    EADDRNOTAVAIL,
+    EEXIST,
+    EHOSTUNREACH,
+    EINVAL,
+    ELOOP,
+    ENETDOWN,
+    ENETUNREACH,
+    ENODEV,
+    ENOENT,
+    EOPNOTSUPP,
+    ERANGE,
+    ESRCH,
+    EXFULL,
+)
+from ipaddress import ip_interface
+
+from isthmus import firewall
+from isthmus.errors import Refused
+from isthmus.kernel import Count, Scope
+from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface
+from isthmus.naming import Owner
+from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, sysctl_link
+from isthmus.resources import (
+    ORDER,
+    Address,
+    Bridge,
+    Element,
+    IPNetwork,
+    Key,
+    Namespace,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Table,
+    Veth,
+)
+
+BRIDGE_PORTS = 1023
+"""How many ports a bridge can have (`BR_MAX_PORTS`, of which 0 is none)."""
+
+_NAME_BYTES = 15
+_MTU = range(68, 65536)
+_MTU_IPV6 = 1280
+_LOOPBACK = HostLink("lo", "", 65536, (ip_interface("127.0.0.1/8"), ip_interface("::1/128")))
+_PRINTED = (*ORDER, Table, Element)
+
+_End = tuple[str, str]
+"""Where a link is: its namespace and its name there."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    kind: str
+    owner: Owner | None = None
+    mtu: int = 1500
+    mac: str = ""
+    up: bool = True
+    master: str | None = None
+    isolated: bool = False
+    ipv6: bool = True
+    inet6: bool = True
+    peer: _End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    link: str
+    via: IPAddress | None
+    ours: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Element:
+    resource: Element
+    packets: int = 0
+    bytes: int = 0
+
+
+class FakeKernel:
+    """A kernel that holds *resources* of ours and, in the host's namespace, the links of *host*, which are not.
+
+    The routes of *host* are those of its links' addresses; others come by `add_route`.
+    """
+
+    def __init__(self, resources: Iterable[Resource] = (), host: Host | None = None) -> None:
+        self._namespaces: set[str] = set()
+        self._links: dict[_End, _Link] = {}
+        self._addresses: dict[tuple[str, str, IPInterface], bool] = {}
+        self._routes: dict[tuple[str, IPNetwork], _Route] = {}
+        self._sysctls: dict[_End, str] = {}
+        self._digest: str | None = None
+        self._elements: dict[Key, _Element] = {}
+        self._strangers: set[str] = set()
+        self._forbidden: dict[Key, int] = {}
+        self._macs = 0
+        for link in (_LOOPBACK, *(host.links if host else ())):
+            self.add_link(link)
+        self.apply(diff(resources, ()))
+
+    def copy(self) -> "FakeKernel":
+        """Another kernel that holds the same, for trying out what may come of it."""
+        other = FakeKernel()
+        other._namespaces = self._namespaces.copy()
+        other._links = self._links.copy()
+        other._addresses = self._addresses.copy()
+        other._routes = self._routes.copy()
+        other._sysctls = self._sysctls.copy()
+        other._digest = self._digest
+        other._elements = self._elements.copy()
+        other._strangers = self._strangers.copy()
+        other._forbidden = self._forbidden.copy()
+        other._macs = self._macs
+        return other
+
+    def __str__(self) -> str:
+        ours = sorted(
+            self.observe(Scope(everything=True, ports=frozenset(name for _, name in self._links))),
+            key=lambda resource: (_PRINTED.index(type(resource)), resource.key),
+        )
+        lines = [resource.make() for resource in ours]
+        for (netns, name), link in self._links.items():
+            if self._owner(link) is None and name != _LOOPBACK.name:
+                lines.append(f"ip{_in(netns)} link add {name} mtu {link.mtu} type {link.kind}  # not ours")
+        for (netns, name, interface), mine in self._addresses.items():
+            if not mine and name != _LOOPBACK.name:
+                lines.append(f"ip{_in(netns)} address add {interface} dev {name}  # not ours")
+        for (netns, destination), route in self._routes.items():
+            if not route.ours:
+                via = f" via {route.via}" if route.via else ""
+                lines.append(f"ip{_in(netns)} route add {destination}{via} dev {route.link}  # not ours")
+        return "".join(f"{line}\n" for line in lines)
+
+    # What the engine asks.
+
+    def observe(self, scope: Scope) -> frozenset[Resource]:
+        """All within *scope* that bears our mark, each field filled in; sysctls that are named there, as they are."""
+        seen: set[Resource] = set()
+        named = self._namespaces if scope.everything else self._namespaces & scope.namespaces
+        seen.update(Namespace(name) for name in named)
+        ends: dict[_End, Owner] = {}
+        for end in self._links if scope.everything else scope.links:
+            link = self._links.get(end)
+            owner = self._owner(link) if link else None
+            if link and owner:
+                ends[end] = owner
+                if link.peer:
+                    ends[link.peer] = owner
+                seen.add(self._seen(end if link.owner else link.peer or end, owner))
+        seen.update(
+            Address(netns, name, interface, ends[netns, name])
+            for (netns, name, interface), ours in self._addresses.items()
+            if ours and (netns, name) in ends
+        )
+        seen.update(
+            Route(netns, destination, route.link, ends[netns, route.link], route.via)
+            for (netns, destination), route in self._routes.items()
+            if route.ours and (netns, route.link) in ends
+        )
+        seen.update(port for name in scope.ports if (port := self._port(name)))
+        seen.update(
+            Sysctl(netns, name, self._sysctls.get((netns, name), "0"))
+            for netns, name in scope.sysctls
+            if self._has_sysctl(netns, name)
+        )
+        if self._digest is not None and (scope.firewall or scope.everything):
+            seen.add(Table(self._digest))
+            seen.update(element.resource for element in self._elements.values())
+        return frozenset(seen)
+
+    def apply(self, plan: Plan) -> None:
+        """Do what *plan* says, in its order; raises `Refused`, or an ExceptionGroup of them from removals.
+
+        Tightening is one transaction, and so is loosening: if one operation of it is refused, none is done.
+        """
+        self._transact(plan.tighten)
+        refusals = []
+        for operation in plan.remove:
+            try:
+                self._do(operation)
+            except Refused as refusal:
+                refusals.append(refusal)
+        if refusals:
+            raise ExceptionGroup("the kernel refused to remove things", refusals)
+        for operation in plan.make:
+            self._do(operation)
+        self._transact(plan.loosen)
+
+    def host(self) -> Host:
+        """The links, addresses and routes of the host's namespace that bear no mark of ours, without default routes."""
+        links = {
+            name: HostLink(
+                name,
+                link.kind,
+                link.mtu,
+                tuple(interface for netns, on, interface in self._addresses if (netns, on) == (HOST, name)),
+            )
+            for (netns, name), link in self._links.items()
+            if netns == HOST and self._owner(link) is None
+        }
+        connected = (
+            str(interface.network)
+            for name, link in links.items()
+            if name != _LOOPBACK.name and self._links[HOST, name].up
+            for interface in link.addresses
+        )
+        routed = (
+            str(destination)
+            for (netns, destination), route in self._routes.items()
+            if netns == HOST and not route.ours and route.link in links and destination.prefixlen
+        )
+        return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))))
+
+    def counts(self) -> tuple[Count, ...]:
+        """The counters of all elements of our table that have one."""
+        return tuple(
+            Count(one.resource.set, one.resource.match, one.packets, one.bytes)
+            for one in self._elements.values()
+            if "counter" in firewall.SETS[one.resource.set]
+        )
+
+    # What other administrators, and the world, do.
+
+    def add_link(self, link: HostLink, netns: str = HOST) -> None:
+        """Make a link that is not ours, up, with its addresses."""
+        operation = f"ip{_in(netns)} link add {link.name} type {link.kind}"
+        self._free(operation, (netns, link.name))
+        self._links[netns, link.name] = _Link(link.kind, mtu=link.mtu, mac=self._mac())
+        for interface in link.addresses:
+            self._addresses[netns, link.name, interface] = False
+
+    def delete_link(self, name: str, netns: str = HOST) -> None:
+        """Take a link away, whoever's it is, with all that hangs on it."""
+        self._there(f"ip{_in(netns)} link delete {name}", netns, name)
+        self._drop_link((netns, name))
+
+    def add_namespace(self, name: str) -> None:
+        """Make a namespace that is not ours, of which we know no more than that its name is taken."""
+        self._strangers.add(name)
+
+    def delete_namespace(self, name: str) -> None:
+        """Take a namespace of ours away, with all that is in it."""
+        if name not in self._namespaces:
+            raise _refused(f"ip netns delete {name}", ENOENT)
+        self._drop_namespace(name)
+
+    def set_up(self, name: str, netns: str = HOST) -> None:
+        """Set a link up."""
+        self._set(f"ip{_in(netns)} link set {name} up", (netns, name), up=True)
+
+    def set_down(self, name: str, netns: str = HOST) -> None:
+        """Set a link down: its IPv6 addresses and all its routes go."""
+        self._set(f"ip{_in(netns)} link set {name} down", (netns, name), up=False)
+        for key in [key for key in self._addresses if key[:2] == (netns, name) and key[2].version == 6]:
+            del self._addresses[key]
+        self._drop_routes((netns, name), versions=(4, 6))
+
+    def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
+        """Give a link another MTU."""
+        self._set(f"ip{_in(netns)} link set {name} mtu {mtu}", (netns, name), mtu=mtu)
+
+    def set_master(self, name: str, master: str, netns: str = HOST) -> None:
+        """Put a link on a bridge."""
+        self._enslave(f"ip{_in(netns)} link set {name} master {master}", (netns, name), master)
+
+    def nomaster(self, name: str, netns: str = HOST) -> None:
+        """Take a link off its bridge."""
+        self._set(f"ip{_in(netns)} link set {name} nomaster", (netns, name), master=None, isolated=False)
+
+    def add_address(self, name: str, interface: IPInterface, netns: str = HOST) -> None:
+        """Give a link an address that is not ours."""
+        self._there(f"ip{_in(netns)} address add {interface} dev {name}", netns, name)
+        self._addresses.setdefault((netns, name, interface), False)
+
+    def delete_address(self, name: str, interface: IPInterface, netns: str = HOST) -> None:
+        """Take an address from a link, with those of its subnet that came after it."""
+        if (netns, name, interface) not in self._addresses:
+            raise _refused(f"ip{_in(netns)} address delete {interface} dev {name}", EADDRNOTAVAIL)
+        self._drop_address((netns, name, interface))
+
+    def add_route(self, destination: IPNetwork, name: str, via: IPAddress | None = None, netns: str = HOST) -> None:
+        """Make a route that is not ours."""
+        operation = f"ip{_in(netns)} route add {destination} dev {name}"
+        self._reach(operation, netns, name, via, destination.version)
+        self._routes[netns, destination] = _Route(name, via, ours=False)
+
+    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+        """Take a route away."""
+        if self._routes.pop((netns, destination), None) is None:
+            raise _refused(f"ip{_in(netns)} route delete {destination}", ESRCH)
+
+    def write_sysctl(self, name: str, value: str, netns: str = HOST) -> None:
+        """Set a sysctl to another value."""
+        self._write(f"sysctl -w {name}={value}", netns, name, value)
+
+    def flush_ruleset(self) -> None:
+        """Take all of nftables away: our table with its elements."""
+        self._digest = None
+        self._elements.clear()
+
+    def edit_table(self) -> None:
+        """Take a rule out of our table, so that it is no longer what its digest says."""
+        if self._digest is None:
+            raise _refused("nft delete rule inet isthmus", ENOENT)
+        self._digest = "edited"
+
+    def delete_element(self, name: str, match: tuple[str, ...]) -> None:
+        """Take one element out of a set of ours."""
+        if self._elements.pop(("element", name, *match), None) is None:
+            raise _refused(f"nft delete element inet isthmus {name}", ENOENT)
+
+    def count(self, name: str, match: tuple[str, ...], packets: int, octets: int) -> None:
+        """Let packets match an element that counts them."""
+        key = ("element", name, *match)
+        was = self._elements[key]
+        self._elements[key] = replace(was, packets=was.packets + packets, bytes=was.bytes + octets)
+
+    def forbid(self, key: Key, errno: int) -> None:
+        """Refuse every operation on what has this *key* with *errno*, as a security module would, until `permit`."""
+        self._forbidden[key] = errno
+
+    def permit(self) -> None:
+        """Forbid nothing any more."""
+        self._forbidden.clear()
+
+    def reboot(self) -> None:
+        """Start anew: all that is ours is gone, and the host's own links are there as before."""
+        for name in tuple(self._namespaces):
+            self._drop_namespace(name)
+        for end in [end for end, link in self._links.items() if link.owner]:
+            if end in self._links:
+                self._drop_link(end)
+        self._routes = {key: route for key, route in self._routes.items() if not route.ours}
+        self._sysctls.clear()
+        self.flush_ruleset()
+
+    # One operation.
+
+    def _transact(self, operations: Iterable[Operation]) -> None:
+        digest, elements = self._digest, self._elements.copy()
+        try:
+            for operation in operations:
+                self._do(operation)
+        except Refused:
+            self._digest, self._elements = digest, elements
+            raise
+
+    def _do(self, operation: Operation) -> None:
+        resource = operation.resource
+        if resource.key in self._forbidden:
+            raise _refused(operation, self._forbidden[resource.key])
+        match operation:
+            case Remove():
+                self._remove(resource)
+            case Make() | Change():
+                self._bring(operation, resource)
+
+    def _remove(self, resource: Resource) -> None:
+        match resource:
+            case Namespace():
+                self._drop_namespace(resource.name)
+            case Bridge() | Veth():
+                link = self._links.get((resource.netns, resource.name))
+                if link and link.owner == resource.owner:
+                    self._drop_link((resource.netns, resource.name))
+            case Port():
+                end = (resource.netns, resource.name)
+                link = self._links.get(end)
+                if link and link.master == resource.master:
+                    self._links[end] = replace(link, master=None, isolated=False)
+            case Address():
+                self._drop_address((resource.netns, resource.link, resource.interface))
+            case Route():
+                found = self._routes.get((resource.netns, resource.destination))
+                if found and found.ours and found.link == resource.link:
+                    del self._routes[resource.netns, resource.destination]
+            case Sysctl():
+                pass
+            case Table():
+                self.flush_ruleset()
+            case Element():
+                self._elements.pop(resource.key, None)
+
+    def _bring(self, operation: Operation, resource: Resource) -> None:
+        match resource:
+            case Namespace():
+                self._bring_namespace(operation, resource)
+            case Bridge():
+                self._bring_bridge(operation, resource)
+            case Veth():
+                self._bring_veth(operation, resource)
+            case Port():
+                end = (resource.netns, resource.name)
+                self._there(operation, *end)
+                self._enslave(operation, end, resource.master)
+                self._set(operation, end, up=True)
+            case Address():
+                self._bring_address(operation, resource)
+            case Route():
+                self._bring_route(operation, resource)
+            case Sysctl():
+                self._write(operation, resource.netns, resource.name, resource.value)
+            case Table() | Element():
+                self._bring_rules(operation, resource)
+
+    def _bring_namespace(self, operation: Operation, new: Namespace) -> None:
+        if new.name in {"", ".", ".."} or "/" in new.name:
+            raise _refused(operation, EINVAL)
+        if new.name in self._strangers:
+            raise _refused(operation, EEXIST)
+        self._namespaces.add(new.name)
+
+    def _bring_bridge(self, operation: Operation, new: Bridge) -> None:
+        end = (new.netns, new.name)
+        link = self._links.get(end)
+        if link is None:
+            self._make_here(operation, end)
+            self._check(operation, mtu=new.mtu)
+            self._links[end] = _Link("bridge", new.owner, mac=self._mac(), inet6=end[0] == HOST)
+        elif link.owner != new.owner or link.kind != "bridge":
+            raise _refused(operation, EEXIST)
+        self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up)
+
+    def _bring_veth(self, operation: Operation, new: Veth) -> None:
+        end, peer = (new.netns, new.name), (new.peer_netns, new.peer)
+        link = self._links.get(end)
+        if link and link.owner and link.kind == "veth" and (link.owner, link.peer) != (new.owner, peer):
+            self._drop_link(end)  # a wrong one of ours
+            link = None
+        if link is None:
+            self._make_here(operation, end)
+            self._make_here(operation, peer)
+            if end == peer:
+                raise _refused(operation, EEXIST)
+            self._check(operation, mtu=new.mtu, mac=new.mac)
+            if new.master:
+                self._check_master(operation, end, new.master)
+            self._links[end] = _Link("veth", new.owner, mac=self._mac(), peer=peer, inet6=end[0] == HOST)
+            self._links[peer] = _Link("veth", mac=self._mac(), peer=end, inet6=peer[0] == HOST)
+        elif link.owner != new.owner or link.peer != peer:
+            raise _refused(operation, EEXIST)
+        self._check(operation, mtu=new.mtu, mac=new.mac)
+        if new.master:
+            self._enslave(operation, end, new.master)
+        isolated = new.isolated if self._links[end].master else None
+        self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, isolated=isolated)
+        self._set(operation, peer, mtu=new.mtu, ipv6=new.ipv6, up=new.peer_up, mac=new.mac)
+        if new.ipv6:
+            self._links[peer] = replace(self._links[peer], inet6=True)
+
+    def _bring_address(self, operation: Operation, new: Address) -> None:
+        link = self._there(operation, new.netns, new.link)
+        key = (new.netns, new.link, new.interface)
+        ip = new.interface.ip
+        if ip.version == 6 and key not in self._addresses:
+            if not link.inet6:
+                raise _refused(operation, EACCES)
+            if link.mtu < _MTU_IPV6:
+                raise _refused(operation, EINVAL)
+            if ip.is_multicast or ip.is_unspecified:
+                raise _refused(operation, EADDRNOTAVAIL)
+            # The same address with another prefix is the same address, and keeps the prefix that it has.
+            key = next((at for at in self._addresses if at[:2] == key[:2] and at[2].ip == ip), key)
+        self._addresses[key] = True
+
+    def _bring_route(self, operation: Operation, new: Route) -> None:
+        self._reach(operation, new.netns, new.link, new.via, new.destination.version)
+        found = self._routes.get((new.netns, new.destination))
+        if found and not found.ours and new.netns == HOST and isinstance(operation, Make):
+            raise _refused(operation, EEXIST)
+        self._routes[new.netns, new.destination] = _Route(new.link, new.via, ours=True)
+
+    def _bring_rules(self, operation: Operation, new: Table | Element) -> None:
+        if isinstance(new, Table):
+            self._digest = new.digest
+            self._elements.clear()
+            return
+        if self._digest is None or new.set not in firewall.SETS:
+            raise _refused(operation, ENOENT)
+        key_type, colon, _ = firewall.SETS[new.set].partition(";")[0].removeprefix("type ").partition(":")
+        if len(key_type.split(" . ")) != len(new.match) or bool(colon) != bool(new.value):
+            raise _refused(operation, EINVAL)
+        was = self._elements.get(new.key)
+        if was is None or was.resource != new:
+            self._elements[new.key] = _Element(new)
+
+    # What Linux checks.
+
+    def _make_here(self, operation: Operation, end: _End) -> None:
+        netns, _ = end
+        if netns != HOST and netns not in self._namespaces:
+            raise _refused(operation, ENOENT)
+        self._free(operation, end)
+
+    def _free(self, operation: object, end: _End) -> None:
+        _, name = end
+        if len(name.encode()) > _NAME_BYTES:
+            raise _refused(operation, ERANGE)
+        if name in {"", ".", ".."} or any(letter in "/:" or letter.isspace() for letter in name):
+            raise _refused(operation, EINVAL)
+        if end in self._links:
+            raise _refused(operation, EEXIST)
+
+    @staticmethod
+    def _check(operation: object, *, mtu: int | None = None, mac: str | None = None) -> None:
+        if mtu is not None and mtu not in _MTU:
+            raise _refused(operation, EINVAL)
+        if mac is not None and (int(mac[:2], 16) & 1 or not int(mac.replace(":", ""), 16)):
+            raise _refused(operation, EADDRNOTAVAIL)
+
+    def _there(self, operation: object, netns: str, name: str) -> _Link:
+        link = self._links.get((netns, name))
+        if link is None:
+            raise _refused(operation, ENODEV if netns == HOST or netns in self._namespaces else ENOENT)
+        return link
+
+    def _check_master(self, operation: object, end: _End, master: str) -> None:
+        bridge = self._there(operation, end[0], master)
+        if bridge.kind != "bridge":
+            raise _refused(operation, EOPNOTSUPP)
+        ports = sum(link.master == master and netns == end[0] for (netns, _), link in self._links.items())
+        if ports >= BRIDGE_PORTS:
+            raise _refused(operation, EXFULL)
+
+    def _enslave(self, operation: object, end: _End, master: str) -> None:
+        link = self._there(operation, *end)
+        if link.master == master:
+            return
+        self._check_master(operation, end, master)
+        if end[1] == _LOOPBACK.name:
+            raise _refused(operation, EINVAL)
+        if link.kind == "bridge":
+            raise _refused(operation, ELOOP)
+        self._links[end] = replace(link, master=master, isolated=False)
+
+    def _reach(self, operation: object, netns: str, name: str, via: IPAddress | None, version: int) -> None:
+        link = self._there(operation, netns, name)
+        if version == 6 and not link.inet6:
+            raise _refused(operation, EACCES)
+        if not link.up and (via is None or version == 6):
+            raise _refused(operation, ENETDOWN)
+        if via is None or (via.version == 6 and via.is_link_local):
+            return
+        own = [interface for space, on, interface in self._addresses if (space, on) == (netns, name)]
+        if version == 6 and any(interface.ip == via for interface in own):
+            raise _refused(operation, EINVAL)
+        direct = (
+            destination
+            for (space, destination), route in self._routes.items()
+            if (space, route.link, route.via) == (netns, name, None)
+        )
+        if not link.up or not any(via in network for network in (*(interface.network for interface in own), *direct)):
+            raise _refused(operation, EHOSTUNREACH if version == 6 else ENETUNREACH)
+
+    def _has_sysctl(self, netns: str, name: str) -> bool:
+        if not name.startswith("net.") or (netns != HOST and netns not in self._namespaces):
+            return False
+        link = sysctl_link(name)
+        return link is None or (netns, link) in self._links
+
+    def _write(self, operation: object, netns: str, name: str, value: str) -> None:
+        if not self._has_sysctl(netns, name):
+            raise _refused(operation, ENOENT)
+        self._sysctls[netns, name] = value
+
+    # What Linux does besides.
+
+    def _set(
+        self,
+        operation: object,
+        end: _End,
+        *,
+        mtu: int | None = None,
+        mac: str | None = None,
+        up: bool | None = None,
+        ipv6: bool | None = None,
+        isolated: bool | None = None,
+        master: str | None = "",
+    ) -> None:
+        link = self._there(operation, *end)
+        self._check(operation, mtu=mtu, mac=mac)
+        self._links[end] = replace(
+            link,
+            mtu=link.mtu if mtu is None else mtu,
+            mac=mac or link.mac,
+            up=link.up if up is None else up,
+            ipv6=link.ipv6 if ipv6 is None else ipv6,
+            isolated=link.isolated if isolated is None else isolated,
+            master=link.master if master == "" else master,
+        )
+
+    def _drop_namespace(self, name: str) -> None:
+        self._namespaces.discard(name)
+        for end in [end for end in self._links if end[0] == name]:
+            if end in self._links:
+                self._drop_link(end)
+        self._sysctls = {key: value for key, value in self._sysctls.items() if key[0] != name}
+
+    def _drop_link(self, end: _End) -> None:
+        link = self._links.pop(end)
+        for key in [key for key in self._addresses if key[:2] == end]:
+            del self._addresses[key]
+        self._drop_routes(end, versions=(4, 6))
+        netns, name = end
+        for setting in [one for one in self._sysctls if one[0] == netns and sysctl_link(one[1]) == name]:
+            del self._sysctls[setting]
+        if link.kind == "bridge":
+            for at, port in self._links.items():
+                if at[0] == netns and port.master == name:
+                    self._links[at] = replace(port, master=None, isolated=False)
+        if link.peer in self._links:
+            self._drop_link(link.peer)
+
+    def _drop_address(self, key: tuple[str, str, IPInterface]) -> None:
+        if key not in self._addresses:
+            return
+        netns, name, interface = key
+        if interface.version == 4:
+            on_link = [at for at in self._addresses if at[:2] == key[:2] and at[2].version == 4]
+            subnet = [at for at in on_link if at[2].network == interface.network]
+            leaving = subnet if subnet[0] == key and not self._promotes(netns, name) else [key]
+            for at in leaving:
+                del self._addresses[at]
+            if len(leaving) == len(on_link):
+                self._drop_routes((netns, name), versions=(4,))
+        else:
+            del self._addresses[key]
+
+    def _promotes(self, netns: str, name: str) -> bool:
+        return any(
+            self._sysctls.get((netns, f"net.ipv4.conf.{where}.promote_secondaries"), "0") != "0"
+            for where in ("all", name.replace(".", "/"))
+        )
+
+    def _drop_routes(self, end: _End, *, versions: Iterable[int]) -> None:
+        netns, name = end
+        gone = [
+            key
+            for key, route in self._routes.items()
+            if (key[0], route.link) == (netns, name) and key[1].version in versions
+        ]
+        for key in gone:
+            del self._routes[key]
+
+    # What is seen.
+
+    def _seen(self, end: _End, owner: Owner) -> Resource:
+        netns, name = end
+        link = self._links[end]
+        if link.peer is None:
+            return Bridge(netns, name, owner, link.mtu, link.ipv6, link.up)
+        peer = self._links[link.peer]
+        return Veth(
+            netns,
+            name,
+            *link.peer,
+            owner,
+            mac=peer.mac,
+            master=link.master,
+            mtu=link.mtu if link.mtu == peer.mtu else None,
+            isolated=link.isolated,
+            ipv6=link.ipv6 if link.ipv6 == peer.ipv6 else None,
+            up=link.up,
+            peer_up=peer.up,
+        )
+
+    def _port(self, name: str) -> Port | None:
+        link = self._links.get((HOST, name))
+        if link is None or link.master is None or not link.up or self._owner(link):
+            return None
+        owner = self._links[HOST, link.master].owner
+        return Port(HOST, name, link.master, owner) if owner else None
+
+    def _owner(self, link: _Link) -> Owner | None:
+        return link.owner or (self._links[link.peer].owner if link.peer else None)
+
+    def _mac(self) -> str:
+        self._macs += 1
+        return f"02:{self._macs.to_bytes(5, 'big').hex(':')}"
+
+
+def _in(netns: str) -> str:
+    return f" -n {netns}" if netns else ""
+
+
+def _refused(operation: object, errno: int) -> Refused:
+    return Refused(operation, errno, os.strerror(errno))

@@ -1,0 +1,316 @@
+"""Our table in nftables: what stands in it, and how it is brought to what `firewall` says.
+
+Chains are text, which the program `nft` loads, once; elements travel as raw messages, a transaction for each phase of a
+plan. If the kernel refuses one, something is not as we think it is: then it is looked at again, and what is still to do
+is sent once more; if that is refused as well, the table is loaded anew together with all its elements.
+
+The table's version is the name of an empty chain: a comment of the table, once given, cannot be changed (Linux 6.18),
+and the table must stay where it is, because the user's own chain lies in it.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from errno import EINVAL, ENOENT
+from ipaddress import IPv4Address, IPv6Address
+from typing import NamedTuple
+
+from isthmus import firewall
+from isthmus.errors import Refused
+from isthmus.kernel import Count, nfnetlink
+from isthmus.kernel.netlink import NETLINK_NETFILTER, NetlinkError, Socket
+from isthmus.kernel.nfnetlink import NFPROTO_INET, Verdict
+from isthmus.naming import TABLE
+from isthmus.plan import Change, Operation, Remove
+from isthmus.resources import Element, Table
+
+
+class _Type(NamedTuple):
+    """How a value of one nftables type looks: its size in bytes, and both ways between text and bytes."""
+
+    size: int
+    encode: Callable[[str], bytes]
+    decode: Callable[[bytes], str]
+    quote: str
+
+
+_TYPES = {
+    "ifname": _Type(16, nfnetlink.ifname, lambda raw: raw.rstrip(b"\0").decode("utf-8", "surrogateescape"), '"'),
+    "mark": _Type(
+        4, lambda text: int(text).to_bytes(4, sys.byteorder), lambda raw: str(int.from_bytes(raw, sys.byteorder)), ""
+    ),
+    "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), ""),
+    "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), ""),
+}
+_VERDICTS = {
+    "accept": nfnetlink.ACCEPT,
+    "drop": nfnetlink.DROP,
+    "continue": Verdict(nfnetlink.NFT_CONTINUE),
+    "return": Verdict(nfnetlink.NFT_RETURN),
+}
+_WORDS = {verdict: word for word, verdict in _VERDICTS.items()}
+_JUMPS = {nfnetlink.NFT_JUMP: "jump", nfnetlink.NFT_GOTO: "goto"}
+
+
+class _Set:
+    """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
+
+    __slots__ = ("counted", "fields", "name", "value")
+
+    def __init__(self, name: str, definition: str) -> None:
+        first, *options = (part.strip() for part in definition.split(";"))
+        key, _, value = first.removeprefix("type ").partition(" : ")
+        self.name = name
+        self.fields = tuple(_TYPES[field] for field in key.split(" . "))
+        self.value = value
+        self.counted = "counter" in options
+
+    def key(self, element: Element) -> bytes:
+        """Return the bytes of what *element* matches."""
+        if len(self.fields) == 1:
+            return self.fields[0].encode(element.match[0])
+        parts = zip(self.fields, element.match, strict=True)
+        return nfnetlink.concat(*(field.encode(part) for field, part in parts))
+
+    def encode(self, element: Element) -> nfnetlink.Element:
+        """Return *element* as the kernel has it."""
+        if not self.value:
+            return nfnetlink.Element(self.key(element))
+        if self.value != "verdict":
+            return nfnetlink.Element(self.key(element), _TYPES[self.value].encode(element.value))
+        verb, _, chain = element.value.partition(" ")
+        codes = [code for code, word in _JUMPS.items() if word == verb]
+        return nfnetlink.Element(self.key(element), Verdict(codes[0], chain) if codes else _VERDICTS[verb])
+
+    def decode(self, element: nfnetlink.Element) -> Element:
+        """Return *element* as `firewall` would make it."""
+        value = element.value
+        if isinstance(value, Verdict):
+            word = f"{_JUMPS[value.code]} {value.chain}" if value.code in _JUMPS else _WORDS[value]
+        else:
+            word = "" if value is None else _TYPES[self.value].decode(value)
+        return firewall.element(self.name, self.match(element.key), word)
+
+    def match(self, key: bytes) -> tuple[str, ...]:
+        """Return what these bytes match."""
+        if len(self.fields) == 1:
+            return (self.fields[0].decode(key),)
+        raw = nfnetlink.split(key, (field.size for field in self.fields))
+        return tuple(field.decode(part) for field, part in zip(self.fields, raw, strict=True))
+
+    def text(self, element: Element) -> str:
+        """Return the line for `nft -f` that adds *element*."""
+        parts = zip(self.fields, element.match, strict=True)
+        match = " . ".join(f"{field.quote}{part}{field.quote}" for field, part in parts)
+        value = f" : {element.value}" if element.value else ""
+        return f"add element inet {TABLE} {self.name} {{ {match}{value} }}\n"
+
+
+_SETS = {name: _Set(name, definition) for name, definition in firewall.SETS.items()}
+
+_HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
+_PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
+_ACCEPT = 1
+
+
+class _Hook(NamedTuple):
+    """Where a base chain hangs."""
+
+    kind: str
+    hook: int | None
+    priority: int | None
+    policy: int | None
+
+
+def _hook(lines: Sequence[str]) -> _Hook:
+    """Read "type nat hook postrouting priority srcnat; policy accept;"; a chain without it hangs nowhere."""
+    if not lines or not lines[0].startswith("type "):
+        return _Hook("", None, None, None)
+    _, kind, _, hook, _, priority, *_ = lines[0].replace(";", "").split()
+    number = _PRIORITIES[priority] if priority in _PRIORITIES else int(priority)
+    return _Hook(kind, _HOOKS[hook], number, _ACCEPT)
+
+
+_EXPECTED = {name: (_hook(lines), firewall.rules(name)) for name, lines in firewall.CHAINS.items()}
+
+
+class Firewall:
+    """Our table in the namespace of the thread that makes this."""
+
+    def __init__(self) -> None:
+        self._socket = Socket(NETLINK_NETFILTER)
+
+    def close(self) -> None:
+        """Give the file descriptor back."""
+        self._socket.close()
+
+    @property
+    def port(self) -> int:
+        """By which `nfnetlink.changes` tells our own changes from those of others."""
+        self._socket.ask(nfnetlink.getgeneration())
+        return self._socket.port
+
+    def observe(self) -> Iterator[Table | Element]:
+        """Yield the table, if there is one, and all elements of its sets.
+
+        If somebody took out a part of what is fixed, the digest of the table says what.
+        """
+        if not self._stands():
+            return
+        digest = self._digest()
+        found: list[Element] = []
+        for kind in _SETS.values():
+            elements = self._elements(kind)
+            if elements is None:
+                digest = f"damaged: set {kind.name} is gone"
+                continue
+            found += [kind.decode(element) for element in elements]
+        yield Table(digest)
+        yield from found
+
+    def apply(self, operations: Sequence[Operation]) -> None:
+        """Carry out *operations* on the table and its elements: in one transaction, unless it goes altogether.
+
+        Raises:
+            Refused: and nothing was done.
+        """
+        tables = [operation for operation in operations if isinstance(operation.resource, Table)]
+        if tables and isinstance(tables[-1], Remove):
+            self._commit(((tables[-1], [nfnetlink.deltable(TABLE)]),), forgiven=ENOENT)
+        elif tables:
+            self._load(tables[0], _wanted((), operations))
+        elif operations:
+            try:
+                self._commit((operation, _requests(operation)) for operation in operations)
+            except Refused:
+                self._insist(operations)
+
+    def counts(self) -> tuple[Count, ...]:
+        """Return the counters of all elements of the sets that count."""
+        return tuple(
+            Count(kind.name, kind.match(element.key), element.packets or 0, element.bytes or 0)
+            for kind in _SETS.values()
+            if kind.counted
+            for element in self._elements(kind) or ()
+        )
+
+    def _insist(self, operations: Sequence[Operation]) -> None:
+        """Do what is still to be done of *operations*, or else load the table anew with all that shall be in it."""
+        there = list(self.observe())
+        present = {resource.key: resource for resource in there if isinstance(resource, Element)}
+        wanted = _wanted(present.values(), operations)
+        if Table(firewall.DIGEST) in there:
+            still = [
+                (operation, _delete(was) if new is None else [*_delete(was), *_add(new)])
+                for operation in operations
+                if (was := present.get(operation.resource.key)) != (new := wanted.get(operation.resource.key))
+            ]
+            try:
+                self._commit(still)
+            except Refused:
+                pass
+            else:
+                return
+        elif not (there or wanted):
+            return
+        self._load(operations[0], wanted)
+
+    def _commit(self, work: Iterable[tuple[Operation, list[bytes]]], forgiven: int = 0) -> None:
+        """Send all requests of *work* as one transaction; the errno *forgiven* is none."""
+        requests: list[bytes] = []
+        operations: list[Operation] = []
+        for operation, messages in work:
+            requests += messages
+            operations += [operation] * len(messages)
+        try:
+            nfnetlink.commit(self._socket, *requests)
+        except NetlinkError as error:
+            if error.errno != forgiven:
+                # An index of -1 is about the whole.
+                raise Refused(operations[max(error.index, 0)], error.errno or EINVAL, str(error.strerror)) from error
+
+    def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element]) -> None:
+        """Have `nft` load the table, with *elements* and no others in it, on behalf of *operation*."""
+        chains = [chain.name for chain in self._chains()]
+        sets = [name for name, kind in _SETS.items() if self._elements(kind) is not None]
+        added = "".join(_SETS[element.set].text(element) for element in elements.values())
+        program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+        if program is None:
+            raise Refused(operation, ENOENT, "the program nft is not installed (Debian: apt-get install nftables)")
+        text = firewall.load(chains, sets) + added
+        done = subprocess.run(  # noqa: S603 (all of it is ours)
+            (program, "-f", "-"), input=text, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise Refused(operation, EINVAL, " ".join(done.stderr.split()))
+
+    def _stands(self) -> bool:
+        tables = (nfnetlink.table(message) for message in self._socket.dump(nfnetlink.gettables(family=NFPROTO_INET)))
+        return any(table.name == TABLE for table in tables)
+
+    def _chains(self) -> list[nfnetlink.Chain]:
+        chains = map(nfnetlink.chain, self._socket.dump(nfnetlink.getchains(family=NFPROTO_INET)))
+        return [chain for chain in chains if chain.table == TABLE]
+
+    def _digest(self) -> str:
+        """Return the version of what is fixed in the table, if all of that is there."""
+        chains = {chain.name: chain for chain in self._chains()}
+        rules = [nfnetlink.rule(message).chain for message in self._rules()]
+        for name, (hook, count) in _EXPECTED.items():
+            chain = chains.get(name)
+            if chain is None:
+                return f"damaged: chain {name} is gone"
+            if (chain.kind, chain.hook, chain.priority, chain.policy) != hook:
+                return f"damaged: chain {name} hangs elsewhere"
+            if rules.count(name) != count:
+                return f"damaged: chain {name} has {rules.count(name)} rules, not {count}"
+        if firewall.USER_CHAIN not in chains:
+            return f"damaged: chain {firewall.USER_CHAIN} is gone"
+        versions = (name for name in chains if name.startswith(firewall.VERSION_PREFIX))
+        return next((name.removeprefix(firewall.VERSION_PREFIX) for name in versions), "without a version")
+
+    def _rules(self) -> list[bytes]:
+        return self._socket.dump(nfnetlink.getrules(family=NFPROTO_INET, table=TABLE))
+
+    def _elements(self, kind: _Set) -> list[nfnetlink.Element] | None:
+        """Return what is in a set; None if there is no such set."""
+        try:
+            answers = self._socket.dump(nfnetlink.getelements(TABLE, kind.name))
+        except NetlinkError as error:
+            if error.errno == ENOENT:
+                return None
+            raise
+        return [element for message in answers for element in nfnetlink.elements(message)]
+
+
+def _wanted(present: Iterable[Element], operations: Iterable[Operation]) -> dict[tuple[str, ...], Element]:
+    """Return the elements that shall be there after *operations*, by key."""
+    wanted = {element.key: element for element in present}
+    for operation in operations:
+        if isinstance(operation, Remove):
+            wanted.pop(operation.resource.key, None)
+        elif isinstance(operation.resource, Element):
+            wanted[operation.resource.key] = operation.resource
+    return wanted
+
+
+def _requests(operation: Operation) -> list[bytes]:
+    """Return the messages for an operation on an element."""
+    element = operation.resource
+    if not isinstance(element, Element):
+        return []
+    if isinstance(operation, Remove):
+        return _delete(element)
+    if isinstance(operation, Change):
+        return [*_delete(element), *_add(element)]
+    return _add(element)
+
+
+def _add(element: Element) -> list[bytes]:
+    return nfnetlink.newelements(TABLE, element.set, (_SETS[element.set].encode(element),))
+
+
+def _delete(element: Element | None) -> list[bytes]:
+    return [] if element is None else nfnetlink.delelements(TABLE, element.set, (_SETS[element.set].key(element),))

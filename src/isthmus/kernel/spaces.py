@@ -1,0 +1,223 @@
+"""The network namespaces that we hold: a file for each, a socket into it, and a few made ahead of need.
+
+A namespace of ours is a mount on a file in a directory of our own; that it lies there is our mark. A symbolic link of
+the same name where iproute2 looks makes it known to `ip netns exec`. Both outlast us: the next `Spaces` finds them.
+
+A socket is opened in a namespace once and kept (it takes 50 microseconds, a request 4). Each costs two descriptors, so
+the least recently used are closed when there are many.
+"""
+
+import contextlib
+import os
+import resource
+from collections import deque
+from collections.abc import Mapping
+from errno import EEXIST
+from pathlib import Path
+from types import MappingProxyType
+
+from isthmus.kernel import namespaces, sysctl
+from isthmus.kernel.netlink import LinkMessage, NetlinkError, Socket, getlink, getnsid, link, nsid
+from isthmus.model import HOST
+
+BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6": "1"})
+"""How a namespace of ours begins: with IPv6 off on each link that comes, as in Docker's, until a network brings it."""
+
+
+class Space:
+    """One namespace: its *name*, its descriptor *netns*, and a *socket* to speak with the kernel about it."""
+
+    __slots__ = ("identity", "name", "netns", "socket")
+
+    def __init__(self, name: str, netns: int, socket: Socket) -> None:
+        self.name = name
+        self.netns = netns
+        self.socket = socket
+        self.identity = namespaces.identity(netns)
+
+    def close(self) -> None:
+        """Give both descriptors back."""
+        self.socket.close()
+        os.close(self.netns)
+
+    def link(self, link_name: int | str) -> LinkMessage | None:
+        """Return the link of this index or name, or None."""
+        try:
+            return link(self.socket.ask(getlink(link_name)))
+        except NetlinkError:
+            return None
+
+
+class Spaces:
+    """All namespaces of ours, by name; `HOST` is the one in which the thread that makes this stands, and must stay.
+
+    *Directory* holds the mounts, *known* is where iproute2 looks for names. Up to *pool* namespaces are made in
+    advance.
+    """
+
+    def __init__(self, directory: Path, known: Path, pool: int) -> None:
+        namespaces.share(str(directory))
+        known.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._directory = f"{directory}/"
+        self._known = f"{known}/"
+        self._size = pool
+        self._pool: deque[tuple[int, Socket]] = deque()
+        self.host = Space(HOST, namespaces.current(), Socket())
+        self._open: dict[str, Space] = {}
+        self._limit = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
+        self._names: dict[int, str] = {}
+        self._numbers: dict[str, int] = {}
+        for name in filter(self._is_mounted, self.names()):
+            with contextlib.suppress(FileExistsError):
+                self._make_known(name)
+
+    def close(self) -> None:
+        """Give all descriptors back; the namespaces stay."""
+        for space in (self.host, *self._open.values()):
+            space.close()
+        self._open.clear()
+        while self._pool:
+            netns, socket = self._pool.pop()
+            socket.close()
+            os.close(netns)
+
+    def names(self) -> list[str]:
+        """Return the names of all that have a file; some may be dead."""
+        return os.listdir(self._directory)
+
+    def find(self, name: str) -> Space | None:
+        """Return the namespace of this name, or None if there is none (any more)."""
+        if name == HOST:
+            return self.host
+        space = self._open.pop(name, None)
+        try:
+            status = os.stat(self._directory + name)
+        except FileNotFoundError:
+            status = None
+        if space is not None:
+            if status is not None and space.identity == (status.st_dev, status.st_ino):
+                self._open[name] = space  # again, so that the first is the one that was not used for longest
+                return space
+            space.close()
+            self._forget_number(name)
+        if status is None:
+            return None
+        try:
+            netns = namespaces.open_path(self._directory + name)
+        except OSError:
+            return None  # a file without a mount: what a reboot leaves
+        with namespaces.inside(netns, self.host.netns):
+            socket = Socket()
+        return self._keep(Space(name, netns, socket))
+
+    def numbered(self, number: int) -> Space | None:
+        """Return the namespace of ours that the host's knows by this *number* (`IFLA_LINK_NETNSID`), or None."""
+        name = self._names.get(number)
+        if name is not None and (space := self.find(name)) is not None:
+            return space
+        self._number_all()
+        name = self._names.get(number)
+        return None if name is None else self.find(name)
+
+    def make(self, name: str) -> None:
+        """Have a namespace of this name.
+
+        Raises:
+            OSError: with EEXIST if somebody else's has that name.
+        """
+        self._make_known(name)
+        if self.find(name) is not None:
+            return
+        path = self._directory + name
+        netns, socket = self._pool.popleft() if self._pool else self._new()
+        try:
+            try:
+                namespaces.bind(netns, path)
+            except FileExistsError:
+                namespaces.unbind(path)
+                namespaces.bind(netns, path)
+        except BaseException:
+            socket.close()
+            os.close(netns)
+            raise
+        self._keep(Space(name, netns, socket))
+
+    def remove(self, name: str) -> None:
+        """Let the namespace of this name go; the kernel takes it apart once nobody else holds it."""
+        if space := self._open.pop(name, None):
+            space.close()
+        self._forget_number(name)
+        known = self._known + name
+        with contextlib.suppress(OSError):
+            if os.readlink(known) == self._directory + name:
+                os.unlink(known)
+        namespaces.unbind(self._directory + name)
+
+    def prepare(self) -> bool:
+        """Make one namespace ahead of need; return whether there is room for more."""
+        if len(self._pool) < self._size:
+            try:
+                self._pool.append(self._new())
+            except OSError:
+                return False  # whoever needs one will be told why
+        return len(self._pool) < self._size
+
+    def read(self, space: Space, key: str) -> str:
+        """Return the value of the sysctl *key* in a namespace."""
+        if space is self.host:
+            return sysctl.read(key)
+        with namespaces.inside(space.netns, self.host.netns):
+            return sysctl.read(key)
+
+    def write(self, space: Space, key: str, value: str) -> None:
+        """Set the sysctl *key* in a namespace."""
+        if space is self.host:
+            sysctl.write(key, value)
+            return
+        with namespaces.inside(space.netns, self.host.netns):
+            sysctl.write(key, value)
+
+    def _new(self) -> tuple[int, Socket]:
+        home = self.host.netns
+        netns = namespaces.create(BIRTH if os.path.exists("/proc/sys/net/ipv6") else {}, home)
+        with namespaces.inside(netns, home):
+            return netns, Socket()
+
+    def _keep(self, space: Space) -> Space:
+        if len(self._open) >= self._limit:
+            self._open.pop(next(iter(self._open))).close()
+        self._open[space.name] = space
+        return space
+
+    def _is_mounted(self, name: str) -> bool:
+        return os.path.ismount(self._directory + name)
+
+    def _make_known(self, name: str) -> None:
+        """Tell iproute2 of a namespace, unless it knows another by that name."""
+        path, known = self._directory + name, self._known + name
+        try:
+            os.symlink(path, known)
+        except FileExistsError:
+            if os.path.islink(known) and os.readlink(known) == path:
+                return
+            hint = f"{known} is not ours; remove it (ip netns delete {name}) or choose another name"
+            raise FileExistsError(EEXIST, hint) from None
+
+    def number(self, space: Space) -> int | None:
+        """Return the number by which the host's namespace knows *space*; None if it has none yet."""
+        known = self._numbers.get(space.name)
+        if known is None and (known := nsid(self.host.socket.ask(getnsid(space.netns)))) is not None:
+            self._numbers[space.name] = known
+            self._names[known] = space.name
+        return known
+
+    def _number_all(self) -> None:
+        """Learn the numbers of all namespaces of ours that have one."""
+        for name in self.names():
+            if name not in self._numbers and (space := self.find(name)):
+                self.number(space)
+
+    def _forget_number(self, name: str) -> None:
+        number = self._numbers.pop(name, None)
+        if number is not None:
+            del self._names[number]

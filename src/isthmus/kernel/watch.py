@@ -1,0 +1,217 @@
+"""What goes while nobody of ours took it: links, addresses, routes and rules, heard of as it happens.
+
+Programs of others remove what is ours: systemd-networkd deletes routes that it does not know, firewalls begin with `nft
+flush ruleset`, people type `ip link del`. The kernel tells of it, and a `Watch` says whose it was, so that the engine
+looks again. It is for an event loop: neither it nor the kernel's filters, which drop what is only made, wait for
+anything.
+
+Of our own doing little comes through. A link that the kernel's side retires loses its mark first; the addresses that it
+takes along are known by its group. (A veth that is made is seen down for a moment: such news has `ifi_change` all set,
+and is dropped.) What still does is harmless: the engine looks, and finds all as it should be.
+"""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from isthmus import naming
+from isthmus.kernel import FirewallTouched, Lost, News, Overrun, Shaken, namespaces, nfnetlink
+from isthmus.kernel.linux import DYING, whose
+from isthmus.kernel.netlink import (
+    AF_BRIDGE,
+    EVERYTHING,
+    IF_BITS,
+    IF_EQUAL,
+    IFF_UP,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_WORD,
+    NETLINK_ROUTE,
+    RETURN,
+    RTM_DELADDR,
+    RTM_DELLINK,
+    RTM_DELROUTE,
+    RTM_NEWLINK,
+    RTMGRP_IPV4_IFADDR,
+    RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV6_IFADDR,
+    RTMGRP_IPV6_ROUTE,
+    RTMGRP_LINK,
+    AddressMessage,
+    Event,
+    Instruction,
+    LinkMessage,
+    Monitor,
+    NetlinkError,
+    RouteMessage,
+    Socket,
+    address,
+    getlink,
+    getnsid,
+    link,
+    nsid,
+    route,
+)
+from isthmus.model import HOST
+from isthmus.naming import PROTOCOL, Owner
+
+_Message = LinkMessage | AddressMessage | RouteMessage
+_USER = "user-"
+
+
+class Watch:
+    """What happens to our things in the namespace of the thread that makes this, and in all of ours tied to it.
+
+    *Directory* holds the mounts of our namespaces; changes through the nftables socket of *firewall_port* are our own
+    (`LinuxKernel.firewall_port`). When one of `filenos` is readable, there may be something to `read`.
+    """
+
+    def __init__(self, directory: Path, firewall_port: int) -> None:
+        self._directory = directory
+        self._socket = Socket()
+        self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode)
+        self._rules = nfnetlink.changes((firewall_port,))
+        self._names: dict[int, str] = {}
+        self._dying: set[tuple[int | None, int]] = set()
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self._socket.close()
+        self._links.close()
+        self._rules.close()
+
+    def filenos(self) -> tuple[int, int]:
+        """Return the descriptors to wait on."""
+        return self._links.fileno(), self._rules.fileno()
+
+    def read(self) -> tuple[News, ...]:
+        """Return all that was heard since the last time, each thing once, without waiting."""
+        links = self._links.read()
+        rules = self._rules.read()
+        if not (links.complete and rules.complete):
+            self._dying.clear()
+            return (Overrun(),)
+        news: dict[News, None] = {}
+        self._learn(links.events)
+        shaken: dict[int | None, None] = {}
+        for event in links.events:
+            message = event.message
+            if isinstance(message, LinkMessage):
+                if owner := self._owner(event.nsid, message):
+                    news[Lost(owner)] = None
+            elif self._matters(event.nsid, message):
+                shaken[event.nsid] = None
+        for number in shaken:
+            if (name := self._name(number)) is not None:
+                news[Shaken(name)] = None
+        if any(_touches(event.message) for event in rules.events):
+            news[FirewallTouched()] = None
+        self._forget(links.events)
+        return tuple(news)
+
+    def _learn(self, events: Iterable[Event[_Message]]) -> None:
+        """Remember the links that are about to be deleted by us: what goes with them is no loss."""
+        for number, message in events:
+            if isinstance(message, LinkMessage) and message.group == DYING:
+                self._dying.add((number, message.ifindex))
+
+    def _forget(self, events: Iterable[Event[_Message]]) -> None:
+        """Forget the links that are gone now."""
+        for number, message in events:
+            if isinstance(message, LinkMessage) and message.event == RTM_DELLINK and message.family != AF_BRIDGE:
+                self._dying.discard((number, message.ifindex))
+
+    def _owner(self, number: int | None, message: LinkMessage) -> Owner | None:
+        """Return whose link it was that went, went down, or left its bridge."""
+        if message.group == DYING:
+            return None
+        if message.family != AF_BRIDGE:
+            owner = whose(message.alias)
+        elif number is None and (now := self._ask(message.ifindex)) and now.group != DYING:
+            owner = whose(now.alias)  # as a port, it was told of without its alias
+        else:
+            return None
+        if owner is None and number is None and message.master and (master := self._ask(message.master)):
+            return naming.owner(master.alias)  # a link of others, on a bridge of ours
+        return owner
+
+    def _matters(self, number: int | None, message: AddressMessage | RouteMessage) -> bool:
+        """Whether an address or route that went was ours, and is not gone with a link that had to go."""
+        index = message.ifindex if isinstance(message, AddressMessage) else message.oif
+        return message.protocol == PROTOCOL and (number, index) not in self._dying
+
+    def _name(self, number: int | None) -> str | None:
+        """Return the name of the namespace that ours knows by this *number*; None if it is none of ours (any more)."""
+        if number is None:
+            return HOST
+        known = self._names.get(number)
+        # The kernel gives the number of a dead namespace to the next one.
+        if known is not None and self._number(known) == number:
+            return known
+        self._names = {found: name for name, found in self._numbered()}
+        return self._names.get(number)
+
+    def _numbered(self) -> Iterator[tuple[str, int]]:
+        for name in os.listdir(self._directory):
+            number = self._number(name)
+            if number is not None:
+                yield name, number
+
+    def _number(self, name: str) -> int | None:
+        try:
+            netns = namespaces.open_path(f"{self._directory}/{name}")
+        except OSError:
+            return None  # it is gone
+        try:
+            return nsid(self._socket.ask(getnsid(netns)))
+        finally:
+            os.close(netns)
+
+    def _ask(self, index: int) -> LinkMessage | None:
+        try:
+            return link(self._socket.ask(getlink(index)))
+        except NetlinkError:
+            return None  # it is gone, too
+
+
+def _touches(change: nfnetlink.Change) -> bool:
+    """Whether *change* is one to our table, and not to what users have in it."""
+    if change.table != naming.TABLE or change.family != nfnetlink.NFPROTO_INET:
+        return False
+    theirs = change.name.startswith(_USER)
+    return not theirs or change.event == nfnetlink.NFT_MSG_DELCHAIN
+
+
+def _decode(message: bytes) -> _Message | None:
+    return _DECODERS[int.from_bytes(message[4:6], sys.byteorder)](message)
+
+
+_DECODERS: dict[int, Callable[[bytes], _Message]] = {
+    RTM_NEWLINK: link,
+    RTM_DELLINK: link,
+    RTM_DELADDR: address,
+    RTM_DELROUTE: route,
+}
+_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_LOW = 0 if sys.byteorder == "little" else 3  # where in a word the byte with IFF_UP is
+
+# nlmsg_type is at 4, ifi_flags at 24, ifi_change at 28, rtm_protocol at 21. A jump is over so many instructions.
+_FILTER: tuple[Instruction, ...] = (
+    (LOAD_HALF, 0, 0, 4),
+    (IF_EQUAL, 11, 0, socket.htons(RTM_DELLINK)),
+    (IF_EQUAL, 10, 0, socket.htons(RTM_DELADDR)),
+    (IF_EQUAL, 7, 0, socket.htons(RTM_DELROUTE)),
+    (IF_EQUAL, 0, 9, socket.htons(RTM_NEWLINK)),
+    (LOAD_BYTE, 0, 0, 24 + _LOW),
+    (IF_BITS, 7, 0, IFF_UP),
+    (LOAD_WORD, 0, 0, 28),
+    (IF_EQUAL, 5, 0, 0xFFFF_FFFF),
+    (LOAD_BYTE, 0, 0, 28 + _LOW),
+    (IF_BITS, 2, 3, IFF_UP),
+    (LOAD_BYTE, 0, 0, 21),
+    (IF_EQUAL, 0, 1, PROTOCOL),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
+)

@@ -1,0 +1,758 @@
+"""What every kernel does: the fake one and Linux are held to the same words.
+
+Each test on Linux has namespaces of its own. What only Linux has (packets, what is retired and reaped) is tested in
+tests/kernel.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from errno import (
+    EACCES,
+    EADDRNOTAVAIL,
+    EEXIST,
+    EHOSTUNREACH,
+    EINVAL,
+    ENETDOWN,
+    ENETUNREACH,
+    ENODEV,
+    ENOENT,
+    EOPNOTSUPP,
+    EPERM,
+    ERANGE,
+    EXFULL,
+)
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from isthmus import firewall
+from isthmus.errors import Refused
+from isthmus.firewall import Mode, Policy
+from isthmus.kernel import Kernel, Scope
+from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
+from isthmus.kernel.linux import LinuxKernel
+from isthmus.model import HOST, HostLink
+from isthmus.naming import Owner
+from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Element,
+    IPNetwork,
+    Namespace,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Table,
+    Veth,
+    satisfied,
+)
+
+NET, OTHER = Owner("a" * 64), Owner("b" * 64)
+END, SECOND_END = Owner("a" * 64, "1" * 64), Owner("a" * 64, "2" * 64)
+WEB, DB = Namespace("web"), Namespace("db")
+BRIDGE = Bridge(HOST, "br-a", NET, mtu=1400, ipv6=False)
+VETH = Veth(HOST, "veth1", "web", "eth0", END, "02:42:0a:00:00:02", "br-a", 1400, isolated=True, ipv6=True)
+GATEWAY = Address(HOST, "br-a", ip_interface("10.0.0.1/24"), NET)
+ADDRESS = Address("web", "eth0", ip_interface("10.0.0.2/24"), END)
+ADDRESS6 = Address("web", "eth0", ip_interface("fd00::2/64"), END)
+DEFAULT = Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.0.0.1"))
+DEFAULT6 = Route("web", ip_network("::/0"), "eth0", END, ip_address("fd00::1"))
+DIRECT = Route("web", ip_network("10.77.0.0/16"), "eth0", END)
+PORT = Port(HOST, "up0", "br-a", NET)
+FORWARD = Sysctl(HOST, "net.ipv4.ip_forward", "1")
+TABLE = firewall.TABLE_RESOURCE
+ELEMENTS = tuple(firewall.elements(Policy("br-a", Mode.NAT)))
+ENTER = next(one for one in ELEMENTS if one.set == "enter4")
+ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
+ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
+EVERYTHING = Scope(everything=True, ports=frozenset({"up0"}), sysctls=frozenset({(HOST, "net.ipv4.ip_forward")}))
+
+
+class Administrator(Protocol):
+    """What somebody else does on the same machine."""
+
+    def add_link(self, link: HostLink) -> None:
+        """Make a link, up."""
+
+    def add_namespace(self, name: str) -> None:
+        """Make a namespace."""
+
+    def add_address(self, name: str, interface: IPv4Interface | IPv6Interface, netns: str = HOST) -> None:
+        """Give a link an address."""
+
+    def add_route(self, destination: IPNetwork, name: str) -> None:
+        """Make a route over a link."""
+
+    def delete_link(self, name: str, netns: str = HOST) -> None:
+        """Take a link away."""
+
+    def delete_namespace(self, name: str) -> None:
+        """Take a namespace of ours away."""
+
+    def delete_address(self, name: str, interface: IPv4Interface | IPv6Interface, netns: str = HOST) -> None:
+        """Take an address away."""
+
+    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+        """Take a route away."""
+
+    def delete_element(self, name: str, match: tuple[str, ...]) -> None:
+        """Take an element out of a set."""
+
+    def set_down(self, name: str, netns: str = HOST) -> None:
+        """Set a link down."""
+
+    def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
+        """Give a link another MTU."""
+
+    def set_master(self, name: str, master: str, netns: str = HOST) -> None:
+        """Put a link on a bridge."""
+
+    def nomaster(self, name: str, netns: str = HOST) -> None:
+        """Take a link off its bridge."""
+
+    def write_sysctl(self, name: str, value: str, netns: str = HOST) -> None:
+        """Set a sysctl."""
+
+    def flush_ruleset(self) -> None:
+        """Take all of nftables away."""
+
+    def edit_table(self) -> None:
+        """Spoil our table."""
+
+
+def run(*command: str) -> str:
+    """What a program prints; it must succeed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def ip(netns: str, *command: str) -> str:
+    """What iproute2 prints."""
+    return run("ip", *(("-n", netns) if netns else ()), *command)
+
+
+class Shell:
+    """An administrator of Linux, with iproute2 and nft."""
+
+    def add_link(self, link: HostLink) -> None:
+        """Make a veth, whose other end is `far-NAME`: every kernel has those."""
+        ip(HOST, "link", "add", link.name, "mtu", str(link.mtu), "type", "veth", "peer", "name", f"far-{link.name}")
+        for name in (f"far-{link.name}", link.name):
+            ip(HOST, "link", "set", name, "up", "addrgenmode", "none")
+        for interface in link.addresses:
+            self.add_address(link.name, interface)
+
+    def add_namespace(self, name: str) -> None:
+        """Make a namespace."""
+        run("ip", "netns", "add", name)
+
+    def add_address(self, name: str, interface: IPv4Interface | IPv6Interface, netns: str = HOST) -> None:
+        """Give a link an address."""
+        ip(netns, "address", "add", str(interface), "dev", name)
+
+    def add_route(self, destination: IPNetwork, name: str) -> None:
+        """Make a route over a link."""
+        ip(HOST, "route", "add", str(destination), "dev", name)
+
+    def delete_link(self, name: str, netns: str = HOST) -> None:
+        """Take a link away."""
+        ip(netns, "link", "delete", name)
+
+    def delete_namespace(self, name: str) -> None:
+        """Take a namespace of ours away."""
+        path = Path("/run/netns", name).readlink()
+        run("umount", str(path))
+        path.unlink()
+        Path("/run/netns", name).unlink()
+
+    def delete_address(self, name: str, interface: IPv4Interface | IPv6Interface, netns: str = HOST) -> None:
+        """Take an address away."""
+        ip(netns, "address", "delete", str(interface), "dev", name)
+
+    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+        """Take a route away."""
+        ip(netns, f"-{destination.version}", "route", "delete", str(destination))
+
+    def delete_element(self, name: str, match: tuple[str, ...]) -> None:
+        """Take an element out of a set."""
+        run("nft", f"delete element inet isthmus {name} {{ {' . '.join(match)} }}")
+
+    def set_down(self, name: str, netns: str = HOST) -> None:
+        """Set a link down."""
+        ip(netns, "link", "set", name, "down")
+
+    def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
+        """Give a link another MTU."""
+        ip(netns, "link", "set", name, "mtu", str(mtu))
+
+    def set_master(self, name: str, master: str, netns: str = HOST) -> None:
+        """Put a link on a bridge."""
+        ip(netns, "link", "set", name, "master", master)
+
+    def nomaster(self, name: str, netns: str = HOST) -> None:
+        """Take a link off its bridge."""
+        ip(netns, "link", "set", name, "nomaster")
+
+    def write_sysctl(self, name: str, value: str, netns: str = HOST) -> None:
+        """Set a sysctl."""
+        enter = ("ip", "netns", "exec", netns) if netns else ()
+        run(*enter, "sysctl", "-qw", f"{name}={value}")
+
+    def flush_ruleset(self) -> None:
+        """Take all of nftables away."""
+        run("nft", "flush", "ruleset")
+
+    def edit_table(self) -> None:
+        """Spoil our table."""
+        run("nft", "flush", "chain", "inet", "isthmus", "forward")
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A kernel, and the other administrator of the same machine."""
+
+    kernel: Kernel
+    admin: Administrator
+
+    def do(self, *operations: Operation) -> None:
+        """Apply *operations*, of which each is put into the phase of its kind."""
+        nft = tuple(one for one in operations if isinstance(one.resource, Table | Element))
+        rest = tuple(one for one in operations if one not in nft)
+        removals = tuple(one for one in rest if isinstance(one, Remove))
+        self.kernel.apply(Plan(nft, removals, tuple(one for one in rest if one not in removals)))
+
+    def make(self, *resources: Resource) -> None:
+        """Make *resources*, in this order."""
+        self.do(*map(Make, resources))
+
+    def refuses(self, operation: Operation, *errnos: int) -> None:
+        """*Operation* is refused with one of these, and leaves things as they were."""
+        before = self.seen()
+        with pytest.raises(Refused) as refused:
+            self.do(operation)
+        assert refused.value.errno in errnos, os.strerror(refused.value.errno)
+        assert str(operation) in str(refused.value)
+        assert self.seen() == before
+
+    def seen(self, scope: Scope = EVERYTHING) -> frozenset[Resource]:
+        """What is observed."""
+        return self.kernel.observe(scope)
+
+    def holds(self, *resources: Resource, scope: Scope = EVERYTHING) -> None:
+        """Within *scope* there are *resources*, and nothing else; sysctls aside."""
+        seen = {one.key: one for one in self.seen(scope)}
+        for one in resources:
+            assert one.key in seen, f"{one} is not among {sorted(seen)}"
+            assert satisfied(one, seen[one.key]), f"{one} is {seen[one.key]}"
+        wanted = {one.key for one in resources}
+        assert {key for key in seen if key[0] != "sysctl"} == {key for key in wanted if key[0] != "sysctl"}
+
+
+@pytest.fixture
+def fake() -> Machine:
+    """A machine in memory."""
+    kernel = FakeKernel()
+    return Machine(kernel, kernel)
+
+
+@pytest.fixture
+def linux(netns: None, tmp_path: Path) -> Iterator[Machine]:  # noqa: ARG001 - it is entered
+    """A machine of the test's own on this Linux."""
+    kernel = LinuxKernel(tmp_path)
+    try:
+        yield Machine(kernel, Shell())
+    finally:
+        kernel.close()
+
+
+@pytest.fixture(params=["fake", pytest.param("linux", marks=pytest.mark.kernel)])
+def machine(request: pytest.FixtureRequest) -> Machine:
+    """Both kinds in turn."""
+    made: Machine = request.getfixturevalue(request.param)
+    return made
+
+
+@pytest.fixture
+def running(machine: Machine) -> Machine:
+    """A machine on which all is made, and which has an uplink of its own."""
+    machine.admin.add_link(HostLink("up0", "veth", 1500))
+    machine.kernel.apply(diff(ALL, ()))
+    return machine
+
+
+def without(*gone: Resource, of: Iterable[Resource] = ALL) -> tuple[Resource, ...]:
+    """All resources but those *gone*."""
+    return tuple(one for one in of if one not in gone)
+
+
+# Making, changing, removing.
+
+
+def test_what_was_made_is_observed(running: Machine) -> None:
+    """Otherwise the next look would find a difference, and the one after that."""
+    running.holds(*ALL)
+    assert diff(ALL, running.seen()) is NOTHING
+
+
+def test_all_is_gone_after_removal(running: Machine) -> None:
+    """Nothing may be left behind, and what is not ours stays."""
+    before = running.kernel.host()
+    running.kernel.apply(diff((), running.seen()))
+    running.holds()
+    assert running.kernel.host() == before
+
+
+@pytest.mark.parametrize(
+    "resource", [one for one in ALL if not isinstance(one, Table)], ids=lambda one: "-".join(one.key)
+)
+def test_making_what_is_there_is_success(running: Machine, resource: Resource) -> None:
+    """After a crash nobody knows how far it came."""
+    running.make(resource)
+    running.holds(*ALL)
+
+
+@pytest.mark.parametrize(
+    "resource", [one for one in ALL if not isinstance(one, Sysctl)], ids=lambda one: "-".join(one.key)
+)
+def test_removing_what_is_gone_is_success(machine: Machine, resource: Resource) -> None:
+    """The namespace may be gone, or all that was in it."""
+    machine.do(Remove(resource))
+    machine.holds()
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [one for one in ALL if not isinstance(one, Sysctl | Table | Namespace | Bridge | Veth)],
+    ids=lambda one: "-".join(one.key),
+)
+def test_what_can_be_removed_by_itself_takes_nothing_along(running: Machine, resource: Resource) -> None:
+    """A route that goes is one route."""
+    rest = without(resource, *((DEFAULT, DIRECT) if resource == ADDRESS else ()))
+    running.do(Remove(resource))
+    running.holds(*rest)
+    running.kernel.apply(diff(ALL, running.seen()))
+    running.holds(*ALL)
+
+
+CHANGES: dict[str, tuple[Resource, Resource]] = {
+    "bridge mtu": (BRIDGE, replace(BRIDGE, mtu=1350)),
+    "bridge ipv6": (BRIDGE, replace(BRIDGE, ipv6=True)),
+    "veth mac": (VETH, replace(VETH, mac="02:42:0a:00:00:09")),
+    "veth mtu": (VETH, replace(VETH, mtu=1300)),
+    "veth isolated": (VETH, replace(VETH, isolated=False)),
+    "route gateway": (DEFAULT, replace(DEFAULT, via=ip_address("10.0.0.7"))),
+    "route direct": (DIRECT, replace(DIRECT, via=ip_address("10.0.0.7"))),
+    "sysctl": (FORWARD, replace(FORWARD, value="0")),
+    "verdict": (ENTER, replace(ENTER, value="accept")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_field_is_changed_in_place(running: Machine, change: str) -> None:
+    """What stands on it stays."""
+    was, new = CHANGES[change]
+    running.do(Change(new, was))
+    running.holds(*without(was), new)
+
+
+def test_a_veth_moves_to_another_bridge(running: Machine) -> None:
+    """Its addresses and routes stay."""
+    other = Bridge(HOST, "br-b", OTHER)
+    moved = replace(VETH, master="br-b")
+    running.do(Make(other), Change(moved, VETH))
+    running.holds(*without(VETH), moved, other)
+
+
+def test_a_veth_gets_ipv6_and_loses_it(machine: Machine) -> None:
+    """A network may be made anew with other families."""
+    off = replace(VETH, ipv6=False)
+    machine.make(BRIDGE, WEB, off)
+    machine.holds(BRIDGE, WEB, off)
+    machine.refuses(Make(ADDRESS6), EACCES)
+    machine.do(Change(VETH, off), Make(ADDRESS6))
+    machine.holds(BRIDGE, WEB, VETH, ADDRESS6)
+    machine.do(Remove(ADDRESS6), Change(off, VETH))
+    machine.holds(BRIDGE, WEB, off)
+
+
+def test_a_veth_may_have_both_ends_in_one_namespace(machine: Machine) -> None:
+    """A link made by hand may lead to the host itself."""
+    pair = Veth(HOST, "one", HOST, "two", Owner("", "c" * 64))
+    addresses = [
+        Address(HOST, name, ip_interface(f"192.0.2.{number}/24"), pair.owner)
+        for number, name in enumerate(("one", "two"), 1)
+    ]
+    machine.make(pair, *addresses)
+    machine.holds(pair, *addresses)
+    machine.kernel.apply(diff((), machine.seen()))
+    machine.holds()
+
+
+def test_a_veth_changes_its_owner_by_being_made_anew(running: Machine) -> None:
+    """The mark says whose it is, for good."""
+    wanted = (*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT), replace(VETH, owner=SECOND_END))
+    running.kernel.apply(diff(wanted, running.seen()))
+    running.holds(*wanted)
+
+
+def test_a_bridge_changes_its_owner_by_being_made_anew(running: Machine) -> None:
+    """Its ports are ours still, and stand on the new one."""
+    new = (replace(BRIDGE, owner=OTHER), replace(GATEWAY, owner=OTHER), replace(PORT, owner=OTHER))
+    wanted = (*without(BRIDGE, GATEWAY, PORT), *new)
+    running.kernel.apply(diff(wanted, running.seen()))
+    running.holds(*wanted)
+
+
+def test_a_veth_moves_to_another_namespace(running: Machine) -> None:
+    """A sandbox takes over what another had."""
+    inner = (ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
+    wanted = (
+        *without(WEB, VETH, *inner),
+        DB,
+        replace(VETH, peer_netns="db"),
+        *(replace(one, netns="db") for one in inner),
+    )
+    running.kernel.apply(diff(wanted, running.seen()))
+    running.holds(*wanted)
+
+
+# What goes along, and what stays.
+
+
+def test_a_veth_takes_its_other_end_with_all_on_it(running: Machine) -> None:
+    """No step of a plan says so."""
+    running.do(Remove(VETH))
+    running.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT))
+
+
+def test_a_bridge_leaves_its_ports_behind(running: Machine) -> None:
+    """An endpoint outlives its bridge, and an uplink is not ours to remove."""
+    running.do(Remove(BRIDGE))
+    running.holds(*without(BRIDGE, GATEWAY, PORT, VETH), replace(VETH, master=None, isolated=False, ipv6=None))
+    assert running.kernel.host().link("up0")
+
+
+def test_the_primary_address_takes_its_subnets_others_along(machine: Machine) -> None:
+    """So a plan makes them again."""
+    others = [Address(HOST, "br-a", ip_interface(text), NET) for text in ("10.0.0.2/24", "10.0.1.1/24", "10.0.0.3/16")]
+    machine.make(BRIDGE, GATEWAY, *others)
+    machine.do(Remove(GATEWAY))
+    machine.holds(BRIDGE, *others[1:])
+
+
+def test_a_secondary_address_goes_alone(machine: Machine) -> None:
+    """It is what came later in the subnet."""
+    second = replace(GATEWAY, interface=ip_interface("10.0.0.2/24"))
+    machine.make(BRIDGE, GATEWAY, second)
+    machine.do(Remove(second))
+    machine.holds(BRIDGE, GATEWAY)
+
+
+def test_with_promote_secondaries_the_next_address_takes_the_primarys_place(machine: Machine) -> None:
+    """Some distributions set it."""
+    second = replace(GATEWAY, interface=ip_interface("10.0.0.2/24"))
+    machine.make(BRIDGE, GATEWAY, second, Sysctl(HOST, "net.ipv4.conf.all.promote_secondaries", "1"))
+    machine.do(Remove(GATEWAY))
+    machine.holds(BRIDGE, second)
+
+
+def test_the_last_ipv4_address_takes_the_links_ipv4_routes_along(machine: Machine) -> None:
+    """With one address left they all stay, even those whose gateway is in the subnet that is gone."""
+    second = replace(ADDRESS, interface=ip_interface("10.9.0.2/24"))
+    machine.make(BRIDGE, WEB, VETH, ADDRESS, second, DEFAULT, DIRECT, ADDRESS6, DEFAULT6)
+    machine.do(Remove(ADDRESS))
+    machine.holds(BRIDGE, WEB, VETH, second, DEFAULT, DIRECT, ADDRESS6, DEFAULT6)
+    machine.do(Remove(second))
+    machine.holds(BRIDGE, WEB, VETH, ADDRESS6, DEFAULT6)
+
+
+def test_an_ipv6_address_goes_alone(machine: Machine) -> None:
+    """IPv6 has no secondaries, and its routes stay."""
+    machine.make(BRIDGE, WEB, VETH, ADDRESS6, DEFAULT6)
+    machine.do(Remove(ADDRESS6))
+    machine.holds(BRIDGE, WEB, VETH, DEFAULT6)
+
+
+def test_a_link_that_is_set_down_loses_routes_and_ipv6_addresses(running: Machine) -> None:
+    """What another administrator did is seen whole, and is made good in one round."""
+    running.admin.set_down("eth0", "web")
+    running.holds(*without(VETH, ADDRESS6, DEFAULT, DEFAULT6, DIRECT), replace(VETH, peer_up=False))
+
+
+def test_a_namespace_that_goes_takes_all_in_it_along(running: Machine) -> None:
+    """The plan names the pairs that lead into it, for the kernel frees those behind our back."""
+    running.do(Remove(VETH), Remove(WEB))
+    running.holds(*without(WEB, VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT))
+
+
+def test_a_table_takes_its_elements_along(running: Machine) -> None:
+    """One transaction removes all."""
+    running.do(Remove(TABLE))
+    running.holds(*without(TABLE, *ELEMENTS))
+
+
+def test_a_table_that_is_made_again_is_empty_but_for_what_came_with_it(running: Machine) -> None:
+    """A load replaces the whole; what its own transaction adds is in it from the first moment."""
+    guards = tuple(one for one in ELEMENTS if not one.permits)
+    running.kernel.apply(Plan(tighten=(Make(TABLE), *(Make(one) for one in guards))))
+    running.holds(*without(*(one for one in ELEMENTS if one.permits)))
+
+
+DAMAGES: dict[str, Callable[[Administrator], None]] = {
+    "bridge deleted": lambda admin: admin.delete_link("br-a"),
+    "bridge down": lambda admin: admin.set_down("br-a"),
+    "bridge mtu": lambda admin: admin.set_mtu("br-a", 1280),
+    "veth deleted": lambda admin: admin.delete_link("veth1"),
+    "inner end deleted": lambda admin: admin.delete_link("eth0", "web"),
+    "veth down": lambda admin: admin.set_down("veth1"),
+    "inner end down": lambda admin: admin.set_down("eth0", "web"),
+    "inner mtu": lambda admin: admin.set_mtu("eth0", 1300, "web"),
+    "veth off its bridge": lambda admin: admin.nomaster("veth1"),
+    "uplink off its bridge": lambda admin: admin.nomaster("up0"),
+    "uplink down": lambda admin: admin.set_down("up0"),
+    "gateway deleted": lambda admin: admin.delete_address("br-a", GATEWAY.interface),
+    "address deleted": lambda admin: admin.delete_address("eth0", ADDRESS.interface, "web"),
+    "ipv6 address deleted": lambda admin: admin.delete_address("eth0", ADDRESS6.interface, "web"),
+    "default route deleted": lambda admin: admin.delete_route(DEFAULT.destination, "web"),
+    "route deleted": lambda admin: admin.delete_route(DIRECT.destination, "web"),
+    "ruleset flushed": lambda admin: admin.flush_ruleset(),
+    "chain flushed": lambda admin: admin.edit_table(),
+    "element deleted": lambda admin: admin.delete_element("switched", ("br-a",)),
+    "forwarding off": lambda admin: admin.write_sysctl("net.ipv4.ip_forward", "0"),
+    "namespace deleted": lambda admin: admin.delete_namespace("web"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_seen_and_made_good_in_one_round(running: Machine, damage: str) -> None:
+    """Repair is not a program of its own: it is the next look."""
+    DAMAGES[damage](running.admin)
+    plan = diff(ALL, running.seen())
+    assert plan is not NOTHING
+    running.kernel.apply(plan)
+    running.holds(*ALL)
+
+
+# Refusals.
+
+
+@pytest.mark.parametrize(
+    ("operation", "errnos"),
+    [
+        (Make(replace(BRIDGE, name="sixteen-letters!")), {ERANGE, EINVAL}),
+        (Make(replace(BRIDGE, name="a b")), {EINVAL}),
+        (Make(replace(BRIDGE, name="a/b")), {EINVAL}),
+        (Make(replace(BRIDGE, name="up0")), {EEXIST}),
+        (Make(replace(BRIDGE, name="br-b", mtu=70000)), {EINVAL}),
+        (Make(replace(BRIDGE, netns="nowhere")), {ENOENT}),
+        (Make(replace(BRIDGE, owner=OTHER)), {EEXIST}),
+        (Make(replace(VETH, name="veth2", peer="eth1", master="nothing")), {ENODEV}),
+        (Make(replace(VETH, name="veth2", peer="eth1", master="up0")), {EOPNOTSUPP}),
+        (Make(replace(VETH, name="veth2", peer="eth1", peer_netns="nowhere")), {ENOENT}),
+        (Make(replace(VETH, name="veth2", peer="eth1", mac="01:00:5e:00:00:01")), {EADDRNOTAVAIL}),
+        (Make(replace(VETH, name="veth2")), {EEXIST}),
+        (Make(replace(VETH, name="up0", peer="eth1")), {EEXIST}),
+        (Make(replace(PORT, name="nothing")), {ENODEV}),
+        (Make(replace(PORT, master="nothing")), {ENODEV}),
+        (Make(replace(ADDRESS, link="nothing")), {ENODEV}),
+        (Make(replace(ADDRESS, netns="nowhere")), {ENOENT}),
+        (Make(replace(ADDRESS6, interface=ip_interface("ff02::7/64"))), {EADDRNOTAVAIL}),
+        (Make(replace(DIRECT, link="nothing")), {ENODEV}),
+        (Make(replace(DIRECT, via=ip_address("192.0.2.1"))), {ENETUNREACH}),
+        (Make(replace(DEFAULT6, destination=ip_network("fd77::/64"), via=ip_address("fdee::1"))), {EHOSTUNREACH}),
+        (Make(replace(DEFAULT6, destination=ip_network("fd77::/64"), via=ip_address("fd00::2"))), {EINVAL}),
+        (Make(Sysctl(HOST, "net.ipv4.conf.nothing.forwarding", "1")), {ENOENT}),
+        (Make(Sysctl("nowhere", "net.ipv4.ip_forward", "1")), {ENOENT}),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused(running: Machine, operation: Operation, errnos: set[int]) -> None:
+    """The caller is told which command failed and why, and nothing is half done."""
+    running.refuses(operation, *errnos)
+
+
+def test_a_route_over_a_link_that_is_down_is_refused(running: Machine) -> None:
+    """It would lead nowhere."""
+    running.admin.set_down("eth0", "web")
+    running.refuses(Make(DIRECT), ENETDOWN)
+
+
+def test_a_namespace_name_of_somebody_elses_is_refused(machine: Machine) -> None:
+    """Two cannot be known by one name."""
+    machine.admin.add_namespace("web")
+    machine.refuses(Make(WEB), EEXIST)
+
+
+def test_a_route_of_the_hosts_is_not_replaced(running: Machine) -> None:
+    """Whoever made it needs it."""
+    running.admin.add_route(ip_network("10.66.0.0/16"), "up0")
+    running.refuses(Make(Route(HOST, ip_network("10.66.0.0/16"), "br-a", NET)), EEXIST)
+    assert "10.66.0.0/16" in running.kernel.host().routes
+
+
+def test_a_bridge_has_room_for_1023_ports(machine: Machine) -> None:
+    """Linux says no to the next, and nothing of it is left."""
+    machine.make(BRIDGE)
+    pairs = [Veth(HOST, f"n{number}", HOST, f"f{number}", NET, master="br-a") for number in range(BRIDGE_PORTS + 1)]
+    machine.make(*pairs[:-1])
+    with pytest.raises(Refused) as refused:
+        machine.make(pairs[-1])
+    assert refused.value.errno == EXFULL
+    machine.holds(BRIDGE, *pairs[:-1])
+
+
+def test_a_plan_stops_at_the_first_refusal(machine: Machine) -> None:
+    """What came before stays; what comes after needs what was refused."""
+    with pytest.raises(Refused):
+        machine.make(WEB, BRIDGE, replace(VETH, master="nothing"), DB)
+    machine.holds(WEB, BRIDGE)
+
+
+def test_after_a_refusal_the_next_round_goes_on(machine: Machine) -> None:
+    """No undo is needed."""
+    wanted: tuple[Resource, ...] = (WEB, BRIDGE, VETH, ADDRESS)
+    machine.admin.add_link(HostLink("veth1", "veth", 1500))
+    with pytest.raises(Refused):
+        machine.kernel.apply(diff(wanted, machine.seen()))
+    machine.admin.delete_link("veth1")
+    machine.kernel.apply(diff(wanted, machine.seen()))
+    machine.holds(*wanted)
+
+
+def test_removing_gathers_refusals_goes_on_and_makes_nothing_then() -> None:
+    """One thing that will not go must not keep the rest; but nothing may be built on what is in doubt."""
+    kernel = FakeKernel(ENDPOINT)
+    machine = Machine(kernel, kernel)
+    kernel.forbid(GATEWAY.key, EPERM)
+    with pytest.raises(ExceptionGroup) as refused:
+        machine.do(Remove(GATEWAY), Remove(VETH), Make(DB))
+    assert [one.errno for one in refused.value.exceptions if isinstance(one, Refused)] == [EPERM]
+    machine.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, of=ENDPOINT))
+    kernel.permit()
+    machine.do(Remove(GATEWAY))
+    machine.holds(BRIDGE, WEB)
+
+
+# Scopes.
+
+SCOPES: dict[str, tuple[Scope, tuple[Resource, ...]]] = {
+    "nothing": (Scope(), ()),
+    "a namespace": (Scope(namespaces=frozenset({"web", "db"})), (WEB,)),
+    "a bridge": (Scope(links=frozenset({(HOST, "br-a")})), (BRIDGE, GATEWAY)),
+    "a veth with both ends": (
+        Scope(links=frozenset({(HOST, "veth1")})),
+        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT),
+    ),
+    "a veth by its inner end": (
+        Scope(links=frozenset({("web", "eth0")})),
+        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT),
+    ),
+    "what is not there": (Scope(links=frozenset({(HOST, "veth9"), ("db", "eth0")})), ()),
+    "what is not ours": (Scope(links=frozenset({(HOST, "up0"), (HOST, "lo")})), ()),
+    "a port": (Scope(ports=frozenset({"up0"})), (PORT,)),
+    "what is no port": (Scope(ports=frozenset({"veth1", "lo", "nothing"})), ()),
+    "the firewall": (Scope(firewall=True), (TABLE, *ELEMENTS)),
+    "everything": (Scope(everything=True, ports=frozenset({"up0"})), tuple(one for one in ALL if one != FORWARD)),
+}
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_exactly_what_the_scope_names_is_seen(running: Machine, scope: str) -> None:
+    """What lies outside must not be planned away."""
+    looked_at, there = SCOPES[scope]
+    running.holds(*there, scope=looked_at)
+
+
+def test_sysctls_are_seen_only_where_they_are_named_and_exist(running: Machine) -> None:
+    """The kernel has thousands."""
+    names = frozenset(
+        {(HOST, "net.ipv4.ip_forward"), ("web", "net.ipv4.ip_forward"), ("nowhere", "net.ipv4.ip_forward")}
+    )
+    seen = {(one.netns, one.value) for one in running.seen(Scope(sysctls=names)) if isinstance(one, Sysctl)}
+    assert (HOST, "1") in seen
+    assert {netns for netns, _ in seen} == {HOST, "web"}
+
+
+def test_a_link_that_somebody_else_put_on_our_bridge_is_not_seen_unless_it_is_named(running: Machine) -> None:
+    """It may be a virtual machine's, and is not ours to take off."""
+    running.admin.add_link(HostLink("tap0", "veth", 1500))
+    running.admin.set_master("tap0", "br-a")
+    running.holds(*ALL)
+
+
+def test_addresses_of_others_on_our_links_are_not_seen(running: Machine) -> None:
+    """An administrator may add one, and it stays."""
+    running.admin.add_address("br-a", ip_interface("192.0.2.1/24"))
+    running.holds(*ALL)
+
+
+def test_an_address_that_somebody_else_made_first_becomes_ours(machine: Machine) -> None:
+    """Wanted by both, it is there once; taken as missing for ever it would be planned for ever."""
+    machine.make(BRIDGE)
+    machine.admin.add_address("br-a", GATEWAY.interface)
+    machine.holds(BRIDGE)
+    machine.make(GATEWAY)
+    machine.holds(BRIDGE, GATEWAY)
+
+
+def test_an_ipv6_address_is_on_a_link_once_whatever_its_prefix(machine: Machine) -> None:
+    """Linux keeps the prefix that was there and says nothing; so a plan takes the old one away first."""
+    wide = replace(ADDRESS6, interface=ip_interface("fd00::2/48"))
+    machine.make(BRIDGE, WEB, VETH, ADDRESS6, wide)
+    machine.holds(BRIDGE, WEB, VETH, ADDRESS6)
+    machine.kernel.apply(diff((BRIDGE, WEB, VETH, wide), machine.seen()))
+    machine.holds(BRIDGE, WEB, VETH, wide)
+
+
+def test_the_host_is_what_is_not_ours(running: Machine) -> None:
+    """Subnets are chosen so that they collide with none of it."""
+    running.admin.add_link(HostLink("wan0", "veth", 1450, (ip_interface("192.0.2.1/24"),)))
+    running.admin.add_route(ip_network("198.51.100.0/24"), "wan0")
+    host = running.kernel.host()
+    assert host.link("wan0") == HostLink("wan0", "veth", 1450, (ip_interface("192.0.2.1/24"),))
+    assert host.link("up0") == HostLink("up0", "veth", 1500)
+    assert not {"br-a", "veth1"} & {link.name for link in host.links}
+    assert {link.kind for link in host.links if link.name == "lo"} == {""}
+    assert set(host.routes) == {"192.0.2.0/24", "198.51.100.0/24"}
+
+
+def test_what_is_removed_by_name_is_not_somebody_elses(machine: Machine) -> None:
+    """In the meantime the name may have become another's."""
+    machine.admin.add_link(HostLink("veth1", "veth", 1500))
+    machine.do(Remove(VETH), Remove(replace(BRIDGE, name="veth1")))
+    assert machine.kernel.host().link("veth1")
+
+
+def test_elements_that_count_have_a_counter(running: Machine) -> None:
+    """`isthmus nat` shows them, beginning with nothing."""
+    counts = running.kernel.counts()
+    assert {(one.set, one.match) for one in counts} == {("masquerade4", ("br-a",))}
+    assert [(one.packets, one.bytes) for one in counts] == [(0, 0)]
+
+
+# What other programs see on Linux.
+
+
+@pytest.mark.kernel
+def test_iproute2_and_nft_see_what_was_made(linux: Machine) -> None:
+    """Our own eyes may be as wrong as our own hands."""
+    linux.admin.add_link(HostLink("up0", "veth", 1500))
+    linux.kernel.apply(diff(ALL, ()))
+    links = {link["ifname"]: link for link in json.loads(ip(HOST, "-j", "-d", "link"))}
+    assert links["br-a"]["ifalias"] == f"isthmus:{'a' * 64}:"
+    assert links["br-a"]["mtu"] == 1400
+    assert links["veth1"]["master"] == links["up0"]["master"] == "br-a"
+    inner = {link["ifname"]: link for link in json.loads(ip("web", "-j", "address"))}["eth0"]
+    assert inner["address"] == VETH.mac
+    assert {"10.0.0.2", "fd00::2"} <= {one["local"] for one in inner["addr_info"]}
+    routes = [*json.loads(ip("web", "-j", "route")), *json.loads(ip("web", "-6", "-j", "route"))]
+    assert {"10.0.0.1", "fd00::1"} <= {one.get("gateway") for one in routes if one["dst"] == "default"}
+    table = json.loads(run("nft", "-j", "list", "table", "inet", "isthmus"))["nftables"]
+    sets = {one["set"]["name"]: one["set"].get("elem") for one in table if "set" in one}
+    assert sets["switched"] == ["br-a"]

@@ -1,0 +1,75 @@
+"""A realm for one test of the kernel: namespaces of its own, in which it may do as it likes and which die with it."""
+
+import ctypes
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from isthmus.kernel.linux import LinuxKernel
+from isthmus.resources import Resource
+
+P = ParamSpec("P")
+_CLONE_NEWNS, _CLONE_NEWNET, _MS_REC, _MS_PRIVATE = 0x20000, 0x40000000, 0x4000, 0x40000
+
+
+def _succeed(result: int) -> None:
+    assert result == 0, os.strerror(ctypes.get_errno())
+
+
+def apart(body: Callable[P, None]) -> Callable[P, None]:
+    """Run a test in a thread of its own, in a new network namespace, and with an empty `/run/netns` of its own."""
+
+    @wraps(body)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        def enter() -> None:
+            libc = ctypes.CDLL(None, use_errno=True)
+            _succeed(libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS))
+            _succeed(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+            Path("/run/netns").mkdir(exist_ok=True)
+            _succeed(libc.mount(b"none", b"/run/netns", b"tmpfs", 0, None))
+            body(*args, **kwargs)
+
+        before = Path("/proc/self/ns/net").readlink()
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            pool.submit(enter).result()
+        assert Path("/proc/self/ns/net").readlink() == before
+
+    return run
+
+
+@contextmanager
+def started(directory: Path) -> Iterator[LinuxKernel]:
+    """Hold a kernel during the block; what it made stays."""
+    kernel = LinuxKernel(directory)
+    try:
+        yield kernel
+    finally:
+        kernel.close()
+
+
+def run(*command: str) -> str:
+    """Return what a program prints, run from where the calling thread is; it must succeed."""
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def shown(*command: str) -> Any:  # noqa: ANN401 (any JSON)
+    """Return what a program prints as JSON."""
+    return json.loads(run(*command) or "[]")
+
+
+def pings(netns: str, address: str) -> bool:
+    """Whether *address* answers to the namespace *netns*."""
+    enter = ("ip", "netns", "exec", netns) if netns else ()
+    done = subprocess.run((*enter, "ping", "-n", "-c1", "-W1", address), check=False, capture_output=True)
+    return done.returncode == 0
+
+
+def by_key(resources: frozenset[Resource]) -> dict[tuple[str, ...], Resource]:
+    """Index what was observed."""
+    return {resource.key: resource for resource in resources}

@@ -1,0 +1,156 @@
+"""What the watch hears of what others do to our things, and that it does not hear us."""
+
+import os
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import ip_interface, ip_network
+from pathlib import Path
+
+import pytest
+
+from isthmus.kernel import FirewallTouched, Lost, News, Shaken
+from isthmus.kernel.linux import LinuxKernel
+from isthmus.kernel.watch import Watch
+from isthmus.model import HOST
+from isthmus.plan import Plan, Remove
+from isthmus.resources import Address, Namespace, Port, Route, Veth
+from tests.kernel.realm import apart, run, started
+from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
+
+pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
+
+SECONDS = 5
+
+
+@contextmanager
+def watching(directory: Path, kernel: LinuxKernel) -> Iterator[Watch]:
+    """Hold a watch during the block, which has heard nothing yet."""
+    watch = Watch(directory / "netns", kernel.firewall_port)
+    try:
+        yield watch
+    finally:
+        watch.close()
+
+
+def heard(watch: Watch, awaited: News) -> set[News]:
+    """Return all news up to the *awaited* one, which must come in time."""
+    news: set[News] = set()
+    end = time.monotonic() + SECONDS
+    while awaited not in news:
+        ready, _, _ = select.select(watch.filenos(), (), (), max(0, end - time.monotonic()))
+        assert ready, f"only {news} was heard of, not {awaited}"
+        news.update(watch.read())
+    return news
+
+
+def heard_by_now(watch: Watch) -> set[News]:
+    """Return all that was heard. The kernel tells before the system call of who did it returns."""
+    return set(watch.read())
+
+
+@pytest.mark.parametrize(
+    ("command", "news"),
+    [
+        ("ip -n web route del default", Shaken("web")),
+        ("ip -n web addr flush dev eth0", Shaken("web")),
+        ("ip -n web link set eth0 down", Lost(WEB)),
+        ("ip -n web link del eth0", Lost(WEB)),
+        ("ip link set br-a down", Lost(NETWORK)),
+        ("ip link del br-a", Lost(NETWORK)),
+        ("ip addr flush dev br-a", Shaken(HOST)),
+        ("ip link set veth11111111111 down", Lost(WEB)),
+        ("ip link set veth11111111111 nomaster", Lost(WEB)),
+        ("ip link del veth11111111111", Lost(WEB)),
+        ("ip link set up0 nomaster", Lost(NETWORK)),
+        ("ip link set up0 down", Lost(NETWORK)),
+        ("ip link del up0", Lost(NETWORK)),
+        ("nft flush ruleset", FirewallTouched()),
+        ("nft delete table inet isthmus", FirewallTouched()),
+        ("nft flush chain inet isthmus forward", FirewallTouched()),
+        ("nft insert rule inet isthmus forward accept", FirewallTouched()),
+        ("nft delete element inet isthmus enter4 { br-a }", FirewallTouched()),
+        ("nft add element inet isthmus trusted { lo . br-a }", FirewallTouched()),
+    ],
+)
+@apart
+def test_what_others_do_to_ours_is_heard(tmp_path: Path, command: str, news: News) -> None:
+    """What nobody hears of stays broken until the next start."""
+    with started(tmp_path) as kernel:
+        stranger("up0")
+        uplink = Port(HOST, "up0", "br-a", NETWORK)
+        settle(kernel, *NET, *RULES, uplink, *endpoint("web", WEB, 2), *endpoint("db", DB, 3))
+        with watching(tmp_path, kernel) as watch:
+            run(*command.split())
+            assert news in heard(watch, news)
+
+
+@apart
+def test_what_others_do_to_their_own_is_not_heard(tmp_path: Path) -> None:
+    """A busy host would have the engine look all the time."""
+    with started(tmp_path) as kernel:
+        settle(kernel, *NET, *RULES, *endpoint("web", WEB, 2))
+        with watching(tmp_path, kernel) as watch:
+            stranger("lan0")
+            run("ip", "address", "add", "192.168.7.5/24", "dev", "lan0")
+            run("ip", "route", "add", "10.50.0.0/16", "via", "192.168.7.1")
+            run("ip", "route", "del", "10.50.0.0/16")
+            run("ip", "address", "flush", "dev", "lan0")
+            run("ip", "link", "del", "lan0")
+            run("ip", "-n", "web", "address", "add", "192.168.7.5/24", "dev", "lo")
+            run("ip", "-n", "web", "address", "del", "192.168.7.5/24", "dev", "lo")
+            run("nft", "add", "table", "inet", "other")
+            run("nft", "delete", "table", "inet", "other")
+            run("nft", "add", "rule", "inet", "isthmus", "user-forward", "accept")
+            run("nft", "flush", "chain", "inet", "isthmus", "user-forward")
+            assert heard_by_now(watch) == set()
+
+
+@apart
+def test_our_own_doing_is_not_heard(tmp_path: Path) -> None:
+    """Each attach and detach would be followed by a look at what was just done."""
+    with started(tmp_path) as kernel:
+        wanted = (*NET, *RULES, *endpoint("web", WEB, 2))
+        settle(kernel, *wanted)
+        with watching(tmp_path, kernel) as watch:
+            settle(kernel, *wanted, *endpoint("db", DB, 3))
+            assert heard_by_now(watch) == set()
+            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            settle(kernel, *wanted)
+            kernel.reap()
+            assert heard_by_now(watch) == set()
+            kernel.apply(Plan(remove=(Remove(endpoint("web", WEB, 2)[1]),)))
+            assert heard_by_now(watch) == set()
+            kernel.reap()
+            assert heard_by_now(watch) == set()
+
+
+@apart
+def test_a_namespace_made_later_is_heard_by_its_own_name(tmp_path: Path) -> None:
+    """The kernel gives the number of a dead namespace to the next: the engine would look into the wrong one."""
+    with started(tmp_path) as kernel, watching(tmp_path, kernel) as watch:
+        for netns, owner in (("web", WEB), ("db", DB), ("web", WEB)):
+            settle(kernel, *NET, *endpoint(netns, owner, 2))
+            run("ip", "-n", netns, "route", "del", "default")
+            assert {news for news in heard(watch, Shaken(netns)) if isinstance(news, Shaken)} == {Shaken(netns)}
+            settle(kernel, *NET)
+            kernel.reap()
+            watch.read()
+
+
+@apart
+def test_ipv6_is_heard_like_ipv4(tmp_path: Path) -> None:
+    """Its routes and addresses go by other ways in the kernel."""
+    with started(tmp_path) as kernel:
+        namespace = Namespace("web")
+        veth = Veth(HOST, "veth1", "web", "eth0", WEB, master="br-a", ipv6=True)
+        address = Address("web", "eth0", ip_interface("fd00:9::2/64"), WEB)
+        route = Route("web", ip_network("::/0"), "eth0", WEB, ip_interface("fd00:9::1/64").ip)
+        six = (namespace, veth, address, route)
+        settle(kernel, *NET, *six)
+        with watching(tmp_path, kernel) as watch:
+            run("ip", "-n", "web", "-6", "route", "del", "default")
+            assert Shaken("web") in heard(watch, Shaken("web"))
+            run("ip", "-n", "web", "address", "del", "fd00:9::2/64", "dev", "eth0")
+            assert Shaken("web") in heard(watch, Shaken("web"))
