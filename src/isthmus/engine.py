@@ -1,0 +1,364 @@
+"""The engine: it decides what a request means, records it, and makes the kernel hold it.
+
+Every change goes one way. The decision is pure: it reads the state and gives new records, or refuses. The records are
+committed; from then on the change is wanted, whatever dies. Then the kernel is held against what is wanted, in the area
+that the change touches, and the difference is mended: `reconcile`. Attaching, detaching, a failed attach, a restart, a
+crash and somebody's `ip link delete` are this one act. Removing is: record that it is being removed, reconcile, forget.
+
+The engine is synchronous and used from one thread, so nothing here needs a lock.
+"""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+from isthmus import present, render
+from isthmus.decisions import Decisions
+from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
+from isthmus.kernel import FirewallTouched, Kernel, Lost, News, Overrun, Scope, Shaken
+from isthmus.model import HOST, Host, Network, Record, Sandbox, Setting, pairs
+from isthmus.plan import NOTHING, Plan, diff
+from isthmus.render import Area
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.resources import Sysctl
+from isthmus.rules import Rules
+from isthmus.state import State
+from isthmus.store import Snapshot, Store, records
+from isthmus.views import Created, Event, LinkView, NatRule, NetworkView, SandboxView
+
+log = logging.getLogger("isthmus")
+
+
+class Engine:
+    """All that can be asked of Isthmus. Every method raises `IsthmusError`s, and then leaves things as they were."""
+
+    def __init__(
+        self,
+        store: Store,
+        kernel: Kernel,
+        rules: Rules,
+        *,
+        clock: Callable[[], int],
+        random: Callable[[int], bytes],
+        publish: Callable[[Event], None],
+        paths: Mapping[str, str],
+    ) -> None:
+        self._store = store
+        self._kernel = kernel
+        self._rules = rules
+        self._clock = clock
+        self._random = random
+        self._publish = publish
+        self._paths = paths
+        self._adopt(State())
+
+    # The heart.
+
+    def reconcile(self, area: Area) -> Plan:
+        """Make the kernel hold what is wanted in *area*; return what had to be done for that."""
+        plan = diff(area.desired, self._kernel.observe(area.scope))
+        if plan is not NOTHING:
+            try:
+                self._kernel.apply(plan)
+            finally:
+                if log.isEnabledFor(logging.INFO):
+                    log.info("%s", plan)
+        return plan
+
+    def start(self) -> Plan:
+        """Read what is wanted and bring the kernel to it, whatever happened since; return what had to be done."""
+        items = self._store.read().items
+        self._adopt(State(records.decode(key, value) for key, value in items.items()))
+        for network in self._decide.default_networks(self._kernel.host()):
+            self._commit(put=[network])
+            for endpoint in self._decide.moved(network):
+                self._commit(put=[endpoint])
+        plan = self.reconcile(self._everything())
+        self._forget(*self._removing())
+        return plan
+
+    def mend(self, news: Iterable[News]) -> Plan:
+        """Look again where *news* say that something changed, and put back what is missing; return what that was."""
+        netns: set[str] = set()
+        of_host = False
+        for one in news:
+            match one:
+                case Overrun():
+                    return self.reconcile(self._everything())
+                case FirewallTouched():
+                    of_host = True
+                case Shaken(netns=name):
+                    netns.add(name)
+                    of_host |= name == HOST
+                case Lost(owner=owner):
+                    held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
+                    if held:
+                        netns.add(self._state.sandboxes[held.sandbox].netns)
+                    if not owner.endpoint and owner.network in self._state.networks:
+                        of_host = True
+                        ports = self._state.on_network(owner.network)
+                        netns.update(self._state.sandboxes[port.sandbox].netns for port in ports)
+        plan = self.reconcile(self._host()) if of_host else NOTHING
+        for name in sorted(netns):
+            if self._state.in_netns(name):
+                plan += self.reconcile(render.sandbox(self._state, name))
+        return plan
+
+    def rehearse(self, action: Callable[["Engine"], object]) -> tuple[str, ...]:
+        """What *action* would do to the kernel, as shell commands. It may be refused, as ever; nothing is done."""
+        stage = _Stage(self._kernel)
+        double = Engine(
+            stage,
+            stage,
+            self._rules,
+            clock=self._clock,
+            random=self._random,
+            publish=lambda _event: None,
+            paths=self._paths,
+        )
+        double._adopt(State(self._state.records()))
+        action(double)
+        return tuple(str(operation) for plan in stage.plans for operation in plan)
+
+    # Networks.
+
+    def networks(self) -> tuple[NetworkView, ...]:
+        """All networks, in the order of their making."""
+        return tuple(present.network(self._state, network) for network in self._state.networks.values())
+
+    def network(self, name: str) -> NetworkView:
+        """The network that *name* stands for."""
+        return present.network(self._state, self._state.network(name))
+
+    def create_network(self, request: NetworkRequest) -> Created:
+        """Make a network."""
+        host = self._kernel.host()
+        network = self._decide.network(request, host)
+        self._carry_out((network,), lambda: self._host(host))
+        self._announce("network", "create", network.id, {"name": network.name, "type": network.driver})
+        return Created(network.id)
+
+    def remove_network(self, name: str) -> None:
+        """Remove a network on which nobody stands."""
+        network = self._state.network(name)
+        if network.predefined:
+            raise Predefined.removing(network.name)
+        endpoints = self._state.on_network(network.id)
+        if endpoints:
+            users = ((self._state.sandboxes[endpoint.sandbox].name, endpoint.id) for endpoint in endpoints)
+            raise NetworkInUse(network.name, users)
+        if any(other.config_from == network.name for other in self._state.networks.values()):
+            raise Forbidden(f'configuration network "{network.name}" is in use')
+        self._take_away((network,), self._host)
+        self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
+
+    def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
+        """Remove every network of users' on which nobody stands and which *keep* does not spare; return their names."""
+        gone = []
+        for network in tuple(self._state.networks.values()):
+            idle = not (network.predefined or network.config_only or self._state.on_network(network.id))
+            if idle and not keep(network):
+                self.remove_network(network.id)
+                gone.append(network.name)
+        self._announce("network", "prune", "", {"reclaimed": "0"})
+        return tuple(gone)
+
+    # Endpoints.
+
+    def connect(self, network: str, sandbox: str, request: EndpointRequest) -> None:
+        """Put a sandbox on one more network."""
+        user, target = self._state.sandbox(sandbox), self._state.network(network)
+        endpoint = self._decide.endpoint(user, target, request)
+        self._carry_out((endpoint,), lambda: render.sandbox(self._state, user.netns))
+        self._announce_endpoint("connect", target, user)
+
+    def disconnect(self, network: str, sandbox: str) -> None:
+        """Take a sandbox off a network."""
+        target = self._state.network(network)
+        user = self._state.sandbox(sandbox)
+        if target.driver == "host":
+            raise InvalidRequest(
+                "cannot disconnect container from host network - container was created in host network mode"
+            )
+        endpoints = [one for one in self._state.of_sandbox(user.id) if one.network == target.id]
+        if not endpoints:
+            raise NotConnected(user.name, target.name)
+        self._take_away(endpoints, lambda: render.sandbox(self._state, user.netns))
+        self._announce_endpoint("disconnect", target, user)
+
+    # Sandboxes.
+
+    def sandboxes(self) -> tuple[SandboxView, ...]:
+        """All sandboxes, in the order of their making."""
+        return tuple(present.sandbox(self._state, user, self._paths) for user in self._state.sandboxes.values())
+
+    def sandbox(self, name: str) -> SandboxView:
+        """The sandbox that *name* stands for."""
+        return present.sandbox(self._state, self._state.sandbox(name), self._paths)
+
+    def create_sandbox(self, request: SandboxRequest) -> Created:
+        """Make a sandbox, on the networks that the request names."""
+        user, endpoints = self._decide.sandbox(request)
+        self._carry_out((user, *endpoints), lambda: render.sandbox(self._state, user.netns))
+        self._announce("container", "create", user.id, {"name": user.name})
+        for endpoint in endpoints:
+            self._announce_endpoint("connect", self._state.networks[endpoint.network], user)
+        return Created(user.id)
+
+    def remove_sandbox(self, name: str) -> None:
+        """Remove a sandbox with its endpoints; its namespace stays for as long as others share it."""
+        user = self._state.sandbox(name)
+        endpoints = self._state.of_sandbox(user.id)
+        links = self._state.links_of(user.id)
+        self._take_away((user,), lambda: render.sandbox(self._state, user.netns), with_them=(*endpoints, *links))
+        for endpoint in endpoints:
+            self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
+        self._announce("container", "destroy", user.id, {"name": user.name})
+
+    def add_link(self, sandbox: str, request: LinkRequest) -> LinkView:
+        """Put an interface into a sandbox by hand."""
+        user = self._state.sandbox(sandbox)
+        link = self._decide.link(user, request)
+        self._carry_out((link,), lambda: render.sandbox(self._state, user.netns))
+        return present.link(link)
+
+    def remove_link(self, sandbox: str, name: str) -> None:
+        """Take an interface away that was put there by hand."""
+        user = self._state.sandbox(sandbox)
+        links = [link for link in self._state.links_of(user.id) if link.ifname == name]
+        if not links:
+            raise NotFound(f"no link {name} was put into {user.name} by hand")
+        self._take_away(links, lambda: render.sandbox(self._state, user.netns))
+
+    def links(self, sandbox: str) -> tuple[LinkView, ...]:
+        """The interfaces that were put into a sandbox by hand."""
+        return tuple(present.link(link) for link in self._state.links_of(self._state.sandbox(sandbox).id))
+
+    # What is counted.
+
+    def nat(self) -> tuple[NatRule, ...]:
+        """The rules of ours that rewrite addresses, with what met them."""
+        return present.nat(self._state, self._kernel.host(), self._kernel.counts())
+
+    # How a change is carried out.
+
+    def _carry_out(self, new: tuple[Record, ...], area: Callable[[], Area]) -> None:
+        """Record what is *new*, and make the kernel hold it; if the kernel refuses, take it back and say why."""
+        self._commit(put=new)
+        try:
+            self.reconcile(area())
+        except (IsthmusError, ExceptionGroup) as refusal:
+            try:
+                self._take_away(new[:1], area, with_them=new[1:])
+            except (IsthmusError, ExceptionGroup) as again:
+                # What is left is recorded as being removed, so the next look at it goes on.
+                refusal.add_note(f"and it could not be taken back whole: {again}")
+            raise
+
+    def _take_away(self, old: Iterable[Record], area: Callable[[], Area], *, with_them: Iterable[Record] = ()) -> None:
+        """Record that *old* goes, take it out of the kernel, and forget it together with what goes *with_them*."""
+        leaving = tuple(record if isinstance(record, Setting) else replace(record, removing=True) for record in old)
+        self._commit(put=leaving)
+        self.reconcile(area())
+        self._forget(*with_them, *leaving)
+
+    def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = ()) -> None:
+        put, drop = tuple(put), tuple(drop)
+        changes: dict[str, bytes | None] = {records.key(record): records.encode(record) for record in put}
+        changes.update((records.key(record), None) for record in drop)
+        self._store.commit(changes)
+        for record in put:
+            self._state.put(record)
+        for record in drop:
+            self._state.drop(record)
+
+    def _forget(self, *old: Record) -> None:
+        if old:
+            self._commit(drop=old)
+
+    def _removing(self) -> Iterable[Record]:
+        """What is still being removed, and what goes with it, inner things first."""
+        state = self._state
+        sandboxes = {user.id for user in state.sandboxes.values() if user.removing}
+        yield from (one for one in state.endpoints.values() if one.removing or one.sandbox in sandboxes)
+        yield from (one for one in state.links.values() if one.removing or one.sandbox in sandboxes)
+        yield from (state.sandboxes[key] for key in sandboxes)
+        yield from (one for one in state.networks.values() if one.removing)
+
+    # Areas.
+
+    def _host(self, host: Host | None = None) -> Area:
+        host = host or self._kernel.host()
+        area = render.host(self._state, host, self._rules, self._closed())
+        opening = {
+            version: name
+            for version, name in render.FORWARDING.items()
+            if any(isinstance(one, Sysctl) and one.name == name for one in area.desired)
+        }
+        if self._close(opening, host):
+            area = render.host(self._state, host, self._rules, self._closed())
+        return area
+
+    def _everything(self) -> Area:
+        return render.everything(self._state, self._host())
+
+    def _closed(self) -> dict[int, tuple[str, ...]]:
+        """Between which interfaces the host shall not forward: those it had when, since it booted, we made it."""
+        closed: dict[int, tuple[str, ...]] = {}
+        for version in render.FORWARDING:
+            boot_id, *interfaces = self._state.settings.get(f"closed{version}", "").split(" ")
+            if boot_id and boot_id == self._rules.boot_id:
+                closed[version] = tuple(interfaces)
+        return closed
+
+    def _close(self, opening: Mapping[int, str], host: Host) -> bool:
+        """Before we switch forwarding on, record between which interfaces not; tell whether that is news."""
+        if not self._rules.closing or not self._rules.boot_id:
+            return False
+        fresh = {version: name for version, name in opening.items() if version not in self._closed()}
+        off = self._kernel.observe(Scope(sysctls=frozenset((HOST, name) for name in fresh.values()))) if fresh else ()
+        shut = {one.name for one in off if isinstance(one, Sysctl) and one.value == "0"}
+        interfaces = " ".join(link.name for link in host.links if link.name != "lo")
+        news = [
+            Setting(f"closed{version}", f"{self._rules.boot_id} {interfaces}".strip())
+            for version, name in fresh.items()
+            if name in shut
+        ]
+        if news:
+            self._commit(put=news)
+        return bool(news)
+
+    # Small things.
+
+    def _adopt(self, state: State) -> None:
+        self._state = state
+        self._decide = Decisions(state, self._rules, clock=self._clock, random=self._random)
+
+    def _announce(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:
+        self._publish(Event(kind, action, identity, pairs(attributes), self._clock()))
+
+    def _announce_endpoint(self, action: str, network: Network, user: Sandbox) -> None:
+        attributes = {"container": user.id, "name": network.name, "type": network.driver}
+        self._announce("network", action, network.id, attributes)
+
+
+class _Stage:
+    """A store and a kernel on which a change is only rehearsed: what is asked is answered, what is told is noted."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.plans: list[Plan] = []
+        self.observe = kernel.observe
+        self.host = kernel.host
+        self.counts = kernel.counts
+
+    def apply(self, plan: Plan) -> None:
+        """Note *plan*."""
+        self.plans.append(plan)
+
+    def read(self, prefix: str = "") -> Snapshot:  # noqa: ARG002 - a rehearsal begins with a state, not with records
+        """Nothing."""
+        return Snapshot(0, {})
+
+    def commit(self, changes: Mapping[str, bytes | None]) -> int:  # noqa: ARG002 - nothing is to remain of it
+        """Do nothing."""
+        return 0

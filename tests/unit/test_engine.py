@@ -1,0 +1,536 @@
+"""The engine on a kernel and a store in memory: what is asked for comes about, what is refused leaves no trace."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from ipaddress import ip_address, ip_interface, ip_network
+from itertools import count
+
+import pytest
+
+from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
+from isthmus.engine import Engine
+from isthmus.errors import (
+    AddressInUse,
+    AlreadyConnected,
+    Ambiguous,
+    Forbidden,
+    InvalidOption,
+    InvalidRequest,
+    IsthmusError,
+    NameTaken,
+    NetworkInUse,
+    NetworkNotFound,
+    NotConnected,
+    PoolExhausted,
+    PoolOverlap,
+    Predefined,
+    Refused,
+    SandboxNotFound,
+)
+from isthmus.kernel import FirewallTouched, Lost, Overrun, Scope, Shaken
+from isthmus.kernel.fake import FakeKernel
+from isthmus.model import HOST, Host, HostLink, pairs
+from isthmus.naming import Owner, veth
+from isthmus.plan import NOTHING
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.resources import Address, Bridge, Element, Port, Resource, Route, Sysctl, Veth
+from isthmus.rules import DefaultBridge, Rules
+from isthmus.store.memory import MemoryStore
+from isthmus.views import Event
+
+LAN = Host(links=(HostLink("eth0", "veth", 1500, (ip_interface("192.0.2.1/24"),)), HostLink("eth1", "veth", 1500)))
+BRIDGE = "com.docker.network.bridge"
+
+
+class World:
+    """An engine with its kernel, its store, and what it announced."""
+
+    def __init__(self, host: Host = LAN, rules: Rules | None = None) -> None:
+        self.kernel = FakeKernel(host=host)
+        self.store = MemoryStore()
+        self.events: list[Event] = []
+        default = DefaultBridge(options=pairs({f"{BRIDGE}.name": "isthmus0"}))
+        self.rules = rules or Rules(pools=DEFAULT_POOLS, boot_id="one", default_bridge=default)
+        self.numbers = count(1)
+        self.engine = self.restart()
+
+    def restart(self) -> Engine:
+        """The engine that the daemon's next life would have."""
+        self.engine = Engine(
+            self.store,
+            self.kernel,
+            self.rules,
+            clock=lambda: next(self.numbers),
+            random=lambda size: sha256(str(next(self.numbers)).encode()).digest()[:size],
+            publish=self.events.append,
+            paths={HOST: "/proc/1/ns/net", "*": "/run/isthmus/netns"},
+        )
+        self.engine.start()
+        return self.engine
+
+    def network(self, name: str, subnet: str = "", gateway: str = "", **fields: object) -> str:
+        """Make a network; its ID."""
+        subnets = (SubnetRequest(subnet, gateway=gateway),) if subnet else ()
+        return self.engine.create_network(NetworkRequest(name, subnets=subnets, **fields)).id  # type: ignore[arg-type]
+
+    def sandbox(self, name: str, mode: str = "default", ipv4: str = "") -> str:
+        """Make a sandbox; its ID."""
+        endpoints = ((mode, EndpointRequest(ipv4=ipv4)),) if ipv4 else ()
+        return self.engine.create_sandbox(SandboxRequest(name, mode=mode, endpoints=endpoints)).id
+
+    def seen(self, *kinds: type) -> set[Resource]:
+        """What the kernel holds of these kinds."""
+        return {one for one in self.kernel.observe(Scope(everything=True, firewall=True)) if isinstance(one, kinds)}
+
+    def routes(self, netns: str) -> set[tuple[str, str, str]]:
+        """Destination, gateway and interface of the routes in a namespace."""
+        return {
+            (str(one.destination), str(one.via), one.link)
+            for one in self.seen(Route)
+            if isinstance(one, Route) and one.netns == netns
+        }
+
+
+@pytest.fixture
+def world() -> World:
+    """A host with two NICs and a daemon that has just started."""
+    return World()
+
+
+def test_a_sandbox_gets_an_interface_an_address_and_a_way_out(world: World) -> None:
+    """The promise that all the rest is built for."""
+    world.network("front", "10.5.0.0/24", "10.5.0.1")
+    world.sandbox("web", "front", ipv4="10.5.0.9")
+    [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]
+    [place] = world.engine.network("front").endpoints
+    assert (pair.peer_netns, pair.peer, pair.mac) == ("web", "eth0", place.endpoint.mac)
+    assert pair.name == veth(place.endpoint.id)
+    assert ("web", "eth0", ip_interface("10.5.0.9/24")) in {
+        (one.netns, one.link, one.interface) for one in world.seen(Address) if isinstance(one, Address)
+    }
+    assert world.routes("web") == {("0.0.0.0/0", "10.5.0.1", "eth0")}
+
+
+def test_the_default_network_is_there_from_the_start(world: World) -> None:
+    """Sandboxes that name no network join `bridge`, whose device is isthmus0."""
+    world.sandbox("web")
+    assert [view.network.name for view in world.engine.networks()] == ["host", "none", "bridge"]
+    assert {one.name for one in world.seen(Bridge) if isinstance(one, Bridge)} == {"isthmus0"}
+    [view] = world.engine.sandbox("web").endpoints
+    assert str(view.ipv4) == "172.17.0.2/16"
+
+
+def test_a_restart_plans_nothing(world: World) -> None:
+    """The next start adopts what stands, and drops no packet."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    before = str(world.kernel)
+    world.restart()
+    assert world.engine.start() == NOTHING
+    assert str(world.kernel) == before
+
+
+def test_after_a_reboot_all_is_made_again(world: World) -> None:
+    """What is wanted outlives the kernel's memory of it, with the same addresses and MACs."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    before = world.seen(Veth, Address, Bridge)
+    world.kernel.reboot()
+    world.restart()
+    assert world.seen(Veth, Address, Bridge) == before
+
+
+def test_disconnecting_takes_the_interface_and_frees_the_address(world: World) -> None:
+    """What is gone is gone from the kernel, and its address can be given to another."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "none")
+    world.sandbox("one", "front")
+    world.engine.disconnect("front", "one")
+    assert not world.seen(Veth)
+    world.sandbox("two", "front")
+    [view] = world.engine.network("front").endpoints
+    assert str(view.ipv4) == "10.5.0.2/24"
+
+
+def test_removing_a_sandbox_leaves_nothing_of_it(world: World) -> None:
+    """No link, no address, no record remains."""
+    world.network("front", "10.5.0.0/24")
+    before, records = str(world.kernel), dict(world.store.read().items)
+    world.sandbox("web", "front")
+    world.engine.remove_sandbox("web")
+    assert str(world.kernel) == before
+    assert dict(world.store.read().items) == records
+
+
+def test_the_kernels_refusal_undoes_the_whole_request(world: World) -> None:
+    """If one step cannot be done, none of it remains, and the caller hears the reason."""
+    world.network("front", "10.5.0.0/24")
+    before, records = str(world.kernel), dict(world.store.read().items)
+    world.kernel.forbid(("address", "web", "eth0", "10.5.0.2/24"), 28)
+    with pytest.raises(Refused, match=r"10\.5\.0\.2/24"):
+        world.sandbox("web", "front")
+    world.kernel.permit()
+    assert str(world.kernel) == before
+    assert dict(world.store.read().items) == records
+
+
+def test_a_removal_that_the_kernel_refuses_is_finished_by_the_next_start(world: World) -> None:
+    """The record says that it is being removed, so nothing is forgotten."""
+    identity = world.network("front", "10.5.0.0/24")
+    world.kernel.forbid(("link", HOST, f"br-{identity[:12]}"), 16)
+    with pytest.raises(ExceptionGroup):
+        world.engine.remove_network("front")
+    world.kernel.permit()
+    world.restart()
+    assert [view.network.name for view in world.engine.networks()] == ["host", "none", "bridge"]
+    assert {one.name for one in world.seen(Bridge) if isinstance(one, Bridge)} == {"isthmus0"}
+
+
+def test_joiners_keep_the_namespace_while_its_owner_is_made_anew(world: World) -> None:
+    """`container:web` follows the name: the new web and those who joined the old one share a namespace."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    world.sandbox("side", "container:web")
+    world.engine.remove_sandbox("web")
+    assert world.engine.sandbox("side").netns_path == "/run/isthmus/netns/web"
+    assert not world.seen(Veth)
+    world.sandbox("web", "front")
+    [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]
+    assert pair.peer_netns == "web"
+    world.engine.remove_sandbox("side")
+    world.engine.remove_sandbox("web")
+    assert "web" not in str(world.kernel)
+
+
+def test_the_default_route_goes_by_priority_then_by_name(world: World) -> None:
+    """With several networks it is never left to chance which one leads outside."""
+    for number, name in enumerate(("beta", "alpha", "gamma"), start=5):
+        world.network(name, f"10.{number}.0.0/24")
+    world.sandbox("web", "beta")
+    assert world.routes("web") == {("0.0.0.0/0", "10.5.0.1", "eth0")}
+    world.engine.connect("alpha", "web", EndpointRequest())
+    assert world.routes("web") == {("0.0.0.0/0", "10.6.0.1", "eth1")}
+    world.engine.connect("gamma", "web", EndpointRequest(gateway_priority=1))
+    assert world.routes("web") == {("0.0.0.0/0", "10.7.0.1", "eth2")}
+    world.engine.disconnect("gamma", "web")
+    assert world.routes("web") == {("0.0.0.0/0", "10.6.0.1", "eth1")}
+
+
+def test_an_internal_network_leads_nowhere(world: World) -> None:
+    """Its members have no default route, and its rules let nothing in or out."""
+    world.network("back", "10.5.0.0/24", internal=True)
+    world.sandbox("db", "back")
+    assert not world.routes("db")
+    rules = {
+        (one.set, one.value) for one in world.seen(Element) if isinstance(one, Element) and one.match[0] != "isthmus0"
+    }
+    assert {("enter4", "drop"), ("leave4", "drop")} <= rules
+    assert not any(name.startswith("masquerade") for name, _ in rules)
+
+
+def test_a_bridged_network_stands_on_the_lan(world: World) -> None:
+    """No address of ours on the bridge, no NAT; the uplink is a port of it, and comes off when the network goes."""
+    uplinks = Scope(ports=frozenset({"eth1"}))
+    world.network("lan", "198.51.100.0/24", "198.51.100.254", options=pairs({"isthmus.uplink": "eth1"}))
+    world.sandbox("web", "lan")
+    [port] = [one for one in world.kernel.observe(uplinks) if isinstance(one, Port)]
+    assert world.routes("web") == {("0.0.0.0/0", "198.51.100.254", "eth0")}
+    assert not any(
+        one.netns == HOST and one.link == port.master for one in world.seen(Address) if isinstance(one, Address)
+    )
+    assert not any(
+        one.set == "masquerade4" and one.match == (port.master,)
+        for one in world.seen(Element)
+        if isinstance(one, Element)
+    )
+    world.engine.remove_sandbox("web")
+    world.engine.remove_network("lan")
+    assert not world.kernel.observe(uplinks)
+    assert world.kernel.host().link("eth1")
+
+
+def test_an_uplink_that_has_an_address_is_refused(world: World) -> None:
+    """On a bridge it could not use the address: the host would cut itself off."""
+    with pytest.raises(InvalidOption, match=r"isthmus\.uplink"):
+        world.network("lan", "198.51.100.0/24", options=pairs({"isthmus.uplink": "eth0"}))
+
+
+def test_an_existing_bridge_is_used_and_never_removed() -> None:
+    """What bears no mark of ours is not ours to change."""
+    world = World(Host(links=(HostLink("br0", "bridge", 1500, (ip_interface("10.5.0.1/24"),)),)))
+    world.network("front", "10.5.0.0/24", "10.5.0.1", options=pairs({f"{BRIDGE}.name": "br0"}))
+    world.sandbox("web", "front")
+    [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]
+    assert pair.master == "br0"
+    world.engine.remove_sandbox("web")
+    world.engine.remove_network("front")
+    assert world.kernel.host().link("br0")
+
+
+def test_subnets_avoid_what_the_host_routes() -> None:
+    """A subnet that we choose collides with no route of the host, a VPN's included."""
+    vpn = HostLink("tun0", "tun", 1500, (ip_interface("172.17.3.4/16"), ip_interface("172.18.5.6/24")))
+    world = World(Host(links=(vpn,)))
+    assert [str(one.cidr) for one in world.engine.network("bridge").network.subnets] == ["172.19.0.0/16"]
+
+
+def test_forwarding_is_switched_on_for_containers_only(world: World) -> None:
+    """If it was us who made the host forward, its own interfaces stay apart."""
+    assert ("net.ipv4.ip_forward", "1") in {
+        (one.name, one.value)
+        for one in world.kernel.observe(Scope(sysctls=frozenset({(HOST, "net.ipv4.ip_forward")})))
+        if isinstance(one, Sysctl)
+    }
+    closed = {one.match[0] for one in world.seen(Element) if isinstance(one, Element) and one.set == "closed4"}
+    assert closed == {"eth0", "eth1"}
+
+
+def test_rehearsal_shows_the_plan_and_does_nothing(world: World) -> None:
+    """`--dry-run` prints what would be done, line by line, and leaves kernel, store and listeners as they were."""
+    before, records, events = str(world.kernel), dict(world.store.read().items), len(world.events)
+    lines = world.engine.rehearse(lambda double: double.create_network(NetworkRequest("front")))
+    assert any(line.startswith("ip link add br-") for line in lines)
+    assert any(line.startswith("nft add element inet isthmus masquerade4") for line in lines)
+    assert (str(world.kernel), dict(world.store.read().items), len(world.events)) == (before, records, events)
+
+
+def test_events_tell_what_happened(world: World) -> None:
+    """Docker's clients follow networks by their events."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    world.engine.remove_sandbox("web")
+    world.engine.remove_network("front")
+    told = [(event.kind, event.action) for event in world.events]
+    assert told == [
+        ("network", "create"),
+        ("container", "create"),
+        ("network", "connect"),
+        ("network", "disconnect"),
+        ("container", "destroy"),
+        ("network", "destroy"),
+    ]
+
+
+def test_what_others_break_is_mended(world: World) -> None:
+    """Whoever takes away a link, an address, a route or our table, it comes back."""
+    identity = world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    [place] = world.engine.network("front").endpoints
+    whole = str(world.kernel)
+    owner = Owner(identity, place.endpoint.id)
+    bridge = f"br-{identity[:12]}"
+    damages: list[tuple[Callable[[], None], object]] = [
+        (lambda: world.kernel.delete_link(veth(place.endpoint.id)), Lost(owner)),
+        (lambda: world.kernel.delete_link(bridge), Lost(Owner(identity))),
+        (lambda: world.kernel.set_down("eth0", "web"), Shaken("web")),
+        (lambda: world.kernel.delete_route(ip_network("0.0.0.0/0"), "web"), Shaken("web")),
+        (lambda: world.kernel.delete_address(bridge, ip_interface("10.5.0.1/24")), Shaken(HOST)),
+        (lambda: world.kernel.nomaster(veth(place.endpoint.id)), Lost(owner)),
+        (world.kernel.flush_ruleset, FirewallTouched()),
+        (world.kernel.reboot, Overrun()),
+    ]
+    for damage, news in damages:
+        damage()
+        assert str(world.kernel) != whole
+        assert world.engine.mend([news]) != NOTHING  # type: ignore[list-item]
+        assert str(world.kernel) == whole
+        assert world.engine.mend([Overrun()]) == NOTHING
+
+
+def test_news_of_what_is_not_ours_means_nothing(world: World) -> None:
+    """Links that we removed ourselves, and strangers', are not brought back."""
+    assert world.engine.mend([Lost(Owner("gone", "gone")), Shaken("elsewhere")]) == NOTHING
+
+
+def refusals() -> Iterator[tuple[str, Callable[[World], object], type[IsthmusError], str]]:
+    """Requests that are refused, with the class and Docker's words."""
+    yield "no name", lambda w: w.network(" "), InvalidRequest, "invalid name: name is empty"
+    yield (
+        "predefined",
+        lambda w: w.network("bridge"),
+        Predefined,
+        "operation is not permitted on predefined bridge network $",
+    )
+    yield "same name", lambda w: w.network("front"), NameTaken, "network with name front already exists"
+    yield "overlap", lambda w: w.network("x", "10.5.0.0/25"), PoolOverlap, "Pool overlaps with other one"
+    yield "driver", lambda w: w.network("x", driver="nope"), IsthmusError, "could not find plugin nope"
+    yield (
+        "second host",
+        lambda w: w.network("x", driver="host"),
+        Forbidden,
+        'only one instance of "host" network is allowed',
+    )
+    yield (
+        "two subnets",
+        lambda w: w.engine.create_network(
+            NetworkRequest("x", subnets=(SubnetRequest("10.8.0.0/24"), SubnetRequest("10.9.0.0/24")))
+        ),
+        Forbidden,
+        "bridge driver doesn't support multiple subnets",
+    )
+    yield (
+        "bad option",
+        lambda w: w.network("x", options=pairs({f"{BRIDGE}.enable_icc": "maybe"})),
+        InvalidOption,
+        f"failed to parse {BRIDGE}.enable_icc value: maybe",
+    )
+    yield (
+        "isolated",
+        lambda w: w.network("x", options=pairs({f"{BRIDGE}.gateway_mode_ipv4": "isolated"})),
+        InvalidOption,
+        "--internal",
+    )
+    yield (
+        "same bridge",
+        lambda w: w.network("x", options=pairs({f"{BRIDGE}.name": "isthmus0"})),
+        Forbidden,
+        "networks have same bridge name",
+    )
+    yield (
+        "removing predefined",
+        lambda w: w.engine.remove_network("host"),
+        Predefined,
+        "is a pre-defined network and cannot",
+    )
+    yield (
+        "in use",
+        lambda w: w.engine.remove_network("front"),
+        NetworkInUse,
+        'network front has active endpoints \\(name:"web"',
+    )
+    yield "unknown network", lambda w: w.engine.network("nope"), NetworkNotFound, "network nope not found"
+    yield (
+        "unknown sandbox",
+        lambda w: w.engine.connect("front", "nope", EndpointRequest()),
+        SandboxNotFound,
+        "No such container: nope",
+    )
+    yield (
+        "connected",
+        lambda w: w.engine.connect("front", "web", EndpointRequest()),
+        AlreadyConnected,
+        "endpoint with name web already exists in network front",
+    )
+    yield (
+        "not connected",
+        lambda w: w.engine.disconnect("bridge", "web"),
+        NotConnected,
+        "container web is not connected to the network bridge",
+    )
+    yield (
+        "host",
+        lambda w: w.engine.connect("host", "web", EndpointRequest()),
+        InvalidRequest,
+        "container must be created in host network mode",
+    )
+    yield (
+        "none beside others",
+        lambda w: w.engine.connect("none", "web", EndpointRequest()),
+        InvalidRequest,
+        "in private \\(none\\) mode",
+    )
+    yield (
+        "joined",
+        lambda w: w.engine.connect("bridge", "side", EndpointRequest()),
+        InvalidRequest,
+        "sharing network namespace with another container",
+    )
+    yield "taken", lambda w: w.sandbox("x", "front", ipv4="10.5.0.9"), AddressInUse, "Address already in use"
+    yield "gateway", lambda w: w.sandbox("x", "front", ipv4="10.5.0.1"), AddressInUse, "Address already in use"
+    yield (
+        "outside",
+        lambda w: w.sandbox("x", "front", ipv4="10.6.0.1"),
+        InvalidRequest,
+        "no configured subnet contains IP address 10.6.0.1",
+    )
+    yield (
+        "static on bridge",
+        lambda w: w.sandbox("x", "bridge", ipv4="172.17.0.9"),
+        InvalidRequest,
+        "user-specified IP address is supported on user-defined networks only",
+    )
+    yield "sandbox name taken", lambda w: w.sandbox("web"), NameTaken, 'The container name "/web" is already in use'
+    yield "bad sandbox name", lambda w: w.sandbox("../web"), InvalidRequest, "Invalid container name"
+    yield (
+        "full",
+        lambda w: w.sandbox("x", "tiny"),
+        PoolExhausted,
+        "no available IPv4 addresses on this network's address pools: tiny",
+    )
+    yield "unknown link", lambda w: w.engine.remove_link("web", "eth9"), IsthmusError, "no link eth9"
+    yield "link type", lambda w: w.engine.add_link("web", LinkRequest("wifi")), InvalidRequest, "invalid link type wifi"
+    yield (
+        "mac",
+        lambda w: w.engine.connect("bridge", "web", EndpointRequest(mac="01:00:00:00:00:01")),
+        InvalidRequest,
+        "invalid MAC address",
+    )
+    for conflict, words in (
+        ("hostname", "hostname and the network mode"),
+        ("dns", "dns and the network mode"),
+        ("ports", "port publishing and the container type network mode"),
+        ("exposed-ports", "port exposing and the container type network mode"),
+        ("mac-address", "mac-address and the network mode"),
+        ("links", "container type network can't be used with links"),
+        ("extra-hosts", "custom host-to-IP mapping and the network mode"),
+    ):
+        yield (
+            f"container: and {conflict}",
+            lambda w, conflict=conflict: w.engine.create_sandbox(  # type: ignore[misc]
+                SandboxRequest("x", mode="container:web", conflicts=frozenset({conflict}))
+            ),
+            InvalidRequest,
+            words,
+        )
+
+
+@pytest.mark.parametrize(("request_", "error", "words"), [pytest.param(*rest, id=name) for name, *rest in refusals()])
+def test_a_refused_request_changes_nothing(
+    world: World, request_: Callable[[World], object], error: type[IsthmusError], words: str
+) -> None:
+    """Bad input has a clear answer, and the kernel and the store are as they were."""
+    world.network("front", "10.5.0.0/24", "10.5.0.1")
+    world.network("tiny", "10.7.0.0/30")
+    world.sandbox("web", "front", ipv4="10.5.0.9")
+    world.sandbox("side", "container:web")
+    world.sandbox("only", "tiny")
+    before, records, events = str(world.kernel), dict(world.store.read().items), len(world.events)
+    with pytest.raises(error, match=words):
+        request_(world)
+    assert (str(world.kernel), dict(world.store.read().items), len(world.events)) == (before, records, events)
+
+
+def test_a_prefix_of_several_ids_is_ambiguous(world: World) -> None:
+    """Rather than guess, we ask again."""
+    for number in range(14):
+        world.network(f"n{number}", f"10.{number}.0.0/24")
+    firsts = Counter(view.network.id[0] for view in world.engine.networks())
+    [(digit, times)] = firsts.most_common(1)
+    with pytest.raises(Ambiguous, match=rf"{times} matches found based on ID prefix"):
+        world.engine.network(digit)
+
+
+def test_endpoints_follow_the_default_bridge_to_a_new_subnet(world: World) -> None:
+    """When `bip` changes, nobody is left behind with an address that leads nowhere."""
+    world.sandbox("web")
+    moved = DefaultBridge(
+        options=pairs({f"{BRIDGE}.name": "isthmus0"}),
+        subnets=(SubnetRequest("192.168.0.0/24", gateway="192.168.0.11"),),
+    )
+    world.rules = Rules(pools=DEFAULT_POOLS, boot_id="one", default_bridge=moved)
+    world.restart()
+    [view] = world.engine.sandbox("web").endpoints
+    assert view.ipv4 is not None
+    assert view.ipv4.network == ip_network("192.168.0.0/24")
+    assert world.routes("web") == {("0.0.0.0/0", "192.168.0.11", "eth0")}
+    assert ip_address("192.168.0.11") in {one.interface.ip for one in world.seen(Address) if isinstance(one, Address)}
+
+
+def test_prune_spares_what_is_used_predefined_or_kept(world: World) -> None:
+    """Only networks of users' on which nobody stands go."""
+    world.network("used", "10.5.0.0/24")
+    world.network("kept", "10.6.0.0/24")
+    world.network("idle", "10.7.0.0/24")
+    world.sandbox("web", "used")
+    assert world.engine.prune_networks(lambda network: network.name == "kept") == ("idle",)
