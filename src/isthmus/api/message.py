@@ -1,0 +1,64 @@
+"""What came in and what goes out, without a socket: the values between `server` and `routes`."""
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from msgspec import json
+
+Version = tuple[int, int]
+
+
+class Stream(Protocol):
+    """A body that is sent piece by piece; `aclose` is called in the end, however that comes."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+    async def aclose(self) -> None:
+        """Free what the stream holds; it may have been read to its end, in part, or not at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as it came. *path* is decoded, of a query key the first value counts, *headers* are in lower case.
+
+    *body* is None if the client announced none (`Content-Length: 0` or nothing), which is not the same as a body that
+    turned out to be empty. *version* and *names* (the words that the route's pattern left open) are filled in by the
+    routing.
+    """
+
+    method: str
+    path: str
+    query: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | None = None
+    version: Version = (0, 0)
+    names: tuple[str, ...] = ()
+
+    def flag(self, key: str) -> bool:
+        """Whether the query says yes to *key*, read as Docker does: everything but a few words for no is a yes."""
+        return self.query.get(key, "").strip().lower() not in {"", "0", "no", "false", "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """An answer. *headers* are those that not all answers bear; a *stream* is sent in the place of the body."""
+
+    status: int
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    stream: Stream | None = None
+
+
+JSON = {"Content-Type": "application/json"}
+
+
+def answer(status: int, shape: object) -> Response:
+    """An answer whose body is *shape* as JSON, with a line's end, as Go's encoder writes it."""
+    return Response(status, json.encode(shape) + b"\n", JSON)
+
+
+def refusal(status: int, message: str) -> Response:
+    """An answer that tells what went wrong, in Docker's form."""
+    # A header of the client's may be quoted in it, and that may hold any bytes.
+    return answer(status, {"message": message.encode("utf-8", "replace").decode()})

@@ -1,0 +1,541 @@
+"""The routes: one table from method and path to a function of the request, and one place where errors become answers.
+
+Every route exists under `/v1.24` to `/v1.52` and without a version, which means the newest. Where Docker's answers
+differ between versions, the function that makes the shape knows. Routes of Docker's that are not ours answer 501 with a
+sentence, those of its swarm 503 as on a node without one, and all others 404, each in Docker's form.
+
+A route that changes something takes `?dry-run=1`; then it does nothing and answers with the commands that would do it.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
+
+from msgspec import json
+
+import isthmus
+from isthmus.api import about as telling
+from isthmus.api import body, filters, translate
+from isthmus.api.about import NEWEST, OLDEST, About, dotted
+from isthmus.api.events import Events, Listener
+from isthmus.api.message import Request, Response, Version, answer, refusal
+from isthmus.engine import Engine
+from isthmus.errors import (
+    Busy,
+    InvalidRequest,
+    IsthmusError,
+    NetworkNotFound,
+    NotFound,
+    NotImplementedHere,
+    StoreUnavailable,
+)
+from isthmus.model import Network
+from isthmus.views import Event, SandboxView
+
+log = logging.getLogger("isthmus.api")
+
+_T = TypeVar("_T")
+
+
+class Call(Protocol):
+    """The way to the engine's thread: runs *work* there and brings back what it returns or raises."""
+
+    def __call__(self, work: Callable[[Engine], _T], /) -> Awaitable[_T]:
+        """What *work* returns; awaiting it raises what *work* raises."""
+
+
+class Api:
+    """The whole API as one callable: a `Request` in, a `Response` out, never an exception."""
+
+    def __init__(self, call: Call, events: Events, about: About, clock: Callable[[], int]) -> None:
+        self.call = call
+        self.events = events
+        self.about = about
+        self.clock = clock
+        self.pruning = False
+        self._common = {
+            "Api-Version": dotted(NEWEST),
+            "Docker-Experimental": "false",
+            "Ostype": "linux",
+            "Server": f"Isthmus/{isthmus.__version__} (linux)",
+        }
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer to *request*."""
+        try:
+            handler, routed = _route(request)
+            response = await handler(self, routed)
+        except IsthmusError as error:
+            response = refusal(error.status, str(error))
+        except ExceptionGroup as group:
+            response = _refusal_of_all(request, group)
+        except Exception as error:  # noqa: BLE001 - the edge: what nobody foresaw is logged, and the client is told so
+            response = _internal(request, error)
+        return replace(response, headers=self._common | dict(response.headers))
+
+
+Handler = Callable[[Api, Request], Awaitable[Response]]
+
+
+def _refusal_of_all(request: Request, group: ExceptionGroup[Exception]) -> Response:
+    """What a removal that went on after errors has to say: all of it, with the status of the first."""
+    ours, others = group.split(IsthmusError)
+    if ours is None or others is not None:
+        return _internal(request, group)
+    errors = list(_leaves(ours))
+    return refusal(errors[0].status, "\n".join(str(error) for error in errors))
+
+
+def _leaves(group: ExceptionGroup[IsthmusError]) -> Iterable[IsthmusError]:
+    for one in group.exceptions:
+        if isinstance(one, IsthmusError):
+            yield one
+        else:
+            yield from _leaves(one)
+
+
+def _internal(request: Request, error: Exception) -> Response:
+    """The answer to a mistake of ours, of which the log tells all and the client nothing but where to look."""
+    log.error("%s %r failed", request.method, request.path, exc_info=error)
+    return refusal(500, f"internal error: {request.method} {request.path} failed, see the daemon's log")
+
+
+# Routing.
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One line of the table. A word in braces stands for one part of the path, `{name*}` for one or more."""
+
+    method: str
+    pattern: str
+    handler: Handler
+    since: Version = OLDEST
+
+    @property
+    def compiled(self) -> re.Pattern[str]:
+        """The pattern as a regular expression with one group for each word in braces."""
+        escaped = re.sub(r"\{\w+\*\}", "(.+)", re.sub(r"\{\w+\}", "([^/]+)", self.pattern))
+        return re.compile(escaped, re.DOTALL)
+
+
+_VERSIONED = re.compile(r"/v([0-9]{1,6}(?:\.[0-9]{1,6})*)(/.*)", re.DOTALL)
+
+
+def _route(request: Request) -> tuple[Handler, Request]:
+    """The handler for *request*, which then knows its version and the words of its path."""
+    version, path = NEWEST, request.path
+    if versioned := _VERSIONED.fullmatch(path):
+        path = versioned[2]
+        version = _supported(versioned[1])
+    for pattern, route in _TABLE.get((request.method, _first_part(path)), ()):
+        if (found := pattern.fullmatch(path)) and version >= route.since:
+            return route.handler, replace(request, version=version, names=found.groups())
+    return _not_found, request
+
+
+def _first_part(path: str) -> str:
+    return path[1:].partition("/")[0]
+
+
+def _supported(text: str) -> Version:
+    """The *text* of a version, if we speak it; Docker's refusals otherwise."""
+    major, minor = (*(int(part) for part in text.split(".")), 0)[:2]
+    if (major, minor) < OLDEST:
+        raise InvalidRequest(
+            f"client version {text} is too old. Minimum supported API version is {dotted(OLDEST)}, please upgrade your "
+            "client to a newer version"
+        )
+    if (major, minor) > NEWEST:
+        raise InvalidRequest(f"client version {text} is too new. Maximum supported API version is {dotted(NEWEST)}")
+    return major, minor
+
+
+async def _not_found(_api: Api, _request: Request) -> Response:
+    return refusal(404, "page not found")
+
+
+async def _change(api: Api, request: Request, work: Callable[[Engine], _T], then: Callable[[_T], Response]) -> Response:
+    """Let the engine do *work* and answer as *then* says; or, if the client asks for that, tell what it would do."""
+    if request.flag("dry-run"):
+        return answer(200, {"Plan": await api.call(lambda engine: engine.rehearse(work))})
+    return then(await api.call(work))
+
+
+def _filters(request: Request, known: frozenset[str]) -> filters.Filters:
+    return filters.parse(request.query.get("filters", ""), known)
+
+
+# Of ourselves.
+
+
+async def _ping(_api: Api, request: Request) -> Response:
+    headers = {
+        "Content-Type": "text/plain; charset=utf-8",
+        "Cache-Control": "no-cache, no-store, must-revalidate",
+        "Pragma": "no-cache",
+        "Builder-Version": "1",
+        "Swarm": "inactive",
+    }
+    return Response(200, b"" if request.method == "HEAD" else b"OK", headers)
+
+
+async def _version(api: Api, _request: Request) -> Response:
+    return answer(200, telling.version(api.about))
+
+
+async def _info(api: Api, request: Request) -> Response:
+    sandboxes = await api.call(lambda engine: len(engine.sandboxes()))
+    shape = telling.info(
+        api.about, request.version, sandboxes=sandboxes, listeners=api.events.listeners, now=api.clock()
+    )
+    return answer(200, shape)
+
+
+async def _events(api: Api, request: Request) -> Response:
+    """The events, as a stream that ends at *until*, or when the client goes away, or never."""
+    now = api.clock()
+    since, until = (
+        filters.instant(key, request.query[key], now) if request.query.get(key) else None for key in ("since", "until")
+    )
+    if since is not None and until is not None and until < since:
+        raise InvalidRequest(
+            f"`since` time ({request.query['since']}) cannot be after `until` time ({request.query['until']})"
+        )
+    wanted = translate.wanted_event(_filters(request, translate.EVENT_FILTERS))
+    from_past = since is not None or until is not None
+
+    def past(event: Event) -> bool:
+        return from_past and event.time >= (since or 0) and (until is None or event.time <= until)
+
+    listener = api.events.listen(past)
+    if until is not None and until <= now:
+        listener.end()
+    lasts = None if until is None else (until - now) / 10**9
+    kinds = request.headers.get("accept", "")
+    lines = "ndjson" in kinds or "*/*" in kinds
+    stream = _EventStream(api.events, listener, wanted, lasts, request.version)
+    headers = {"Content-Type": "application/x-ndjson" if lines else "application/json"}
+    return Response(200, headers=headers, stream=stream)
+
+
+class _EventStream:
+    """Events as lines of JSON. It listens from the moment it is made, so a client misses nothing after our answer."""
+
+    def __init__(
+        self,
+        events: Events,
+        listener: Listener,
+        wanted: Callable[[Event], bool],
+        lasts: float | None,
+        version: Version,
+    ) -> None:
+        self._events = events
+        self._listener = listener
+        self._wanted = wanted
+        self._lasts = lasts
+        self._version = version
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        ending = None if self._lasts is None else loop.call_later(max(0, self._lasts), self._listener.end)
+        try:
+            while (event := await self._listener.next()) is not None:
+                if self._wanted(event):
+                    yield json.encode(translate.event(event, self._version)) + b"\n"
+        finally:
+            if ending:
+                ending.cancel()
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        self._events.leave(self._listener)
+
+
+# Networks, as Docker has them.
+
+
+async def _networks(api: Api, request: Request) -> Response:
+    wanted = translate.wanted_network(_filters(request, translate.NETWORK_FILTERS))
+    views = filter(wanted, await api.call(lambda engine: engine.networks()))
+    if request.version < (1, 28):
+        return answer(200, [translate.network_inspect(view, request.version) for view in views])
+    return answer(200, [translate.network_summary(view) for view in views])
+
+
+async def _network(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    verbose = request.query.get("verbose", "")
+    if verbose not in {"", "1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False"}:
+        raise InvalidRequest(
+            f'invalid value for verbose: {verbose}: strconv.ParseBool: parsing "{verbose}": invalid syntax'
+        )
+    view = await api.call(lambda engine: engine.network(name))
+    if request.query.get("scope", view.network.scope) not in {"", view.network.scope}:
+        raise NetworkNotFound(name)
+    return answer(200, translate.network_inspect(view, request.version))
+
+
+async def _create_network(api: Api, request: Request) -> Response:
+    create = body.decode(body.NetworkCreate, request.headers, request.body)
+    wish = translate.network_request(create, request.version)
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.create_network(wish),
+        lambda made: answer(201, {"Id": made.id, "Warning": made.warning}),
+    )
+
+
+async def _remove_network(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return await _change(api, request, lambda engine: engine.remove_network(name), lambda _: Response(204))
+
+
+async def _connect(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    connect = body.decode(body.NetworkConnect, request.headers, request.body)
+    sandbox, wish = translate.named(connect.container), translate.endpoint_request(connect.endpoint_config)
+    return await _change(api, request, lambda engine: engine.connect(name, sandbox, wish), lambda _: Response(200))
+
+
+async def _disconnect(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    disconnect = body.decode(body.NetworkDisconnect, request.headers, request.body)
+    sandbox = translate.named(disconnect.container)
+
+    # `Force` is for endpoints that outlived their container, which cannot be here.
+    return await _change(api, request, lambda engine: engine.disconnect(name, sandbox), lambda _: Response(200))
+
+
+async def _prune_networks(api: Api, request: Request) -> Response:
+    may_go = translate.prunable(_filters(request, translate.PRUNE_FILTERS), api.clock())
+
+    def keep(network: Network) -> bool:
+        return not may_go(network.created, dict(network.labels))
+
+    return await _prune(api, request, lambda engine: engine.prune_networks(keep), "NetworksDeleted")
+
+
+async def _prune(api: Api, request: Request, work: Callable[[Engine], tuple[str, ...]], key: str) -> Response:
+    """Let *work* remove things, unless another pruning is under way; answer their names under *key*."""
+    if api.pruning:
+        raise Busy("a prune operation is already running")
+    api.pruning = True
+    try:
+        return await _change(api, request, work, lambda names: answer(200, {key: names or None}))
+    finally:
+        api.pruning = False
+
+
+# Sandboxes, as Docker's clients see them: as containers.
+
+
+async def _containers(api: Api, request: Request) -> Response:
+    """The sandboxes, the newest first; all of them are running."""
+    wanted = translate.wanted_sandbox(_filters(request, translate.SANDBOX_FILTERS))
+    limit = request.query.get("limit", "")
+    if limit and not re.fullmatch(r"-?[0-9]{1,9}", limit):
+        raise InvalidRequest(f'invalid value for limit: {limit}: strconv.Atoi: parsing "{limit}": invalid syntax')
+    views = sorted(await api.call(lambda engine: engine.sandboxes()), key=lambda view: -view.sandbox.created)
+    views = [view for view in views if wanted(view)][: int(limit) if limit and int(limit) > 0 else None]
+    now = api.clock()
+    return answer(200, [translate.container_summary(view, now) for view in views])
+
+
+async def _container(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    view = await api.call(lambda engine: engine.sandbox(name))
+    return answer(200, translate.container_inspect(view, request.version))
+
+
+async def _images(_api: Api, _request: Request) -> Response:
+    return answer(200, [])
+
+
+async def _volumes(_api: Api, _request: Request) -> Response:
+    return answer(200, {"Volumes": [], "Warnings": None})
+
+
+def _none_such(message: str) -> Handler:
+    """A handler that has nothing of the name asked for: `docker inspect` asks for each kind of thing in turn."""
+
+    async def handler(_api: Api, request: Request) -> Response:
+        raise NotFound(message.format(*request.names))
+
+    return handler
+
+
+# Sandboxes, as they are.
+
+
+async def _sandboxes(api: Api, request: Request) -> Response:
+    wanted = translate.wanted_sandbox(_filters(request, translate.SANDBOX_FILTERS))
+    views = await api.call(lambda engine: engine.sandboxes())
+    return answer(200, [translate.sandbox(view) for view in views if wanted(view)])
+
+
+async def _sandbox(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return answer(200, translate.sandbox(await api.call(lambda engine: engine.sandbox(name))))
+
+
+async def _create_sandbox(api: Api, request: Request) -> Response:
+    create = body.decode(body.SandboxCreate, request.headers, request.body)
+    wish, warnings = translate.sandbox_request(request.query.get("name", ""), create)
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.create_sandbox(wish),
+        lambda made: answer(201, {"Id": made.id, "Warnings": [*warnings, *filter(None, [made.warning])]}),
+    )
+
+
+async def _remove_sandbox(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return await _change(api, request, lambda engine: engine.remove_sandbox(name), lambda _: Response(204))
+
+
+async def _prune_sandboxes(api: Api, request: Request) -> Response:
+    """Remove the sandboxes that serve nobody: in a namespace that no other one shares, and with nothing in it."""
+    may_go = translate.prunable(_filters(request, translate.PRUNE_FILTERS), api.clock())
+
+    def work(engine: Engine) -> tuple[str, ...]:
+        views = engine.sandboxes()
+        shared = [view.sandbox.netns for view in views]
+        gone = []
+        for view in views:
+            idle = shared.count(view.sandbox.netns) == 1 and _is_empty(engine, view)
+            if idle and may_go(view.sandbox.created, dict(view.sandbox.labels)):
+                engine.remove_sandbox(view.sandbox.id)
+                gone.append(view.sandbox.name)
+        return tuple(gone)
+
+    return await _prune(api, request, work, "SandboxesDeleted")
+
+
+def _is_empty(engine: Engine, view: SandboxView) -> bool:
+    """Whether nothing is in the namespace that we put there; to be on `none` is to have nothing."""
+    return all(one.network.driver == "null" for one in view.endpoints) and not engine.links(view.sandbox.id)
+
+
+async def _links(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return answer(200, [translate.link(view) for view in await api.call(lambda engine: engine.links(name))])
+
+
+async def _add_link(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    wish = translate.link_request(body.decode(body.LinkCreate, request.headers, request.body))
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.add_link(name, wish),
+        lambda view: answer(201, {"Name": view.name, "PeerName": view.peer}),
+    )
+
+
+async def _remove_link(api: Api, request: Request) -> Response:
+    name, link = request.names
+    return await _change(api, request, lambda engine: engine.remove_link(name, link), lambda _: Response(204))
+
+
+async def _nat(api: Api, _request: Request) -> Response:
+    return answer(200, translate.nat(await api.call(lambda engine: engine.nat())))
+
+
+# Docker's, and not ours.
+
+
+async def _not_ours(_api: Api, request: Request) -> Response:
+    raise NotImplementedHere(
+        f"{request.method} {request.path} is not part of Isthmus, which does the networks of containers and not the "
+        "containers: make a sandbox with `isthmus sandbox create`, or use a container engine beside it"
+    )
+
+
+async def _no_swarm(_api: Api, _request: Request) -> Response:
+    raise StoreUnavailable("This node is not part of a swarm")
+
+
+ROUTES = (
+    Route("GET", "/_ping", _ping),
+    Route("HEAD", "/_ping", _ping),
+    Route("GET", "/version", _version),
+    Route("GET", "/info", _info),
+    Route("GET", "/events", _events),
+    Route("GET", "/networks", _networks),
+    Route("GET", "/networks/", _networks),
+    Route("GET", "/networks/{name*}", _network),
+    Route("POST", "/networks/create", _create_network),
+    Route("POST", "/networks/prune", _prune_networks, since=(1, 25)),
+    Route("POST", "/networks/{name*}/connect", _connect),
+    Route("POST", "/networks/{name*}/disconnect", _disconnect),
+    Route("DELETE", "/networks/{name*}", _remove_network),
+    Route("GET", "/containers/json", _containers),
+    Route("GET", "/containers/{name}/json", _container),
+    Route("GET", "/images/json", _images),
+    Route("GET", "/images/{name*}/json", _none_such("No such image: {}")),
+    Route("GET", "/volumes", _volumes),
+    Route("GET", "/volumes/{name}", _none_such("get {}: no such volume")),
+    Route("GET", "/plugins/{name*}/json", _none_such('plugin "{}" not found')),
+    Route("GET", "/sandboxes", _sandboxes),
+    Route("GET", "/sandboxes/{name}", _sandbox),
+    Route("POST", "/sandboxes/create", _create_sandbox),
+    Route("POST", "/sandboxes/prune", _prune_sandboxes),
+    Route("DELETE", "/sandboxes/{name}", _remove_sandbox),
+    Route("GET", "/sandboxes/{name}/links", _links),
+    Route("POST", "/sandboxes/{name}/links", _add_link),
+    Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),
+    Route("GET", "/nat", _nat),
+)
+"""What we do; the first line that fits is taken."""
+
+SWARM = """
+/swarm GET; /swarm/unlockkey GET; /swarm/init POST; /swarm/join POST; /swarm/leave POST; /swarm/update POST
+/swarm/unlock POST; /nodes GET; /nodes/{id} GET DELETE; /nodes/{id}/update POST; /services GET; /services/create POST
+/services/{id} GET DELETE; /services/{id}/update POST; /services/{id}/logs GET; /tasks GET; /tasks/{id} GET
+/tasks/{id}/logs GET; /secrets GET; /secrets/create POST; /secrets/{id} GET DELETE; /secrets/{id}/update POST
+/configs GET; /configs/create POST; /configs/{id} GET DELETE; /configs/{id}/update POST
+"""
+"""What needs a swarm: each path with its methods."""
+
+OTHERS = """
+/auth POST; /build POST; /build/prune POST; /build/cancel POST; /session POST; /grpc POST; /commit POST
+/system/df GET; /distribution/{name*}/json GET
+/containers/create POST; /containers/prune POST; /containers/{id} DELETE; /containers/{id}/archive HEAD GET PUT
+/containers/{id}/export GET; /containers/{id}/changes GET; /containers/{id}/top GET; /containers/{id}/logs GET
+/containers/{id}/stats GET; /containers/{id}/attach/ws GET; /containers/{id}/kill POST; /containers/{id}/pause POST
+/containers/{id}/unpause POST; /containers/{id}/restart POST; /containers/{id}/start POST; /containers/{id}/stop POST
+/containers/{id}/wait POST; /containers/{id}/resize POST; /containers/{id}/attach POST; /containers/{id}/exec POST
+/containers/{id}/rename POST; /containers/{id}/update POST
+/exec/{id}/json GET; /exec/{id}/start POST; /exec/{id}/resize POST
+/images/search GET; /images/get GET; /images/load POST; /images/create POST; /images/prune POST; /images/{name*} DELETE
+/images/{name*}/get GET; /images/{name*}/history GET; /images/{name*}/push POST
+/images/{name*}/tag POST; /volumes/create POST; /volumes/prune POST; /volumes/{name} PUT DELETE
+/plugins GET; /plugins/privileges GET; /plugins/pull POST; /plugins/create POST; /plugins/{name*} DELETE
+/plugins/{name*}/enable POST; /plugins/{name*}/disable POST; /plugins/{name*}/push POST
+/plugins/{name*}/upgrade POST; /plugins/{name*}/set POST
+"""
+"""The rest of Docker's API."""
+
+
+def _foreign(paths: str, handler: Handler) -> Iterable[Route]:
+    for entry in paths.replace("\n", ";").split(";"):
+        path, *methods = entry.split() or [""]
+        for method in methods:
+            yield Route(method, path, handler)
+
+
+def _table(routes: Iterable[Route]) -> dict[tuple[str, str], list[tuple[re.Pattern[str], Route]]]:
+    """The *routes* by method and first part of the path, so that finding one takes a few comparisons."""
+    table: dict[tuple[str, str], list[tuple[re.Pattern[str], Route]]] = {}
+    for route in routes:
+        table.setdefault((route.method, _first_part(route.pattern)), []).append((route.compiled, route))
+    return table
+
+
+_TABLE = _table((*ROUTES, *_foreign(SWARM, _no_swarm), *_foreign(OTHERS, _not_ours)))

@@ -1,0 +1,265 @@
+"""The socket side of the API: listening, HTTP, limits, streams. It knows no route.
+
+HTTP is aiohttp's low-level server (`docs/decisions/0003-http.md` says why): one coroutine for each request, no
+framework. Nothing here waits for a client without a limit of time or of size, and nothing blocks the loop.
+"""
+
+import asyncio
+import grp
+import logging
+import os
+import re
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from isthmus.api.message import Request, Response, Stream, refusal
+from isthmus.errors import InvalidRequest
+
+log = logging.getLogger("isthmus.api")
+
+GROUP = "isthmus"
+"""Members of this group of the system may talk to the daemon, if there is one."""
+
+_FIRST_PASSED = 3
+_SILENT = logging.Logger("isthmus.api.access", logging.CRITICAL)  # noqa: LOG001 - one that no configuration can wake
+_READING = frozenset({"GET", "HEAD"})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take from us. Sizes are in bytes, times in seconds."""
+
+    body: int = 4 * 2**20
+    header_line: int = 16 * 2**10
+    headers: int = 100
+    header_time: float = 60
+    """How long a connection may be without a whole header, be it idle, slow, or between two requests."""
+    body_time: float = 30
+    linger: float = 2
+    """How long a client whose body was refused may go on sending it, so that it comes to read our answer."""
+    connections: int = 1024
+
+
+def listen(address: str, environment: Mapping[str, str], group: str = "") -> socket.socket:
+    """A listening socket for *address*: `unix://PATH`, or `fd://` for the one that systemd passed to us.
+
+    A socket file at which nobody answers is replaced; `InvalidRequest` if somebody does, or if it is no socket.
+    The socket has mode 0660 and is for root and *group*, or for the group `isthmus` if none is named and there is one.
+    """
+    if address == "fd://":
+        return _passed(environment)
+    scheme, separator, path = address.partition("://")
+    if scheme != "unix" or not separator or not path.startswith("/"):
+        raise InvalidRequest(
+            f"invalid host {address}: it must be unix:///PATH, or fd:// when systemd starts the daemon"
+        )
+    _clear(Path(path))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listening.bind(path)
+    except OSError as error:
+        listening.close()
+        raise InvalidRequest(f"cannot listen at {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(before)
+    try:
+        os.chown(path, -1, grp.getgrnam(group or GROUP).gr_gid)
+    except (KeyError, PermissionError) as error:
+        if group:
+            raise InvalidRequest(f"invalid group {group}: the socket cannot be given to it ({error})") from error
+    Path(path).chmod(0o660)
+    listening.listen(128)
+    listening.setblocking(False)  # noqa: FBT003 - its only parameter
+    return listening
+
+
+def _passed(environment: Mapping[str, str]) -> socket.socket:
+    """The socket that systemd opened for us (`sd_listen_fds`)."""
+    if environment.get("LISTEN_PID") != str(os.getpid()) or environment.get("LISTEN_FDS") != "1":
+        raise InvalidRequest("invalid host fd://: systemd passed no socket, or more than one (LISTEN_PID, LISTEN_FDS)")
+    listening = socket.socket(fileno=_FIRST_PASSED)
+    listening.setblocking(False)  # noqa: FBT003 - its only parameter
+    return listening
+
+
+def _clear(path: Path) -> None:
+    """Remove the socket file *path* if nobody answers there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise InvalidRequest(
+                f"cannot listen at {path}: there is a file that is not a socket; remove it, or use another"
+            )
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError:
+            pass
+    raise InvalidRequest(f"cannot listen at {path}: another daemon answers there; stop it, or give another -H")
+
+
+class Server:
+    """Serves *api* on sockets until it is closed."""
+
+    def __init__(self, api: Callable[[Request], Awaitable[Response]], limits: Limits = Limits()) -> None:
+        self._api = api
+        self._limits = limits
+        self._http: web.Server | None = None
+        self._listening: list[asyncio.Server] = []
+
+    async def start(self, *sockets: socket.socket) -> None:
+        """Accept connections on these listening *sockets*."""
+        # A client that goes away cancels its handler, which is how streams end. Work that the engine was given is
+        # done all the same (`Worker.call`).
+        self._http = http = web.Server(self._handle, request_factory=self._request, handler_cancellation=True)
+        loop = asyncio.get_running_loop()
+        limits = self._limits
+
+        def connection() -> asyncio.Protocol:
+            if len(http.connections) >= limits.connections:
+                return _Full()
+            return _Connection(
+                http,
+                loop=loop,
+                keepalive_timeout=limits.header_time,
+                lingering_time=limits.linger,
+                max_line_size=limits.header_line,
+                max_field_size=limits.header_line,
+                max_headers=limits.headers,
+                auto_decompress=False,
+                tcp_keepalive=False,
+                access_log=_SILENT,
+            )
+
+        for one in sockets:
+            self._listening.append(await loop.create_unix_server(connection, sock=one))
+
+    async def close(self, patience: float = 5) -> None:
+        """Stop accepting, give the requests that are being served *patience* seconds to end, and cut off the rest."""
+        for server in self._listening:
+            server.close()
+        if self._http:
+            self._http.pre_shutdown()
+            await self._http.shutdown(patience)
+
+    def _request(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: "asyncio.Task[None]",
+    ) -> web.BaseRequest:
+        return web.BaseRequest(
+            message, payload, protocol, writer, task, asyncio.get_running_loop(), client_max_size=self._limits.body
+        )
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        try:
+            async with asyncio.timeout(self._limits.body_time):
+                body = await http.read() if http.body_exists else None
+        except web.HTTPRequestEntityTooLarge:
+            return _closing(refusal(413, f"the body is too large: it may have at most {self._limits.body} bytes"))
+        except TimeoutError:
+            return _closing(refusal(408, "the body did not come in time"))
+        except (web.RequestPayloadError, ValueError):
+            return _closing(refusal(400, "the body is not what its headers announce"))
+        request = Request(
+            method=http.method,
+            path=http.path,
+            query=_query(http.query_string if "?" in http.path_qs else ""),
+            headers={name.lower(): value for name, value in http.headers.items()},
+            body=body,
+        )
+        if http.method not in _READING and log.isEnabledFor(logging.INFO):
+            log.info("%s %s%s", request.method, http.path_qs, _peer(http))
+        response = await self._api(request)
+        if response.stream is None:
+            return web.Response(status=response.status, body=response.body, headers=response.headers)
+        return await _stream(http, response, response.stream)
+
+
+def _query(text: str) -> dict[str, str]:
+    """The first value of each key of a query."""
+    pairs = parse_qsl(text, keep_blank_values=True, errors="replace")
+    return dict(reversed(pairs))
+
+
+def _peer(http: web.BaseRequest) -> str:
+    """Who is at the other end of a unix socket, for the log."""
+    transport = http.transport
+    connected = transport.get_extra_info("socket") if transport else None
+    if connected is None or connected.family != socket.AF_UNIX:
+        return ""
+    pid, uid, _gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return f" pid={pid} uid={uid}"
+
+
+async def _stream(http: web.BaseRequest, response: Response, stream: Stream) -> web.StreamResponse:
+    """Send *stream* as the body of *response*, until it ends or the client goes away."""
+    sending = web.StreamResponse(status=response.status, headers=response.headers)
+    try:
+        await sending.prepare(http)
+        async for piece in stream:
+            await sending.write(piece)
+        await sending.write_eof()
+    finally:
+        await stream.aclose()
+    return sending
+
+
+def _closing(response: Response) -> web.Response:
+    """An answer after which the connection is of no more use, since the body was not read to its end."""
+    answer = web.Response(status=response.status, body=response.body, headers=response.headers)
+    answer.force_close()
+    return answer
+
+
+class _Connection(RequestHandler):
+    """aiohttp's connection; what it refuses before it asks us is refused in Docker's form, too."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is not HTTP, or to a mistake of this module's."""
+        if status >= 500:
+            log.error("%s %r failed", request.method, request.path, exc_info=exc)
+            return _closing(refusal(status, "internal error: see the daemon's log"))
+        words = re.sub(r"\s+", " ", message or "").strip()
+        return _closing(refusal(status, f"malformed HTTP request: {words}"))
+
+
+class _Full(asyncio.Protocol):
+    """A connection too many: it is told so and closed."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Answer, whatever the question will be."""
+        body = refusal(503, "too many connections: close some, or try again later").body
+        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nConnection: close\r\n"
+        if isinstance(transport, asyncio.WriteTransport):
+            transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        transport.close()

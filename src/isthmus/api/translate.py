@@ -1,0 +1,594 @@
+"""Between Docker's JSON and our values: bodies become requests, views become shapes. Pure.
+
+The shapes are those of moby's `api/types`, with its nulls and its empty strings: clients tell them apart. What a body
+asks for and we cannot give is refused here by its key, never passed over.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_interface, ip_network
+
+from isthmus.addresses import SubnetRequest
+from isthmus.api import body
+from isthmus.api.filters import Filters
+from isthmus.api.message import Version
+from isthmus.errors import InvalidOption, InvalidRequest, NotImplementedHere
+from isthmus.model import HandRoute, IPAddress, IPInterface, Network, pairs
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.views import EndpointView, Event, LinkView, NatRule, NetworkView, SandboxView
+
+Shape = dict[str, object]
+
+_NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
+_SECOND = 10**9
+
+
+# From bodies to requests.
+
+
+def network_request(create: body.NetworkCreate, version: Version) -> NetworkRequest:
+    """The network that *create* asks for."""
+    return NetworkRequest(
+        name=create.name,
+        driver=create.driver or "bridge",
+        subnets=tuple(
+            SubnetRequest(one.subnet, one.ip_range, one.gateway, pairs(one.auxiliary_addresses))
+            for one in create.ipam.config
+        ),
+        options=pairs(create.options),
+        ipv4=create.enable_ipv4 if version >= (1, 48) else None,
+        ipv6=create.enable_ipv6,
+        internal=create.internal,
+        attachable=create.attachable,
+        ingress=create.ingress,
+        scope=create.scope,
+        labels=pairs(create.labels),
+        ipam_driver=create.ipam.driver or "default",
+        ipam_options=pairs(create.ipam.options),
+        config_only=create.config_only,
+        config_from=create.config_from.network,
+    )
+
+
+def endpoint_request(config: body.EndpointConfig) -> EndpointRequest:
+    """The place on a network that *config* asks for. A MAC address counts in every version of the API."""
+    return EndpointRequest(
+        ipv4=config.ipam_config.ipv4_address,
+        ipv6=config.ipam_config.ipv6_address,
+        link_local=tuple(config.ipam_config.link_local_ips),
+        mac=config.mac_address,
+        aliases=tuple(config.aliases),
+        links=tuple(config.links),
+        options=pairs(config.driver_opts),
+        gateway_priority=config.gw_priority,
+    )
+
+
+def named(name: str) -> str:
+    """*name* as that of a network or a sandbox, which cannot be empty; in Docker's words."""
+    if not name:
+        raise InvalidRequest('invalid name or ID supplied: ""')
+    return name
+
+
+def sandbox_request(name: str, create: body.SandboxCreate) -> tuple[SandboxRequest, tuple[str, ...]]:
+    """The sandbox of this *name* that *create* asks for, and what its user should know about it.
+
+    With `container:NAME` the things that another sandbox's namespace does not take are left to the engine to refuse,
+    all in Docker's words; otherwise those that we cannot give are refused here.
+    """
+    if not name:
+        raise InvalidRequest("invalid name: name is empty; give one as ?name=")
+    name = name.removeprefix("/")
+    if not _NAME.fullmatch(name):
+        raise InvalidRequest(
+            f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, and 255 characters at most"
+        )
+    host = create.host_config
+    mode = host.network_mode or "default"
+    given = {
+        "hostname": bool(create.hostname),
+        "dns": bool(host.dns or host.dns_options or host.dns_search),
+        "links": bool(host.links),
+        "extra-hosts": bool(host.extra_hosts),
+        "ports": bool(host.port_bindings or host.publish_all_ports),
+        "exposed-ports": bool(create.exposed_ports),
+        "mac-address": bool(create.mac_address),
+    }
+    request = SandboxRequest(
+        name=name,
+        mode=mode,
+        hostname=create.hostname,
+        labels=pairs(create.labels),
+        sysctls=pairs(host.sysctls),
+        endpoints=_endpoints(mode, create),
+        conflicts=frozenset(word for word, is_given in given.items() if is_given),
+    )
+    if mode.startswith("container:"):
+        return request, ()
+    _refuse_later(mode, create)
+    discarded = mode == "host" and given["ports"]
+    return request, ("Published ports are discarded when using host network mode",) if discarded else ()
+
+
+def _endpoints(mode: str, create: body.SandboxCreate) -> tuple[tuple[str, EndpointRequest], ...]:
+    """The places on networks that *create* asks for; its own MAC address is that of the one on *mode*'s network."""
+    configs = dict(create.networking_config.endpoints_config)
+    mac = create.mac_address
+    if mac and mode not in {"host", "none"} and not mode.startswith("container:"):
+        main = "bridge" if mode == "default" else mode
+        config = configs.pop(main, body.EndpointConfig())
+        if config.mac_address not in {"", mac}:
+            raise InvalidRequest(
+                "the container-wide MAC address must match the endpoint-specific MAC address for the main network, "
+                "or be left empty"
+            )
+        wish = endpoint_request(config)
+        with_mac = EndpointRequest(
+            wish.ipv4, wish.ipv6, wish.link_local, mac, wish.aliases, wish.links, wish.options, wish.gateway_priority
+        )
+        return ((main, with_mac), *((name, endpoint_request(one)) for name, one in configs.items()))
+    return tuple((name, endpoint_request(config)) for name, config in configs.items())
+
+
+def _refuse_later(mode: str, create: body.SandboxCreate) -> None:
+    """Refuse what a sandbox cannot have yet, naming the key; links in host mode have a refusal of their own."""
+    host = create.host_config
+    lacking = {
+        "Domainname": create.domainname,
+        "HostConfig.PortBindings": host.port_bindings if mode != "host" else None,
+        "HostConfig.PublishAllPorts": host.publish_all_ports if mode != "host" else None,
+        "HostConfig.Dns": host.dns,
+        "HostConfig.DnsOptions": host.dns_options,
+        "HostConfig.DnsSearch": host.dns_search,
+        "HostConfig.ExtraHosts": host.extra_hosts,
+        "HostConfig.Links": host.links if mode != "host" else None,
+    }
+    for key, value in lacking.items():
+        if value:
+            raise NotImplementedHere(f"{key} is not supported by this version of Isthmus: leave it out")
+
+
+def link_request(create: body.LinkCreate) -> LinkRequest:
+    """The link that *create* asks to put into a sandbox by hand."""
+    return LinkRequest(
+        type=create.type,
+        ifname=create.name,
+        mac=create.mac_address,
+        mtu=_within("Mtu", create.mtu, 0, 2**32 - 1),
+        addresses=tuple(_interface("Addresses", text) for text in create.addresses),
+        routes=tuple(_route(one.destination, one.gateway) for one in create.routes),
+        peer=create.peer.name,
+        peer_addresses=tuple(_interface("Peer.Addresses", text) for text in create.peer.addresses),
+        master=create.peer.master,
+        parent=create.parent,
+        mode=create.mode,
+    )
+
+
+def _within(key: str, value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise InvalidOption(key, value, f"it must be a whole number from {low} to {high}")
+    return value
+
+
+def _interface(key: str, text: str) -> IPInterface:
+    try:
+        if "/" in text and "%" not in text:
+            return ip_interface(text)
+    except ValueError:
+        pass
+    raise InvalidOption(key, text, "it must be an address with its prefix length, such as 10.9.0.2/24")
+
+
+def _route(destination: str, gateway: str) -> HandRoute:
+    """The route to *destination*, a prefix or `default` (then of the family that *gateway* has)."""
+    try:
+        via = ip_address(gateway.replace("%", "no zone")) if gateway else None
+    except ValueError:
+        raise InvalidOption("Routes.Gateway", gateway, "it must be an IP address") from None
+    if destination == "default":
+        destination = "::/0" if via and via.version == 6 else "0.0.0.0/0"
+    try:
+        prefix = ip_network(destination)
+    except ValueError:
+        hint = "it must be `default`, or a prefix such as 10.20.0.0/16 without bits behind its length"
+        raise InvalidOption("Routes.Destination", destination, hint) from None
+    if via and via.version != prefix.version:
+        raise InvalidOption(
+            "Routes.Gateway", gateway, f"it must be an IPv{prefix.version} address, as the destination is"
+        )
+    return HandRoute(str(prefix), via)
+
+
+# From views to shapes.
+
+
+def rfc3339(nanoseconds: int) -> str:
+    """A time as Go writes it in JSON: UTC, with as many digits behind the second as are needed.
+
+    >>> rfc3339(1_700_000_000_120_000_000)
+    '2023-11-14T22:13:20.12Z'
+    """
+    seconds, rest = divmod(nanoseconds, _SECOND)
+    fraction = f".{rest:09}".rstrip("0") if rest else ""
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
+
+
+def network_summary(view: NetworkView) -> Shape:
+    """An item of `GET /networks`."""
+    network = view.network
+    return {
+        "Name": network.name,
+        "Id": network.id,
+        "Created": rfc3339(network.created),
+        "Scope": network.scope,
+        "Driver": network.driver,
+        "EnableIPv4": network.ipv4,
+        "EnableIPv6": network.ipv6,
+        "IPAM": {
+            "Driver": network.ipam_driver,
+            "Options": dict(network.ipam_options) or None,
+            "Config": [_subnet(network, index) for index in range(len(network.subnets))] or None,
+        },
+        "Internal": network.internal,
+        "Attachable": network.attachable,
+        "Ingress": network.ingress,
+        "ConfigFrom": {"Network": network.config_from},
+        "ConfigOnly": network.config_only,
+        "Options": dict(network.options),
+        "Labels": dict(network.labels),
+    }
+
+
+def _subnet(network: Network, index: int) -> Shape:
+    subnet = network.subnets[index]
+    shape: Shape = {
+        "Subnet": str(subnet.cidr),
+        "IPRange": str(subnet.ip_range or ""),
+        "Gateway": str(subnet.gateway or ""),
+        "AuxiliaryAddresses": {name: str(address) for name, address in subnet.aux},
+    }
+    return {key: value for key, value in shape.items() if value}
+
+
+def network_inspect(view: NetworkView, version: Version) -> Shape:
+    """`GET /networks/{id}`; before 1.28 also an item of `GET /networks`."""
+    shape = network_summary(view) | {
+        "Containers": {endpoint.sandbox.id: _container_on_network(endpoint) for endpoint in view.endpoints}
+    }
+    if version >= (1, 52):
+        subnets = {one.subnet: {"IPsInUse": one.in_use, "DynamicIPsAvailable": one.available} for one in view.status}
+        shape["Status"] = {"IPAM": {"Subnets": subnets}}
+    return shape
+
+
+def _container_on_network(view: EndpointView) -> Shape:
+    return {
+        "Name": view.sandbox.name,
+        "EndpointID": view.endpoint.id,
+        "MacAddress": view.endpoint.mac,
+        "IPv4Address": _text(view.ipv4),
+        "IPv6Address": _text(view.ipv6),
+    }
+
+
+def endpoint(view: EndpointView) -> Shape:
+    """A network's entry in `NetworkSettings.Networks`."""
+    record = view.endpoint
+    return {
+        "IPAMConfig": _asked(record.asked, record.link_local),
+        "Links": list(record.links) or None,
+        "Aliases": list(record.aliases) or None,
+        "MacAddress": record.mac,
+        "DriverOpts": dict(record.options) or None,
+        "GwPriority": record.gateway_priority,
+        "NetworkID": view.network.id,
+        "EndpointID": record.id,
+        "Gateway": _text(view.gateway4),
+        "IPAddress": str(view.ipv4.ip) if view.ipv4 else "",
+        "IPPrefixLen": view.ipv4.network.prefixlen if view.ipv4 else 0,
+        "IPv6Gateway": _text(view.gateway6),
+        "GlobalIPv6Address": str(view.ipv6.ip) if view.ipv6 else "",
+        "GlobalIPv6PrefixLen": view.ipv6.network.prefixlen if view.ipv6 else 0,
+        "DNSNames": list(view.dns_names) or None,
+    }
+
+
+def _asked(addresses: Iterable[IPAddress], link_local: Iterable[IPAddress]) -> Shape | None:
+    shape: Shape = {f"IPv{address.version}Address": str(address) for address in addresses}
+    if local := [str(address) for address in link_local]:
+        shape["LinkLocalIPs"] = local
+    return shape or None
+
+
+def _text(value: object) -> str:
+    return str(value or "")
+
+
+def container_summary(view: SandboxView, now: int) -> Shape:
+    """An item of `GET /containers/json`, at the time *now*."""
+    sandbox = view.sandbox
+    return {
+        "Id": sandbox.id,
+        "Names": [f"/{sandbox.name}"],
+        "Image": "",
+        "ImageID": "",
+        "Command": "",
+        "Created": sandbox.created // _SECOND,
+        "Ports": [],
+        "Labels": dict(sandbox.labels),
+        "State": "running",
+        "Status": f"Up {_lasting((now - sandbox.created) // _SECOND)}",
+        "HostConfig": {"NetworkMode": sandbox.mode},
+        "NetworkSettings": {"Networks": _networks(view)},
+        "Mounts": [],
+    }
+
+
+def _lasting(seconds: int) -> str:
+    """How long *seconds* are, in Docker's words (`go-units`)."""
+    minutes, hours = seconds // 60, (seconds + 1800) // 3600
+    if seconds < 60:
+        return "Less than a second" if seconds < 1 else "1 second" if seconds == 1 else f"{seconds} seconds"
+    if minutes < 60:
+        return "About a minute" if minutes == 1 else f"{minutes} minutes"
+    if hours == 1:
+        return "About an hour"
+    for length, limit, unit in ((1, 48, "hours"), (24, 14 * 24, "days"), (7 * 24, 60 * 24, "weeks")):
+        if hours < limit:
+            return f"{hours // length} {unit}"
+    months = hours // (30 * 24)
+    return f"{months} months" if hours < 730 * 24 else f"{hours // (365 * 24)} years"
+
+
+def container_inspect(view: SandboxView, version: Version) -> Shape:
+    """`GET /containers/{id}/json`."""
+    sandbox = view.sandbox
+    started = rfc3339(sandbox.created)
+    return {
+        "Id": sandbox.id,
+        "Created": started,
+        "Path": "",
+        "Args": [],
+        "State": {
+            "Status": "running",
+            "Running": True,
+            "Paused": False,
+            "Restarting": False,
+            "OOMKilled": False,
+            "Dead": False,
+            "Pid": 0,
+            "ExitCode": 0,
+            "Error": "",
+            "StartedAt": started,
+            "FinishedAt": "0001-01-01T00:00:00Z",
+        },
+        "Image": "",
+        "ResolvConfPath": "",
+        "HostnamePath": "",
+        "HostsPath": "",
+        "LogPath": "",
+        "Name": f"/{sandbox.name}",
+        "RestartCount": 0,
+        "Driver": "",
+        "Platform": "linux",
+        "MountLabel": "",
+        "ProcessLabel": "",
+        "AppArmorProfile": "",
+        "ExecIDs": None,
+        "HostConfig": {
+            "NetworkMode": sandbox.mode,
+            "PortBindings": {},
+            "PublishAllPorts": False,
+            "Dns": [],
+            "DnsOptions": [],
+            "DnsSearch": [],
+            "ExtraHosts": None,
+            "Links": None,
+            "Sysctls": dict(sandbox.sysctls) or None,
+            "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
+        },
+        "Mounts": [],
+        "Config": {
+            "Hostname": sandbox.hostname,
+            "Domainname": "",
+            "User": "",
+            "Env": [],
+            "Cmd": None,
+            "Image": "",
+            "Volumes": None,
+            "WorkingDir": "",
+            "Entrypoint": None,
+            "Labels": dict(sandbox.labels),
+        },
+        "NetworkSettings": _network_settings(view, version),
+    }
+
+
+def _network_settings(view: SandboxView, version: Version) -> Shape:
+    settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": {}}
+    if version < (1, 52):
+        # Fields from before there were networks; those of an address tell of the default bridge only.
+        legacy = next((endpoint(one) for one in view.endpoints if one.network.name == "bridge"), {})
+        numbers = {"GlobalIPv6PrefixLen", "IPPrefixLen"}
+        words = ("EndpointID", "Gateway", "GlobalIPv6Address", "IPAddress", "IPv6Gateway", "MacAddress")
+        settings |= {
+            "Bridge": "",
+            "HairpinMode": False,
+            "LinkLocalIPv6Address": "",
+            "LinkLocalIPv6PrefixLen": 0,
+            "SecondaryIPAddresses": None,
+            "SecondaryIPv6Addresses": None,
+        }
+        settings |= {key: legacy.get(key, 0 if key in numbers else "") for key in (*words, *sorted(numbers))}
+    return settings | {"Networks": _networks(view)}
+
+
+def _networks(view: SandboxView) -> Shape:
+    return {one.network.name: endpoint(one) for one in view.endpoints}
+
+
+def sandbox(view: SandboxView) -> Shape:
+    """`GET /sandboxes/{id}`, and an item of `GET /sandboxes`."""
+    record = view.sandbox
+    return {
+        "Id": record.id,
+        "Name": record.name,
+        "Created": rfc3339(record.created),
+        "NetworkMode": record.mode,
+        "NetnsPath": view.netns_path,
+        "Labels": dict(record.labels),
+        "Hostname": record.hostname,
+        "Networks": _networks(view),
+    }
+
+
+def link(view: LinkView) -> Shape:
+    """An item of `GET /sandboxes/{id}/links`."""
+    return {
+        "Name": view.name,
+        "PeerName": view.peer,
+        "Type": view.type,
+        "Addresses": [str(address) for address in view.addresses],
+    }
+
+
+def nat(rules: Iterable[NatRule]) -> Shape:
+    """`GET /nat`: the rules by chain, in iptables' columns; a chain's own counts are the sums of its rules'."""
+    chains: dict[str, list[NatRule]] = {}
+    for rule in rules:
+        chains.setdefault(rule.chain, []).append(rule)
+    return {
+        "Chains": [
+            {
+                "Name": name,
+                "Policy": "ACCEPT",
+                "Packets": sum(rule.packets for rule in members),
+                "Bytes": sum(rule.bytes for rule in members),
+                "Rules": [_nat_rule(rule) for rule in members],
+            }
+            for name, members in chains.items()
+        ]
+    }
+
+
+def _nat_rule(rule: NatRule) -> Shape:
+    return {
+        "Packets": rule.packets,
+        "Bytes": rule.bytes,
+        "Target": rule.target,
+        "Protocol": rule.protocol,
+        "Options": "--",
+        "In": rule.incoming,
+        "Out": rule.outgoing,
+        "Source": rule.source,
+        "Destination": rule.destination,
+        "Extra": rule.extra,
+        "Network": rule.network,
+    }
+
+
+def event(one: Event, version: Version) -> Shape:
+    """A line of `GET /events`; before 1.52 those of containers have fields that old clients fall over without."""
+    attributes = dict(one.attributes)
+    old = version < (1, 52) and one.kind == "container"
+    return ({"status": one.action, "id": one.id, "from": attributes.get("image", "")} if old else {}) | {
+        "Type": one.kind,
+        "Action": one.action,
+        "Actor": {"ID": one.id, "Attributes": attributes},
+        "scope": one.scope,
+        "time": one.time // _SECOND,
+        "timeNano": one.time,
+    }
+
+
+# What filters mean for each kind of thing.
+
+NETWORK_FILTERS = frozenset({"dangling", "driver", "id", "label", "name", "scope", "type"})
+SANDBOX_FILTERS = frozenset({"id", "label", "name", "network", "status"})
+PRUNE_FILTERS = frozenset({"label", "label!", "until"})
+_EVENT_OBJECTS = ("config", "container", "daemon", "network", "node", "plugin", "secret", "service", "volume")
+EVENT_FILTERS = frozenset({*_EVENT_OBJECTS, "event", "image", "label", "scope", "type"})
+_STATES = frozenset({"created", "dead", "exited", "paused", "removing", "restarting", "running"})
+
+
+def wanted_network(filters: Filters) -> Callable[[NetworkView], bool]:
+    """Whether a network is among those that *filters* of `GET /networks` ask for."""
+    dangling = filters.boolean("dangling")
+    for value in filters.values.get("type", ()):
+        if value not in {"builtin", "custom"}:
+            raise InvalidRequest(f"invalid filter: 'type'='{value}'")
+
+    def wanted(view: NetworkView) -> bool:
+        network = view.network
+        idle = not network.predefined and not view.endpoints
+        return (
+            filters.exact("driver", network.driver)
+            and filters.part("name", network.name)
+            and filters.part("id", network.id)
+            and filters.labels("label", dict(network.labels))
+            and filters.exact("scope", network.scope)
+            and filters.exact("type", "builtin" if network.predefined else "custom")
+            and dangling in {None, idle}
+        )
+
+    return wanted
+
+
+def wanted_sandbox(filters: Filters) -> Callable[[SandboxView], bool]:
+    """Whether a sandbox is among those that *filters* of `GET /containers/json` or `GET /sandboxes` ask for."""
+    for value in filters.values.get("status", ()):
+        if value not in _STATES:
+            raise InvalidRequest(f"invalid filter 'status=[{value}]'")
+
+    def wanted(view: SandboxView) -> bool:
+        record = view.sandbox
+        return (
+            filters.prefix("id", record.id)
+            and (filters.part("name", record.name) or filters.part("name", f"/{record.name}"))
+            and filters.labels("label", dict(record.labels))
+            and filters.exact("status", "running")
+            and _on_network(filters, view.endpoints)
+        )
+
+    return wanted
+
+
+def _on_network(filters: Filters, endpoints: Iterable[EndpointView]) -> bool:
+    networks = [one.network for one in endpoints]
+    return filters.exact("network", *(one.name for one in networks)) or filters.prefix(
+        "network", *(one.id for one in networks)
+    )
+
+
+def prunable(filters: Filters, now: int) -> Callable[[int, Mapping[str, str]], bool]:
+    """Whether a thing with this time of making and these labels may be pruned, as *filters* say."""
+    until = filters.before("until", now)
+
+    def may_go(created: int, labels: Mapping[str, str]) -> bool:
+        spared = "label!" in filters and filters.labels("label!", labels)
+        return filters.labels("label", labels) and not spared and (until is None or created < until)
+
+    return may_go
+
+
+def wanted_event(filters: Filters) -> Callable[[Event], bool]:
+    """Whether an event is among those that *filters* of `GET /events` ask for.
+
+    As in Docker, `network=front` lets everything pass whose ID or name begins with that, of whatever kind it is.
+    """
+
+    def wanted(one: Event) -> bool:
+        attributes = dict(one.attributes)
+        return (
+            filters.exact("event", one.action)
+            and filters.exact("type", one.kind)
+            and filters.exact("scope", one.scope)
+            and filters.exact("image", one.id, attributes.get("image", ""))
+            and filters.labels("label", attributes)
+            and all(filters.prefix(kind, one.id, attributes.get("name", "")) for kind in _EVENT_OBJECTS)
+        )
+
+    return wanted
