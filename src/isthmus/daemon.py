@@ -1,0 +1,310 @@
+"""The daemon: builds the object graph, brings the kernel to what is wanted, serves, mends, stops.
+
+Two threads matter. The engine's owns store and kernel (`worker`); the loop's waits for clients and for the kernel's
+news. A third only writes the log. Stopping, by SIGTERM or by death, changes nothing that stands: sandboxes, links and
+rules go on, and the next start adopts them.
+"""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import uvloop
+
+from isthmus import config, logs
+from isthmus.addresses import ula_pool
+from isthmus.api.about import About, this_machine
+from isthmus.api.events import Events
+from isthmus.api.routes import Api
+from isthmus.api.server import Server, listen
+from isthmus.config import NO_BRIDGE, Settings
+from isthmus.drivers import BUILTIN
+from isthmus.engine import Engine
+from isthmus.errors import InvalidRequest, IsthmusError
+from isthmus.kernel import News
+from isthmus.kernel.linux import LinuxKernel
+from isthmus.kernel.watch import Watch
+from isthmus.model import HOST
+from isthmus.plan import NOTHING
+from isthmus.rules import Rules
+from isthmus.store.local import LocalStore
+from isthmus.views import Event
+from isthmus.worker import Worker
+
+log = logging.getLogger("isthmus")
+
+_T = TypeVar("_T")
+
+SETTLE = 0.02
+"""For how long, in seconds, news of the kernel are gathered before they are looked into."""
+
+RETRY = 1.0
+"""After how long, in seconds, what could not be mended is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the engine's thread owns."""
+
+    store: LocalStore
+    kernel: LinuxKernel
+    engine: Engine
+
+    def chores(self) -> bool:
+        """Take dead links apart, then make namespaces ahead of need; tell whether more is to do."""
+        if self.kernel.dying:
+            self.kernel.reap()
+            return True
+        return self.kernel.prepare()
+
+    def close(self) -> None:
+        """Let go of everything; what was made stays."""
+        self.kernel.close()
+        self.store.close()
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the daemon until it is told to stop; the exit status is 1 if it could not start."""
+    if any(flag in {"-h", "--help"} for flag in argv):
+        sys.stdout.write(f"Usage: isthmus daemon [OPTIONS]\n\n{config.usage()}\n")
+        return 0
+    try:
+        settings = _settings(argv)
+    except IsthmusError as error:
+        sys.stderr.write(f"isthmus daemon: {error}\n")
+        return error.exit_code
+    handler = logs.start(settings.log_level.name.replace("WARN", "WARNING"))
+    try:
+        with contextlib.ExitStack() as held:
+            _hold_namespace(held)
+            uvloop.run(_run(settings))
+    except IsthmusError as error:
+        log.error("%s", error)  # noqa: TRY400 - it is told whole, and no traceback is the user's business
+        return error.exit_code
+    except ExceptionGroup as group:
+        log.error("%s", "; ".join(str(error) for error in group.exceptions))  # noqa: TRY400 - as above
+        return 1
+    except OSError as error:
+        log.error("%s", error)  # noqa: TRY400 - as above
+        return 1
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+    return 0
+
+
+def _settings(argv: Sequence[str]) -> Settings:
+    """What flags and file say."""
+    file = config.config_file(argv)
+    try:
+        text = Path(file.path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        if file.required:
+            raise InvalidRequest(
+                f"unable to configure the daemon with file {file.path}: there is no such file"
+            ) from None
+        text = None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"unable to configure the daemon with file {file.path}: {error}") from error
+    return config.parse(argv, text)
+
+
+def _hold_namespace(held: contextlib.ExitStack) -> None:
+    """Be the only daemon in this network namespace, as long as this process lives.
+
+    An abstract socket's name is there once in a namespace, and goes with the process.
+    """
+    lock = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+    try:
+        lock.bind("\0isthmus.daemon")
+    except OSError as error:
+        raise InvalidRequest(
+            "another Isthmus daemon runs in this network namespace; stop it, or run this one in a namespace of its own"
+        ) from error
+
+
+async def _run(settings: Settings) -> None:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    for stop in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(stop, stopping.set)
+    _raise_limits()
+    for warning in settings.warnings:
+        log.warning("%s", warning)
+    events = Events()
+    # What the engine announces travels with its answer: to wake the loop for it alone would cost more than it does.
+    announced: deque[Event] = deque()
+
+    def publish() -> None:
+        while announced:
+            events.publish(announced.popleft())
+
+    worker: Worker[House] = Worker(loop, publish)
+    async with contextlib.AsyncExitStack() as held:
+        identity = _identity(Path(settings.data_root))
+        sockets = [listen(address, os.environ, settings.group) for address in settings.hosts]
+        held.callback(_close_all, sockets)
+        held.push_async_callback(worker.stop)
+        await worker.start(lambda: _build(settings, identity, announced.append))
+        watch = Watch(Path(settings.exec_root) / "netns", await worker.call(lambda house: house.kernel.firewall_port))
+        held.callback(watch.close)
+        mender = Mender(worker, watch)
+        for number in watch.filenos():
+            loop.add_reader(number, mender.hear)
+        began = time.monotonic()
+        plan = await worker.call(lambda house: house.engine.start())
+        log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
+        # What is there now stays; it need not be looked through again and again for what is not needed.
+        gc.collect()
+        gc.freeze()
+
+        def call(work: Callable[[Engine], _T], /) -> Awaitable[_T]:
+            return worker.call(lambda house: work(house.engine))
+
+        server = Server(Api(call, events, _about(settings, identity), time.time_ns))
+        await server.start(*sockets)
+        held.push_async_callback(server.close)
+        held.callback(events.close)
+        held.enter_context(_pidfile(Path(settings.pidfile)))
+        _notify("READY=1")
+        await stopping.wait()
+        _notify("STOPPING=1")
+        log.info("stopping; what runs goes on")
+        for number in watch.filenos():
+            loop.remove_reader(number)
+
+
+def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) -> House:
+    """The object graph; called on the engine's thread, in whose namespace the kernel is looked at."""
+    exec_root, data_root = Path(settings.exec_root), Path(settings.data_root)
+    kernel = LinuxKernel(exec_root)
+    store = LocalStore(data_root / "store")
+    pools = settings.default_address_pools
+    if not any(pool.base.version == 6 for pool in pools):
+        pools = (*pools, ula_pool(identity))
+    foreign = kernel.host().link(settings.bridge) if settings.bridge not in {"", NO_BRIDGE} else None
+    rules = Rules(
+        pools=pools,
+        driver_options=dict(settings.default_network_opts),
+        forward=frozenset({4, 6}) if settings.ip_forward else frozenset(),
+        closing=not settings.ip_forward_no_drop,
+        firewall=frozenset(v for v, on in ((4, settings.iptables), (6, settings.ip6tables)) if on),
+        marks=(settings.bridge_accept_fwmark.mark,) if settings.bridge_accept_fwmark else (),
+        default_bridge=config.default_network(settings, foreign.addresses if foreign else ()),
+        boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+    )
+    engine = Engine(
+        store,
+        kernel,
+        rules,
+        clock=time.time_ns,
+        random=secrets.token_bytes,
+        publish=publish,
+        paths={HOST: f"/proc/{os.getpid()}/ns/net", "*": str(exec_root / "netns")},
+    )
+    return House(store, kernel, engine)
+
+
+class Mender:
+    """Has the engine look again when the kernel tells that something of ours went."""
+
+    def __init__(self, worker: Worker[House], watch: Watch) -> None:
+        self._worker = worker
+        self._watch = watch
+        self._news: dict[News, None] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    def hear(self) -> None:
+        """Read what the kernel tells; to be called when there is something."""
+        self._news.update(dict.fromkeys(self._watch.read()))
+        if self._news and self._task is None:
+            self._task = asyncio.create_task(self._mend())
+
+    async def _mend(self) -> None:
+        """Look into the news until there are none."""
+        try:
+            while self._news:
+                await asyncio.sleep(SETTLE)
+                news = tuple(self._news)
+                self._news.clear()
+                try:
+                    plan = await self._worker.call(lambda house, news=news: house.engine.mend(news))  # type: ignore[misc]
+                except (IsthmusError, ExceptionGroup, OSError) as error:
+                    log.error("not mended yet: %s", error)  # noqa: TRY400 - it is told whole
+                    self._news.update(dict.fromkeys(news))
+                    await asyncio.sleep(RETRY)
+                else:
+                    if plan is not NOTHING:
+                        log.warning("mended what others had changed: %d operations", len(plan))
+        finally:
+            self._task = None
+
+
+def _about(settings: Settings, identity: str) -> About:
+    return this_machine(
+        identity=identity,
+        root=str(settings.data_root),
+        pools=settings.default_address_pools,
+        drivers=BUILTIN,
+        warnings=settings.warnings,
+    )
+
+
+def _identity(data_root: Path) -> str:
+    """The ID of this daemon: made once, then kept beside its records."""
+    data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = data_root / "id"
+    with contextlib.suppress(FileNotFoundError):
+        if found := path.read_text().strip():
+            return found
+    made = secrets.token_hex(16)
+    fresh = path.with_suffix(".new")
+    fresh.write_text(made + "\n")
+    fresh.replace(path)
+    return made
+
+
+def _raise_limits() -> None:
+    """Every sandbox keeps two descriptors open; the limit that a login gives is soon reached."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@contextlib.contextmanager
+def _pidfile(path: Path) -> Iterator[None]:
+    path.write_text(f"{os.getpid()}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _notify(state: str) -> None:
+    """Tell systemd how we are, if it asked to be told (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address:
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
+            told.connect("\0" + address[1:] if address.startswith("@") else address)
+            told.send(state.encode())
+
+
+def _close_all(sockets: Iterable[socket.socket]) -> None:
+    for one in sockets:
+        one.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
