@@ -215,6 +215,8 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
                 del resources[gone]
         case Element(permits=True) | Port():
             del resources[key]
+        case _:
+            pass  # much else would have to change along
 
 
 def _rename(key: Key, resources: dict[Key, Resource]) -> None:

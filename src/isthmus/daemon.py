@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,11 +35,11 @@ from isthmus.config import NO_BRIDGE, Settings
 from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import InvalidRequest, IsthmusError
-from isthmus.kernel import News
+from isthmus.kernel import News, Overrun
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
-from isthmus.plan import NOTHING
+from isthmus.plan import NOTHING, Plan
 from isthmus.rules import Rules
 from isthmus.store.local import LocalStore
 from isthmus.views import Event
@@ -52,7 +53,10 @@ SETTLE = 0.02
 """For how long, in seconds, news of the kernel are gathered before they are looked into."""
 
 RETRY = 1.0
-"""After how long, in seconds, what could not be mended is tried again."""
+"""After how long, in seconds, what could not be mended is tried again; then after twice that, and so on."""
+
+PATIENCE = 60.0
+"""The longest time, in seconds, between two tries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +94,13 @@ def main(argv: Sequence[str]) -> int:
     try:
         with contextlib.ExitStack() as held:
             _hold_namespace(held)
+            _make_directories(settings)
             uvloop.run(_run(settings))
     except IsthmusError as error:
         log.error("%s", error)  # noqa: TRY400 - it is told whole, and no traceback is the user's business
         return error.exit_code
     except ExceptionGroup as group:
-        log.error("%s", "; ".join(str(error) for error in group.exceptions))  # noqa: TRY400 - as above
+        log.error("%s", "; ".join(_all(group)))  # noqa: TRY400 - as above
         return 1
     except OSError as error:
         log.error("%s", error)  # noqa: TRY400 - as above
@@ -136,6 +141,15 @@ def _hold_namespace(held: contextlib.ExitStack) -> None:
         ) from error
 
 
+def _make_directories(settings: Settings) -> None:
+    """Have the directories that everything else lies in."""
+    for key, path, mode in (("data-root", settings.data_root, 0o700), ("exec-root", settings.exec_root, 0o755)):
+        try:
+            Path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidRequest(f"cannot use the {key} {path}: {error.strerror}; name another directory") from error
+
+
 async def _run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
@@ -165,7 +179,11 @@ async def _run(settings: Settings) -> None:
         for number in watch.filenos():
             loop.add_reader(number, mender.hear)
         began = time.monotonic()
-        plan = await worker.call(lambda house: house.engine.start())
+        try:
+            plan = await worker.call(lambda house: house.engine.start())
+        except ExceptionGroup as refusals:
+            mender.try_again((Overrun(),), refusals)
+            plan = NOTHING
         log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
         # What is there now stays; it need not be looked through again and again for what is not needed.
         gc.collect()
@@ -208,7 +226,7 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
     )
     engine = Engine(
         store,
-        kernel,
+        logs.Journal(kernel),
         rules,
         clock=time.time_ns,
         random=secrets.token_bytes,
@@ -226,10 +244,20 @@ class Mender:
         self._watch = watch
         self._news: dict[News, None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._pause = RETRY
 
     def hear(self) -> None:
         """Read what the kernel tells; to be called when there is something."""
-        self._news.update(dict.fromkeys(self._watch.read()))
+        self._look_into(self._watch.read())
+
+    def try_again(self, news: Iterable[News], refusals: ExceptionGroup[Exception]) -> None:
+        """Say why *news* could not be mended, and look into them once more, later and later."""
+        log.error("not as it should be, to be tried again in %.0f s: %s", self._pause, "; ".join(_all(refusals)))
+        asyncio.get_running_loop().call_later(self._pause, self._look_into, tuple(news))
+        self._pause = min(2 * self._pause, PATIENCE)
+
+    def _look_into(self, news: Iterable[News]) -> None:
+        self._news.update(dict.fromkeys(news))
         if self._news and self._task is None:
             self._task = asyncio.create_task(self._mend())
 
@@ -241,16 +269,30 @@ class Mender:
                 news = tuple(self._news)
                 self._news.clear()
                 try:
-                    plan = await self._worker.call(lambda house, news=news: house.engine.mend(news))  # type: ignore[misc]
-                except (IsthmusError, ExceptionGroup, OSError) as error:
-                    log.error("not mended yet: %s", error)  # noqa: TRY400 - it is told whole
-                    self._news.update(dict.fromkeys(news))
-                    await asyncio.sleep(RETRY)
+                    plan = await self._worker.call(partial(_mend, news))
+                except ExceptionGroup as refusals:
+                    self.try_again(news, refusals)
+                except (IsthmusError, OSError) as error:
+                    self.try_again(news, ExceptionGroup("", [error]))
                 else:
+                    self._pause = RETRY
                     if plan is not NOTHING:
-                        log.warning("mended what others had changed: %d operations", len(plan))
+                        log.warning("put back what others had taken: %d operations", len(plan))
         finally:
             self._task = None
+
+
+def _mend(news: tuple[News, ...], house: House) -> Plan:
+    return house.engine.mend(news)
+
+
+def _all(errors: ExceptionGroup[Exception]) -> Iterator[str]:
+    """What the *errors* of a group say, and those of groups within."""
+    for error in errors.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _all(error)
+        else:
+            yield str(error)
 
 
 def _about(settings: Settings, identity: str) -> About:
@@ -265,7 +307,6 @@ def _about(settings: Settings, identity: str) -> About:
 
 def _identity(data_root: Path) -> str:
     """The ID of this daemon: made once, then kept beside its records."""
-    data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = data_root / "id"
     with contextlib.suppress(FileNotFoundError):
         if found := path.read_text().strip():

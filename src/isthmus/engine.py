@@ -8,9 +8,9 @@ crash and somebody's `ip link delete` are this one act. Removing is: record that
 The engine is synchronous and used from one thread, so nothing here needs a lock.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 from isthmus import present, render
 from isthmus.decisions import Decisions
@@ -25,8 +25,6 @@ from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
 from isthmus.views import Created, Event, LinkView, NatRule, NetworkView, SandboxView
-
-log = logging.getLogger("isthmus")
 
 
 class Engine:
@@ -58,38 +56,42 @@ class Engine:
         """Make the kernel hold what is wanted in *area*; return what had to be done for that."""
         plan = diff(area.desired, self._kernel.observe(area.scope))
         if plan is not NOTHING:
-            try:
-                self._kernel.apply(plan)
-            finally:
-                if log.isEnabledFor(logging.INFO):
-                    log.info("%s", plan)
+            self._kernel.apply(plan)
         return plan
 
     def start(self) -> Plan:
-        """Read what is wanted and bring the kernel to it, whatever happened since; return what had to be done."""
+        """Read what is wanted and bring the kernel to it, whatever happened since; return what had to be done.
+
+        Raises:
+            ExceptionGroup: of what the kernel refused. All else was done, and the engine is ready.
+        """
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
         for network in self._decide.default_networks(self._kernel.host()):
             self._commit(put=[network])
             for endpoint in self._decide.moved(network):
                 self._commit(put=[endpoint])
-        plan = self.reconcile(self._everything())
-        self._forget(*self._removing())
-        return plan
+        return self._bring_all()
 
     def mend(self, news: Iterable[News]) -> Plan:
-        """Look again where *news* say that something changed, and put back what is missing; return what that was."""
+        """Look again where *news* say that something changed, and put back what is missing; return what that was.
+
+        Raises:
+            ExceptionGroup: of what the kernel refused. All else was done.
+        """
         netns: set[str] = set()
         of_host = False
         for one in news:
             match one:
                 case Overrun():
-                    return self.reconcile(self._everything())
+                    return self._bring_all()
                 case FirewallTouched():
                     of_host = True
+                case Shaken(netns=name) if name == HOST:
+                    of_host = True
+                    netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
                     netns.add(name)
-                    of_host |= name == HOST
                 case Lost(owner=owner):
                     held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
                     if held:
@@ -98,10 +100,29 @@ class Engine:
                         of_host = True
                         ports = self._state.on_network(owner.network)
                         netns.update(self._state.sandboxes[port.sandbox].netns for port in ports)
-        plan = self.reconcile(self._host()) if of_host else NOTHING
-        for name in sorted(netns):
-            if self._state.in_netns(name):
-                plan += self.reconcile(render.sandbox(self._state, name))
+        return self._bring(netns, of_host=of_host)
+
+    def _bring_all(self) -> Plan:
+        """Hold everything against the kernel; where that is refused, piece by piece, so that one does not stop all."""
+        try:
+            plan = self.reconcile(self._everything())
+        except (IsthmusError, ExceptionGroup):
+            return self._bring({user.netns for user in self._state.sandboxes.values()}, of_host=True)
+        self._forget(*self._removing())
+        return plan
+
+    def _bring(self, netns: Iterable[str], *, of_host: bool) -> Plan:
+        """Hold these namespaces, and the host's half if need be, against the kernel, each by itself."""
+        areas: list[Callable[[], Area]] = [self._host] if of_host else []
+        areas += [partial(render.sandbox, self._state, name) for name in sorted(netns) if self._state.in_netns(name)]
+        plan, refusals = NOTHING, []
+        for area in areas:
+            try:
+                plan += self.reconcile(area())
+            except (IsthmusError, ExceptionGroup) as refusal:
+                refusals.append(refusal)
+        if refusals:
+            raise ExceptionGroup("the kernel is not yet as it should be", refusals)
         return plan
 
     def rehearse(self, action: Callable[["Engine"], object]) -> tuple[str, ...]:

@@ -12,6 +12,11 @@ from queue import Empty, SimpleQueue
 from threading import Event, Thread
 from typing import TextIO
 
+from isthmus.kernel import Kernel
+from isthmus.plan import Plan
+
+_log = logging.getLogger("isthmus.kernel")
+
 DELAY = 0.05
 """How much later than said, in seconds, a line may be written."""
 
@@ -73,3 +78,20 @@ def start(level: str) -> LogThread:
     # Who, where and which process are not shown, so they need not be found out.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     return handler
+
+
+class Journal:
+    """A kernel that writes into the log what is done to it, as commands; it is else the one that it stands before."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self.observe = kernel.observe
+        self.host = kernel.host
+        self.counts = kernel.counts
+
+    def apply(self, plan: Plan) -> None:
+        """See `Kernel.apply`."""
+        try:
+            self._kernel.apply(plan)
+        finally:
+            _log.info("%s", plan)

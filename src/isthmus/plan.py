@@ -142,6 +142,8 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     if not leaving and all(key in have and satisfied(new, have[key]) for key, new in want.items()):
         return NOTHING
     dead = _dead(leaving, have)
+    # An address that comes to a link that stands may have been there, without being whole; then routes leaned on it.
+    fresh = {link_key(new.netns, new.link) for key, new in want.items() if isinstance(new, Address) and key not in have}
     shaken = {link_key(old.netns, old.link) for old in leaving if isinstance(old, Address)}
     operations: list[Operation] = [
         Remove(old)
@@ -154,7 +156,7 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     ]
     for key, new in want.items():
         was = have.get(key)
-        if was is None or key in dead or _leans(new, shaken):
+        if was is None or key in dead or _leans(new, shaken) or (isinstance(new, Route) and _leans(new, fresh)):
             operations.append(Make(new))
         elif not satisfied(new, was) or not dead.isdisjoint(new.needs):
             operations.append(Change(new, was))

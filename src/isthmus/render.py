@@ -76,8 +76,6 @@ def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[s
     *closed* tells for each IP version the interfaces between which the host is not to forward.
     """
     wanted: list[Resource] = [firewall.TABLE_RESOURCE, *firewall.marked(rules.marks)]
-    for version, interfaces in closed.items():
-        wanted.extend(firewall.closed(version, interfaces))
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
@@ -92,6 +90,10 @@ def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[s
             ):
                 versions.update(subnet.version for subnet in network.subnets)
     wanted.extend(Sysctl(HOST, FORWARDING[version], "1") for version in sorted(versions & rules.forward))
+    # A bridge of the host's own may be the device of one of our networks.
+    switches = {one.match[0] for one in wanted if isinstance(one, Element) and one.set == "switched"}
+    for version, interfaces in closed.items():
+        wanted.extend(firewall.closed(version, (name for name in interfaces if name not in switches)))
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)

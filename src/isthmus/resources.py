@@ -44,7 +44,7 @@ class Namespace:
         return ()
 
     def make(self) -> str:
-        return f"ip netns add {self.name}"
+        return f"ip netns add {self.name} && ip -n {self.name} link set lo up"
 
     def change(self) -> str:
         return self.make()
@@ -192,7 +192,8 @@ class Address:
     def make(self) -> str:
         # Its protocol number is left out: iproute2 knows `proto` for addresses only since 6.2.
         nodad = " nodad" if self.interface.version == 6 else ""
-        return f"{_ip(self.netns)} address replace {self.interface} dev {self.link}{nodad}"
+        broadcast = " brd +" if self.interface.version == 4 and self.interface.network.prefixlen < 31 else ""
+        return f"{_ip(self.netns)} address replace {self.interface}{broadcast} dev {self.link}{nodad}"
 
     def change(self) -> str:
         return self.make()

@@ -34,13 +34,20 @@ VETH = Veth(
 @pytest.mark.parametrize(
     ("resource", "line"),
     [
-        (Namespace("web"), "ip netns add web"),
-        (BRIDGE, "ip link add br0 mtu 1500 addrgenmode none up type bridge forward_delay 0"),
-        (Bridge("web", "br0", NET), "ip -n web link add br0 up type bridge forward_delay 0"),
+        (Namespace("web"), "ip netns add web && ip -n web link set lo up"),
+        (
+            BRIDGE,
+            "ip link add br0 mtu 1500 type bridge forward_delay 0 && ip link set br0 mtu 1500 addrgenmode none up",
+        ),
+        (Bridge("web", "br0", NET), "ip -n web link add br0 type bridge forward_delay 0 && ip -n web link set br0 up"),
         (Port(HOST, "eth9", "br0", NET), "ip link set eth9 up master br0"),
         (
             Address("web", "eth0", ip_interface("10.0.0.2/24"), END),
-            "ip -n web address replace 10.0.0.2/24 dev eth0 proto 105",
+            "ip -n web address replace 10.0.0.2/24 brd + dev eth0",
+        ),
+        (
+            Address("web", "eth0", ip_interface("fd00::2/64"), END),
+            "ip -n web address replace fd00::2/64 dev eth0 nodad",
         ),
         (
             Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.0.0.1")),

@@ -26,6 +26,7 @@ many_subnets = False
 singular = False
 
 _BRIDGE = "com.docker.network.bridge"
+_MIN_IPV6_MTU = 1280
 _OURS = frozenset({"isthmus.bridged", "isthmus.uplink"})
 
 
@@ -94,6 +95,11 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             key = f"{_BRIDGE}.gateway_mode_ipv{family}"
             raise InvalidOption(key, mode.value, "gateway mode isolated is for networks made with --internal")
     device = _device(network)
+    if network.ipv6 and options.mtu and options.mtu < _MIN_IPV6_MTU:
+        key = "com.docker.network.driver.mtu"
+        raise InvalidOption(
+            key, options.mtu, f"IPv6 needs at least {_MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out"
+        )
     for other in others:
         if other.id == network.id:
             continue

@@ -12,11 +12,14 @@ A link of ours bears its owner's mark as its alias, and so does the other end of
 answers become meanings here, once: what is there already, or gone already, is success; all else is `Refused`.
 """
 
+import hashlib
 import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH, EXFULL
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,7 +53,7 @@ from isthmus.kernel.netlink import (
 )
 from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
-from isthmus.model import HOST, Host, HostLink
+from isthmus.model import HOST, Host, HostLink, IPInterface
 from isthmus.naming import PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan
 from isthmus.resources import (
@@ -78,9 +81,12 @@ ELSEWHERE = "?"
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
 _REASONS = {EXFULL: "a bridge has room for 1,023 ports; connect the container to another network"}
+_MAIN_TABLE = 254
 _LOCAL_TABLE = 255
+_KERNEL = 2  # RTPROT_KERNEL: the routes that come with an address
 _UNICAST = 1
 _TRIES = 8
+_INET6_LEAST_MTU = 1280  # RFC 8200, section 5; below it the kernel has no IPv6 on a link
 _BATCHES = 32  # half as many namespaces as `Spaces` keeps open in any case
 
 
@@ -95,6 +101,14 @@ class _Batch(NamedTuple):
     space: Space
     messages: list[bytes]
     operations: list[Operation]
+    rising: list[tuple[Operation, bytes]]
+    """What sets links up. It comes after their addresses, so that the kernel announces these (see `spaces.BIRTH`)."""
+
+    def rise(self) -> None:
+        """Let the links that have their addresses go up, before what comes next."""
+        for operation, message in self.rising:
+            self.add(operation, message)
+        self.rising.clear()
 
     def add(self, operation: Operation, *messages: bytes) -> None:
         """Let *messages* wait."""
@@ -362,14 +376,15 @@ class LinuxKernel:
         mtu = pair.mtu or 0
         master = self._index_of(operation, home, pair.master, work) if pair.master else 0
         alias = naming.mark(pair.owner)
+        mac = "" if master else _lasting_mac(pair.owner)
         birthplace = -1 if away is home else away.netns
         for _ in range(_TRIES):
             self._index += 2
             index, other = self._index, self._index + 1
             data = veth(pair.peer, netns=birthplace, index=other, mac=pair.mac or "", mtu=mtu, queues=1)
-            quiet = AddrGenMode.NONE if self._inet6 and (master or pair.ipv6 is False) else None
+            quiet = AddrGenMode.NONE if self._speaks_inet6(mtu) and (master or pair.ipv6 is False) else None
             errors = home.socket.attempt(
-                newlink("veth", pair.name, index=index, master=master, mtu=mtu, queues=1, data=data),
+                newlink("veth", pair.name, index=index, master=master, mac=mac, mtu=mtu, queues=1, data=data),
                 setlink(index, alias=alias, addr_gen_mode=quiet, isolated=pair.isolated if master else None),
                 setlink(index, up=pair.up),
             )
@@ -392,8 +407,13 @@ class LinuxKernel:
         work.indices[pair.peer_netns, pair.peer] = other
         self._permit_ipv6(operation, away, pair)
         batch = self._batch(work, away)
-        mode = AddrGenMode.NONE if pair.ipv6 is False and self._inet6 else None
-        batch.add(operation, setlink(other, alias=PEER + alias, addr_gen_mode=mode), setlink(other, up=pair.peer_up))
+        mode = AddrGenMode.NONE if pair.ipv6 is False and self._speaks_inet6(mtu) else None
+        batch.add(operation, setlink(other, alias=PEER + alias, addr_gen_mode=mode))
+        batch.rising.append((operation, setlink(other, up=pair.peer_up)))
+
+    def _speaks_inet6(self, mtu: int) -> bool:
+        """Whether a link with this *mtu* (0: the kernel's choice) has settings of IPv6, which needs 1280 bytes."""
+        return self._inet6 and not 0 < mtu < _INET6_LEAST_MTU
 
     def _permit_ipv6(self, operation: Operation, space: Space, pair: Veth) -> None:
         """Switch IPv6 on, on the end inside of a pair that shall have it; our namespaces begin without."""
@@ -480,8 +500,8 @@ class LinuxKernel:
     def _make_bridge(self, operation: Operation, switch: Bridge, work: _Work) -> None:
         space = self._space(operation, switch.netns)
         # With a MAC of its own it keeps it, instead of taking that of one port after the other (what Docker does, too).
-        mac = f"02:42:{os.urandom(4).hex(':')}"
-        mode = None if switch.ipv6 is None or not self._inet6 else _mode(switch.ipv6)
+        mac = _lasting_mac(switch.owner)
+        mode = None if switch.ipv6 is None or not self._speaks_inet6(switch.mtu or 0) else _mode(switch.ipv6)
         # Only an MTU that is changed to what it shall be is kept when a port with a smaller one joins.
         born = switch.mtu ^ 1 if switch.mtu else 0
         errors: tuple[NetlinkError, ...] = ()
@@ -491,9 +511,9 @@ class LinuxKernel:
             errors = space.socket.attempt(
                 newlink("bridge", switch.name, index=index, mac=mac, mtu=born, data=_BRIDGE),
                 setlink(index, alias=naming.mark(switch.owner), mtu=switch.mtu, addr_gen_mode=mode),
-                setlink(index, up=switch.up),
             )
             if not errors:
+                self._send(operation, space, self._rising(space, switch, index))
                 work.indices[switch.netns, switch.name] = index
                 return
             if errors[0].index or errors[0].errno != EBUSY:
@@ -508,6 +528,13 @@ class LinuxKernel:
         self._send(operation, space, _bridge_changes(switch, message))
         work.indices[switch.netns, switch.name] = message.ifindex
 
+    def _rising(self, space: Space, switch: Bridge, index: int) -> Iterator[bytes]:
+        """Set a new bridge up. Its own IPv6 address is of use at once: nobody else can have it."""
+        if switch.ipv6:
+            with suppress(OSError):
+                self._spaces.write(space, f"net/ipv6/conf/{switch.name}/accept_dad", "0")
+        yield setlink(index, up=switch.up)
+
     def _make_port(self, operation: Operation, port: Port, work: _Work) -> None:
         space = self._space(operation, port.netns)
         master = self._index_of(operation, space, port.master, work)
@@ -518,34 +545,54 @@ class LinuxKernel:
         space = self._space(operation, resource.netns)
         index = self._index_of(operation, space, resource.link, work)
         if isinstance(resource, Address):
-            message = _replacing(newaddr(index, resource.interface))
+            message = newaddr(index, resource.interface, broadcast=_broadcast(resource.interface))
         else:
             message = newroute(resource.destination, gateway=resource.via, oif=index)
             if isinstance(operation, Change):
                 message = _replacing(message)
-        self._batch(work, space).add(operation, message)
+        batch = self._batch(work, space)
+        if isinstance(resource, Route):
+            batch.rise()  # there is no route over a link that is down
+        batch.add(operation, message)
 
     def _batch(self, work: _Work, space: Space) -> _Batch:
         batch = work.batches.get(space.name)
         if batch is None:
             if len(work.batches) >= _BATCHES:
                 self._flush_all(work)
-            batch = work.batches[space.name] = _Batch(space, [], [])
+            batch = work.batches[space.name] = _Batch(space, [], [], [])
         return batch
 
     def _flush_all(self, work: _Work) -> None:
         """Send what waits."""
         for batch in work.batches.values():
+            batch.rise()
             start = 0
             # What comes after a refused route may lean on it, so it is sent again when that stands.
             while errors := batch.space.socket.attempt(*batch.messages[start:]):
                 index = start + errors[0].index
                 operation = batch.operations[index]
-                if errors[0].errno != EEXIST or not isinstance(operation.resource, Route):
+                resource = operation.resource
+                if errors[0].errno != EEXIST or not isinstance(resource, Address | Route):
                     raise _refused(operation, errors[0])
-                self._make_route_again(operation, operation.resource, batch.space, batch.messages[index])
+                message = batch.messages[index]
+                if isinstance(resource, Route):
+                    self._make_route_again(operation, resource, batch.space, message)
+                else:
+                    self._make_address_again(operation, resource, batch.space, message)
                 start = index + 1
         work.batches.clear()
+
+    def _make_address_again(self, operation: Operation, wanted: Address, space: Space, message: bytes) -> None:
+        """Put an address where it is already; if the route to its subnet is gone, only a new one brings that back."""
+        there = space.link(wanted.link)
+        if there is not None:
+            held = {address(found).address for found in space.socket.dump(dumpaddrs(index=there.ifindex))}
+            whole = any(one.key == wanted.key for one in _things(space, there, wanted.owner))
+            if wanted.interface in held and not whole:
+                self._send(operation, space, (deladdr(there.ifindex, wanted.interface), message))
+                return
+        self._send(operation, space, (_replacing(message),))
 
     def _make_route_again(self, operation: Operation, wanted: Route, space: Space, message: bytes) -> None:
         """Put a route where there is one to the same destination: ours, or in a namespace that is ours."""
@@ -671,7 +718,7 @@ class _View:
         if len(self.links) > 1:
             for held in map(address, wire.dump(dumpaddrs())):
                 self._addresses.setdefault(held.ifindex, []).append(held)
-            for found in map(route, wire.dump(dumproutes(protocol=PROTOCOL))):
+            for found in map(route, wire.dump(dumproutes(table=_MAIN_TABLE))):
                 self._routes.setdefault(found.oif, []).append(found)
 
     def things(self, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:
@@ -684,7 +731,7 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     """Yield our addresses and routes on one link, asking for no others."""
     wire, index = space.socket, message.ifindex
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
-    routes = map(route, wire.dump(dumproutes(protocol=PROTOCOL, oif=index)))
+    routes = [route(found) for found in wire.dump(dumproutes(table=_MAIN_TABLE, oif=index))]
     return _inner(space.name, message, owner, addresses, routes)
 
 
@@ -693,13 +740,18 @@ def _inner(
     message: LinkMessage,
     owner: Owner,
     addresses: Iterable[AddressMessage],
-    routes: Iterable[RouteMessage],
+    routes: Sequence[RouteMessage],
 ) -> Iterator[Address | Route]:
+    # An address whose route to its subnet was taken away is of no use: it is not seen, and so made again.
+    reached = {found.destination for found in routes if found.protocol == _KERNEL}
     for held in addresses:
-        if held.protocol == PROTOCOL:
+        subnet = held.address.network
+        whole = not message.up or subnet.num_addresses == 1 or subnet in reached
+        if held.protocol == PROTOCOL and whole:
             yield Address(netns, message.name, held.address, owner)
     for found in routes:
-        yield Route(netns, found.destination, message.name, owner, found.gateway)
+        if found.protocol == PROTOCOL:
+            yield Route(netns, found.destination, message.name, owner, found.gateway)
 
 
 def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
@@ -744,6 +796,14 @@ def _bridge_changes(switch: Bridge, message: LinkMessage) -> Iterator[bytes]:
 _BRIDGE = netlink.bridge(forward_delay=0, stp=False)
 
 
+def _lasting_mac(owner: Owner) -> str:
+    """Return a MAC of its own for the link of *owner* that others know as their gateway.
+
+    It is the same each time that this link is made: who has it in mind reaches the one that takes a lost one's place.
+    """
+    return f"02:42:{hashlib.sha256(naming.mark(owner).encode()).digest()[:4].hex(':')}"
+
+
 def _mode(ipv6: bool) -> AddrGenMode:  # noqa: FBT001 (it is the value that is translated)
     return AddrGenMode.EUI64 if ipv6 else AddrGenMode.NONE
 
@@ -751,6 +811,12 @@ def _mode(ipv6: bool) -> AddrGenMode:  # noqa: FBT001 (it is the value that is t
 def _ipv6(message: LinkMessage) -> bool:
     """Whether a link gets an IPv6 address by itself."""
     return message.addr_gen_mode not in {None, AddrGenMode.NONE}
+
+
+def _broadcast(interface: IPInterface) -> IPv4Address | None:
+    """Return the broadcast address of an IPv4 subnet that has one."""
+    subnet = interface.network
+    return subnet.broadcast_address if isinstance(subnet, IPv4Network) and subnet.prefixlen < 31 else None
 
 
 def _replacing(message: bytes) -> bytes:

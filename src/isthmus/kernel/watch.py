@@ -140,7 +140,12 @@ class Watch:
     def _matters(self, number: int | None, message: AddressMessage | RouteMessage) -> bool:
         """Whether an address or route that went was ours, and is not gone with a link that had to go."""
         index = message.ifindex if isinstance(message, AddressMessage) else message.oif
-        return message.protocol == PROTOCOL and (number, index) not in self._dying
+        if (number, index) in self._dying:
+            return False
+        if isinstance(message, RouteMessage) and message.protocol == _KERNEL:
+            # In the host's namespace most links are not ours.
+            return number is not None or bool((now := self._ask(index)) and whose(now.alias))
+        return message.protocol == PROTOCOL
 
     def _name(self, number: int | None) -> str | None:
         """Return the name of the namespace that ours knows by this *number*; None if it is none of ours (any more)."""
@@ -197,21 +202,27 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
 _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 _LOW = 0 if sys.byteorder == "little" else 3  # where in a word the byte with IFF_UP is
 
-# nlmsg_type is at 4, ifi_flags at 24, ifi_change at 28, rtm_protocol at 21. A jump is over so many instructions.
+_KERNEL, _MAIN_TABLE = 2, 254  # RTPROT_KERNEL, RT_TABLE_MAIN: the routes to the subnets of addresses
+
+# nlmsg_type is at 4, ifi_flags at 24, ifi_change at 28, rtm_table at 20, rtm_protocol at 21. A jump is over so many
+# instructions.
 _FILTER: tuple[Instruction, ...] = (
     (LOAD_HALF, 0, 0, 4),
-    (IF_EQUAL, 11, 0, socket.htons(RTM_DELLINK)),
-    (IF_EQUAL, 10, 0, socket.htons(RTM_DELADDR)),
+    (IF_EQUAL, 14, 0, socket.htons(RTM_DELLINK)),
+    (IF_EQUAL, 13, 0, socket.htons(RTM_DELADDR)),
     (IF_EQUAL, 7, 0, socket.htons(RTM_DELROUTE)),
-    (IF_EQUAL, 0, 9, socket.htons(RTM_NEWLINK)),
+    (IF_EQUAL, 0, 12, socket.htons(RTM_NEWLINK)),
     (LOAD_BYTE, 0, 0, 24 + _LOW),
-    (IF_BITS, 7, 0, IFF_UP),
+    (IF_BITS, 10, 0, IFF_UP),
     (LOAD_WORD, 0, 0, 28),
-    (IF_EQUAL, 5, 0, 0xFFFF_FFFF),
+    (IF_EQUAL, 8, 0, 0xFFFF_FFFF),
     (LOAD_BYTE, 0, 0, 28 + _LOW),
-    (IF_BITS, 2, 3, IFF_UP),
+    (IF_BITS, 5, 6, IFF_UP),
+    (LOAD_BYTE, 0, 0, 20),
+    (IF_EQUAL, 0, 4, _MAIN_TABLE),
     (LOAD_BYTE, 0, 0, 21),
-    (IF_EQUAL, 0, 1, PROTOCOL),
+    (IF_EQUAL, 1, 0, PROTOCOL),
+    (IF_EQUAL, 0, 1, _KERNEL),
     (RETURN, 0, 0, EVERYTHING),
     (RETURN, 0, 0, 0),
 )

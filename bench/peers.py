@@ -1,0 +1,222 @@
+"""The engines that are installed here, each on a host of its own, with directories of its own."""
+
+import io
+import json
+import os
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import which
+from typing import Protocol
+
+from bench.client import Client
+from bench.world import CGROUP, World, add_host, on, run, wait_for
+
+PLUGINS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
+NETAVARK = ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark")
+
+
+class Peer(Protocol):
+    """An engine that attaches a namespace to its bridge network, and detaches it again."""
+
+    name: str
+
+    def attach(self) -> float:
+        """Attach; return the milliseconds that took."""
+
+    def detach(self) -> float:
+        """Detach; return the milliseconds that took."""
+
+
+def found(world: World, held: ExitStack, notes: list[str]) -> Iterator[Peer]:
+    """Start the engines that there are; *held* ends them, and *notes* says which are not there."""
+    if program := which("dockerd"):
+        try:
+            yield _Docker(world, held, program)
+        except (RuntimeError, TimeoutError, OSError) as error:
+            notes.append(f"Docker is not measured: {error}.")
+    else:
+        notes.append("Docker is not measured: there is no dockerd in PATH.")
+    if program := _first(f"{directory}/bridge" for directory in PLUGINS):
+        yield _Cni(world, program)
+    else:
+        notes.append(f"CNI's bridge plugin is not measured: it is not in {', '.join(PLUGINS)}.")
+    if program := _first(NETAVARK):
+        yield _Netavark(world, program)
+    else:
+        notes.append(f"Netavark is not measured: it is not at {' or '.join(NETAVARK)}.")
+
+
+def _first(paths: "Iterator[str] | tuple[str, ...]") -> str | None:
+    return next((path for path in paths if os.access(path, os.X_OK)), None)
+
+
+class _Docker:
+    """dockerd: a running container is connected to one more network, through the API."""
+
+    def __init__(self, world: World, held: ExitStack, program: str) -> None:
+        directory = world.directory / "docker"
+        directory.mkdir()
+        socket = directory / "d.sock"
+        add_host("docker")
+        flags = {"-H": f"unix://{socket}", "--storage-driver": "vfs"}
+        for flag, name in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid"), ("config-file", "json")):
+            flags[f"--{flag}"] = f"{directory}/{name}"
+        (directory / "json").write_text("{}")
+        with (directory / "log").open("w") as log:
+            self._process = subprocess.Popen(
+                [*on("docker"), "unshare", "--mount", program, *(word for pair in flags.items() for word in pair)],
+                stdout=log,
+                stderr=log,
+            )
+        held.callback(self._end)
+
+        def answers() -> bool:
+            if self._process.poll() is not None:
+                raise RuntimeError("dockerd ended: " + (directory / "log").read_text().splitlines()[-1])
+            try:
+                Client(socket).do("GET", "/_ping")
+            except (OSError, RuntimeError):
+                return False
+            return True
+
+        wait_for(answers, "dockerd", 0.1)
+        self._api = api = Client(socket)
+        api.do("POST", "/images/create?fromSrc=-&repo=bench", _image(world.build("load", "-static")))
+        api.do(
+            "POST",
+            "/networks/create",
+            {"Name": "bench", "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.61.0.0/16"}]}},
+        )
+        host = {"CgroupParent": f"/{CGROUP}", "SecurityOpt": ["seccomp=unconfined"]}
+        body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host}
+        self._container = api.do("POST", "/containers/create?name=one", body).json()["Id"]
+        api.do("POST", f"/containers/{self._container}/start")
+        self.name = "Docker " + api.do("GET", "/version").json()["Version"]
+
+    def attach(self) -> float:
+        return self._api.do("POST", "/networks/bench/connect", {"Container": self._container}).took
+
+    def detach(self) -> float:
+        return self._api.do("POST", "/networks/bench/disconnect", {"Container": self._container}).took
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            if hasattr(self, "_container"):
+                self._api.send("DELETE", f"/containers/{self._container}?force=1")
+            self._process.terminate()
+            self._process.wait(30)
+
+
+def _image(program: Path) -> bytes:
+    """An image with one file."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        archive.add(program, "load")
+    return made.getvalue()
+
+
+class _Cni:
+    """The reference plugin `bridge`, with `host-local` addresses and masquerade."""
+
+    def __init__(self, world: World, program: str) -> None:
+        self._program = program
+        self._directory = str(Path(program).parent)
+        self.name = "CNI bridge" + _version([program], {"CNI_COMMAND": "VERSION"})
+        add_host("cni")
+        add_host("cni-inside")
+        self._config: dict[str, object] = {
+            "cniVersion": "0.4.0",
+            "name": "bench",
+            "type": "bridge",
+            "bridge": "cni0",
+            "isGateway": True,
+            "ipMasq": True,
+            "ipam": {
+                "type": "host-local",
+                "subnet": "10.62.0.0/16",
+                "dataDir": f"{world.directory}/cni",
+                "routes": [{"dst": "0.0.0.0/0"}],
+            },
+        }
+
+    def attach(self) -> float:
+        took, result = self._call("ADD")
+        self._config["prevResult"] = json.loads(result)
+        return took
+
+    def detach(self) -> float:
+        took, _ = self._call("DEL")
+        del self._config["prevResult"]
+        return took
+
+    def _call(self, command: str) -> tuple[float, str]:
+        environment = {
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": "bench",
+            "CNI_NETNS": "/run/netns/cni-inside",
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": self._directory,
+        }
+        return _timed([*on("cni"), self._program], json.dumps(self._config), environment)
+
+
+class _Netavark:
+    """Podman's netavark: the network is there already, since another container stands on it."""
+
+    def __init__(self, world: World, program: str) -> None:
+        self._command = [*on("netavark"), program, "--config", f"{world.directory}/netavark"]
+        self.name = run(program, "--version").strip()
+        for host in ("netavark", "netavark-inside", "netavark-first"):
+            add_host(host)
+        run(*on("netavark"), "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        self._call("setup", "first", "10.63.0.2")
+
+    def attach(self) -> float:
+        return self._call("setup", "inside", "10.63.0.3")
+
+    def detach(self) -> float:
+        return self._call("teardown", "inside", "10.63.0.3")
+
+    def _call(self, verb: str, container: str, address: str) -> float:
+        network = {
+            "name": "bench",
+            "id": "b" * 64,
+            "driver": "bridge",
+            "network_interface": "podman1",
+            "created": "2026-01-01T00:00:00Z",
+            "subnets": [{"subnet": "10.63.0.0/16", "gateway": "10.63.0.1"}],
+            "ipv6_enabled": False,
+            "internal": False,
+            "dns_enabled": False,
+            "ipam_options": {"driver": "host-local"},
+        }
+        config = {
+            "container_id": container,
+            "container_name": container,
+            "networks": {"bench": {"interface_name": "eth0", "static_ips": [address]}},
+            "network_info": {"bench": network},
+        }
+        return _timed([*self._command, verb, f"/run/netns/netavark-{container}"], json.dumps(config), {})[0]
+
+
+def _version(command: list[str], environment: Mapping[str, str]) -> str:
+    """The version that a plugin tells when it is asked without a request, after a blank, or nothing."""
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False, input="")
+    words = done.stderr.split()
+    return f" {words[-1]}" if words and words[-1].startswith("v") else ""
+
+
+def _timed(command: list[str], given: str, environment: Mapping[str, str]) -> tuple[float, str]:
+    """Run a program that has to succeed; return the milliseconds that took, its start included, and what it printed."""
+    began = time.perf_counter_ns()
+    done = subprocess.run(
+        command, input=given, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    took = (time.perf_counter_ns() - began) / 1e6
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stdout} {done.stderr}")
+    return took, done.stdout
