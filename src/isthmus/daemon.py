@@ -276,7 +276,7 @@ class Mender:
                     self.try_again(news, ExceptionGroup("", [error]))
                 else:
                     self._pause = RETRY
-                    if plan is not NOTHING:
+                    if len(plan):
                         log.warning("put back what others had taken: %d operations", len(plan))
         finally:
             self._task = None

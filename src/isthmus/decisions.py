@@ -36,6 +36,7 @@ from isthmus.errors import (
     Predefined,
 )
 from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, IPInterface, Network, Pairs, Sandbox, pairs
+from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
 from isthmus.options import Options, check_interface
 from isthmus.render import SYSCTLS
@@ -223,8 +224,8 @@ class Decisions:
         if driver.addressed:
             asked = dict(request.options).get(IFNAME, "")
             ifname = self._interface(user, driver.interface_prefix(network), asked, before)
-            mac = _mac(request.mac) or random_mac(self._random(5))
             addresses = self._addresses(network, demanded)
+            mac = _mac(request.mac) or mac_of(network.id, addresses[0].ip if addresses else self._id())
         return Endpoint(
             id=self._id(),
             network=network.id,

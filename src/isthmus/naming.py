@@ -4,6 +4,7 @@ A link's name has at most 15 bytes, so names are cut from IDs; the mark (a link'
 matched by exact key, never by prefix. Addresses and routes carry a protocol number instead.
 """
 
+from hashlib import sha256
 from typing import NamedTuple
 
 PROTOCOL = 105
@@ -46,3 +47,12 @@ def bridge(network_id: str) -> str:
 def veth(endpoint_id: str) -> str:
     """The host's end of an endpoint's veth pair."""
     return f"veth{endpoint_id[:11]}"
+
+
+def mac(network_id: str, address: object) -> str:
+    """The MAC of whoever has this *address* on the network, whose user demanded no other: 02:..., locally administered.
+
+    With the address goes the MAC: when another sandbox gets it, nobody's neighbour table is out of date. Networks of
+    other hosts on the same wire have other IDs, and so other MACs.
+    """
+    return (b"\x02" + sha256(f"{network_id} {address}".encode()).digest()[:5]).hex(":")

@@ -102,11 +102,14 @@ def test_the_stages_of_a_request_add_up_to_the_whole() -> None:
         ("apply", 40_000, 70_000),
         ("kernel", 41_000, 46_000),
         ("kernel", 50_000, 60_000),
+        ("namespace", 62_000, 68_000),
+        ("kernel", 63_000, 64_000),
     ]
     [(window, inside)] = profile.split([(0, 100_000)], [*spans, ("job", 200_000, 210_000)])
     found = profile.stages(window, inside)
     assert sum(found.values()) == 100
-    assert (found["commit: SQLite"], found["apply: kernel"], found["apply: Python"]) == (7, 15, 15)
+    assert (found["commit: SQLite"], found["apply: kernel"], found["apply: Python"]) == (7, 15, 9)
+    assert found["apply: the namespace"] == 6
 
 
 @pytest.mark.parametrize(("module", "path"), [stage[1:] for stage in profiled.STAGES])

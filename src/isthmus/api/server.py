@@ -54,7 +54,8 @@ class Limits:
 def listen(address: str, environment: Mapping[str, str], group: str = "") -> socket.socket:
     """A listening socket for *address*: `unix://PATH`, or `fd://` for the one that systemd passed to us.
 
-    A socket file at which nobody answers is replaced; `InvalidRequest` if somebody does, or if it is no socket.
+    A socket file at which nobody answers is replaced; `InvalidRequest` if somebody does, or if it is no socket. The
+    file gets its name last, so that whoever finds it can connect.
     The socket has mode 0660 and is for root and *group*, or for the group `isthmus` if none is named and there is one.
     """
     if address == "fd://":
@@ -68,20 +69,23 @@ def listen(address: str, environment: Mapping[str, str], group: str = "") -> soc
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     before = os.umask(0o177)
+    fresh = Path(f"{path}.new")
+    fresh.unlink(missing_ok=True)
     try:
-        listening.bind(path)
+        listening.bind(str(fresh))
     except OSError as error:
         listening.close()
         raise InvalidRequest(f"cannot listen at {path}: {error.strerror or error}") from error
     finally:
         os.umask(before)
     try:
-        os.chown(path, -1, grp.getgrnam(group or GROUP).gr_gid)
+        os.chown(fresh, -1, grp.getgrnam(group or GROUP).gr_gid)
     except (KeyError, PermissionError) as error:
         if group:
             raise InvalidRequest(f"invalid group {group}: the socket cannot be given to it ({error})") from error
-    Path(path).chmod(0o660)
+    fresh.chmod(0o660)
     listening.listen(128)
+    fresh.rename(path)
     listening.setblocking(False)  # noqa: FBT003 - its only parameter
     return listening
 

@@ -19,7 +19,7 @@ from isthmus.firewall import Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
 from isthmus.options import Options, check_interface
-from isthmus.resources import Address, Bridge, Port, Resource, Veth
+from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth
 
 addressed = True
 many_subnets = False
@@ -187,11 +187,27 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resou
         mac=endpoint.mac,
         master=_device(network),
         mtu=options.mtu,
-        isolated=not options.icc,
+        isolated=None if options.icc else True,
         ipv6=network.ipv6,
     )
+    yield from _announcing(network, endpoint, netns)
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
+
+
+def _announcing(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Sysctl]:
+    """Have the kernel announce the addresses when their link goes up, if somebody may know another MAC for them.
+
+    That is so on a LAN, where the user demanded a MAC, and for the second address that shares the MAC of the first.
+    Elsewhere it is spared: a broadcast goes to each port of the bridge.
+    """
+    strange = not endpoint.addresses or endpoint.mac != naming.mac(network.id, endpoint.addresses[0].ip)
+    outside = strange or parse(network.options).bridged
+    ifname = endpoint.ifname.replace(".", "/")
+    if network.ipv4 and outside:
+        yield Sysctl(netns, f"net.ipv4.conf.{ifname}.arp_notify", "1")
+    if network.ipv6 and (outside or network.ipv4):
+        yield Sysctl(netns, f"net.ipv6.conf.{ifname}.ndisc_notify", "1")
 
 
 def routers(network: Network) -> tuple[IPAddress, ...]:

@@ -102,7 +102,7 @@ class _Batch(NamedTuple):
     messages: list[bytes]
     operations: list[Operation]
     rising: list[tuple[Operation, bytes]]
-    """What sets links up. It comes after their addresses, so that the kernel announces these (see `spaces.BIRTH`)."""
+    """What sets links up. It comes after their addresses, so that the kernel can announce these (`arp_notify`)."""
 
     def rise(self) -> None:
         """Let the links that have their addresses go up, before what comes next."""
@@ -358,7 +358,6 @@ class LinuxKernel:
                 case Port() as port:
                     self._make_port(operation, port, work)
                 case Sysctl(netns, name, value):
-                    self._flush_all(work)
                     try:
                         self._spaces.write(self._space(operation, netns), _path(name), value)
                     except OSError as error:

@@ -20,13 +20,8 @@ from isthmus.kernel import namespaces, sysctl
 from isthmus.kernel.netlink import LinkMessage, NetlinkError, Socket, getlink, getnsid, link, nsid
 from isthmus.model import HOST
 
-BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv4/conf/all/arp_notify": "1"})
-"""How a namespace of ours begins: a link that goes up tells its neighbours whose address it has (RFC 5227, 2.3)."""
-
-BIRTH6: Mapping[str, str] = MappingProxyType(
-    {"net/ipv6/conf/default/disable_ipv6": "1", "net/ipv6/conf/all/ndisc_notify": "1"}
-)
-"""And so where there is IPv6: off on each link that comes, as in Docker's, until a network brings it."""
+BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6": "1"})
+"""How a namespace of ours begins: with IPv6 off on each link that comes, as in Docker's, until a network brings it."""
 
 
 class Space:
@@ -184,7 +179,7 @@ class Spaces:
 
     def _new(self) -> tuple[int, Socket]:
         home = self.host.netns
-        netns = namespaces.create({**BIRTH, **BIRTH6} if os.path.exists("/proc/sys/net/ipv6") else BIRTH, home)
+        netns = namespaces.create(BIRTH if os.path.exists("/proc/sys/net/ipv6") else {}, home)
         with namespaces.inside(netns, home):
             return netns, Socket()
 
