@@ -138,7 +138,7 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     if not have:
         return _phases([Make(resource) for resource in desired])
     want = {resource.key: resource for resource in desired}
-    leaving = [old for key, old in have.items() if _leaves(old, want.get(key))]
+    leaving = [have[key] for key in sorted(have) if _leaves(have[key], want.get(key))]
     if not leaving and all(key in have and satisfied(new, have[key]) for key, new in want.items()):
         return NOTHING
     dead = _dead(leaving, have)
