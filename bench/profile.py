@@ -15,6 +15,7 @@ REQUESTS = ("connect", "disconnect", "create", "remove")
 
 _SANDBOXES = 20
 _ENGINE = ("decide", "commit", "render", "observe", "diff", "apply")
+_NESTED = (("commit", "store"), ("observe", "kernel"), ("apply", "kernel"), ("apply", "namespace"))
 Span = tuple[str, int, int]
 
 
@@ -79,9 +80,11 @@ def stages(window: tuple[int, int], spans: Sequence[Span]) -> dict[str, float]:
         (outer, inner): sum(
             _length(span)
             for span in spans
-            if span[0] == inner and any(_within(span, other) for other in spans if other[0] == outer)
+            if span[0] == inner
+            and any(_within(span, other) for other in spans if other[0] == outer)
+            and not any(_within(span, other) for other in spans if other[0] == "namespace" != inner)
         )
-        for outer, inner in (("commit", "store"), ("observe", "kernel"), ("apply", "kernel"))
+        for outer, inner in _NESTED
     }
     nanoseconds = {
         "HTTP: from the client to the handler": handled - window[0],
@@ -93,7 +96,8 @@ def stages(window: tuple[int, int], spans: Sequence[Span]) -> dict[str, float]:
         "observe: Python": sums["observe"] - nested["observe", "kernel"],
         "observe: kernel": nested["observe", "kernel"],
         "diff": sums["diff"],
-        "apply: Python": sums["apply"] - nested["apply", "kernel"],
+        "apply: Python": sums["apply"] - nested["apply", "namespace"] - nested["apply", "kernel"],
+        "apply: the namespace": nested["apply", "namespace"],
         "apply: kernel": nested["apply", "kernel"],
         "view, events, log": _length(job) - sum(sums.values()),
         "hand back to the loop, make the answer": answered - job[2],

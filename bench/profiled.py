@@ -26,6 +26,8 @@ STAGES = (
     ("observe", "isthmus.kernel.linux", "LinuxKernel.observe"),
     ("diff", "isthmus.engine", "diff"),
     ("apply", "isthmus.kernel.linux", "LinuxKernel.apply"),
+    ("namespace", "isthmus.kernel.spaces", "Spaces.make"),
+    ("namespace", "isthmus.kernel.spaces", "Spaces.remove"),
     ("kernel", "isthmus.kernel.netlink", "Socket.exchange"),
     ("kernel", "isthmus.kernel.netlink", "Socket.ask"),
     ("kernel", "isthmus.kernel.netlink", "Socket.dump"),

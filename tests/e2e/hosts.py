@@ -1,13 +1,13 @@
 """Hosts, LANs and the outside world, made of namespaces, with real daemons on the hosts and real packets between them.
 
-A `World` owns all that a test makes and takes it apart at the end. A `Machine` has a network, mounts and a host name of its
-own, with an empty /run; a `Host` is a machine with a daemon. Sockets are made in the namespaces but belong to the test:
+A `World` owns all that a test makes and takes it apart at the end. A `Machine` has a network, mounts and a host name of
+its own, with an empty /run; a `Host` is a machine with a daemon. Sockets are made there but belong to the test:
 
     with World(tmp_path) as world:
         host, outside = world.internet()
+        world.serve(outside)
         host.start()
-        host.isthmus("sandbox create web")
-        assert seen(host.sandbox("web"), outside.serve(), OUTSIDE) == HOST_ADDRESS
+        assert seen(host.sandbox("web", "--network bridge"), OUTSIDE) == HOST_ADDRESS
 """
 
 import http.client
@@ -47,7 +47,7 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T], complaint: str, patience: float = PATIENCE) -> T:
-    """Wait until *condition* gives something true, and give that; AssertionError with the *complaint* if it never does."""
+    """Wait until *condition* gives something true, and give that; AssertionError with *complaint* if it never does."""
     deadline = time.monotonic() + patience
     while not (result := condition()):
         assert time.monotonic() < deadline, complaint
@@ -110,8 +110,8 @@ class Place:
         return {link["ifname"] for link in self.ip("link") if not link["ifname"].startswith("dying")} - {"lo"}
 
     def routes(self, version: int = 4) -> list[str]:
-        """The routes of the main table, as `DESTINATION via GATEWAY dev INTERFACE`, without the gateway where there is none."""
-        found = self.ip(f"-{version} route show")
+        """The routes but for link-local ones, as `DESTINATION via GATEWAY dev INTERFACE` or `DESTINATION dev INTERFACE`."""
+        found = [one for one in self.ip(f"-{version} route show") if not one["dst"].startswith("fe80:")]
         return [
             f"{one['dst']} via {one['gateway']} dev {one['dev']}"
             if "gateway" in one
@@ -171,6 +171,7 @@ class Host(Machine):
         self._held = ExitStack()
         self._log = self._held.enter_context((directory / "log").open("a"))
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.started = ""
         self._notified = self._held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
         self._notified.bind(str(directory / "notify"))
         self._notified.settimeout(0.05)
@@ -196,11 +197,15 @@ class Host(Machine):
         if config is not None or not self.configuration.exists():
             self.configuration.write_text(json.dumps(config or {}))
         self.drain()
+        before = len(self.log)
         environment = os.environ | {"NOTIFY_SOCKET": str(self.directory / "notify")}
         self.daemon = subprocess.Popen(
             self.daemon_command(flags), env=environment, stdout=self._log, stderr=self._log, stdin=subprocess.DEVNULL
         )
         until(lambda: self.notified() == "READY=1" or self.ended(), f"no daemon:\n{self.log}", 30)
+        self.started = until(
+            lambda: next((line for line in self.log[before:].splitlines() if "ready after" in line), ""), "never ready"
+        )
         return self
 
     def ended(self) -> bool:
@@ -238,12 +243,15 @@ class Host(Machine):
         if self.daemon:
             self.stop(signal.SIGKILL)
 
-    def restart(self, how: signal.Signals = signal.SIGTERM, config: Mapping[str, object] | None = None) -> str:
-        """End the daemon and start it again; what it logged since."""
+    def restart(self, how: signal.Signals = signal.SIGTERM, config: Mapping[str, object] | None = None) -> None:
+        """End the daemon and start it again."""
         self.stop(how)
-        before = len(self.log)
         self.start(config=config)
-        return self.log[before:]
+
+    @property
+    def planned_nothing(self) -> bool:
+        """Whether the last start had nothing to do, as the daemon tells when it is ready."""
+        return self.started.endswith("with 0 operations done")
 
     def isthmus(self, command: str) -> str:
         """What `isthmus COMMAND` prints, which must succeed."""
@@ -280,7 +288,7 @@ class Host(Machine):
     def port(self, sandbox: Place, interface: str = "eth0") -> str:
         """The host's end of a sandbox's *interface*."""
         (link,) = sandbox.ip(f"link show dev {interface}")
-        return next(one["ifname"] for one in self.ip("link") if one["ifindex"] == link["link_index"])
+        return next(str(one["ifname"]) for one in self.ip("link") if one["ifindex"] == link["link_index"])
 
     def marked(self) -> set[str]:
         """The links that bear our mark."""
@@ -472,7 +480,7 @@ def seen(place: Place, address: str, protocol: str = "tcp", patience: float = PA
 
 
 def pings(place: Place, address: str, patience: float = PATIENCE, size: int = 16) -> bool:
-    """Whether *address* answers to an echo request of *place*, with *size* bytes in it that are not to be fragmented."""
+    """Whether *address* answers to an echo request of *place*, with *size* bytes in it that are not fragmented."""
     four = ip_address(address).version == 4
     identity = secrets.randbelow(65536)
     request, reply, protocol = (8, 0, socket.IPPROTO_ICMP) if four else (128, 129, socket.IPPROTO_ICMPV6)
@@ -488,7 +496,7 @@ def pings(place: Place, address: str, patience: float = PATIENCE, size: int = 16
     def answered(raw: bytes) -> bool:
         message = raw[(raw[0] & 15) * 4 :] if four else raw
         kind, _, _, other, _ = struct.unpack_from("!BBHHH", message)
-        return kind == reply and other == identity
+        return bool(kind == reply and other == identity)
 
     try:
         with place.socket(_family(address), socket.SOCK_RAW, protocol) as client:

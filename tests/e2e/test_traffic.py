@@ -66,7 +66,7 @@ GETS_OUT: dict[str, tuple[str, str] | None] = {
     "internal": None,
     "isolated": None,
 }
-"""As what the outside world sees a sandbox, by its network's mode: "" for the sandbox's own address, None for not at all."""
+"""As what the outside sees a sandbox, by its network's mode: "" for the sandbox's own address, None for not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +235,7 @@ def test_a_trusted_interface_gets_in(world: World) -> None:
 
 @pytest.mark.parametrize("mtu", [576, 1300, 9000])
 def test_the_mtu_of_a_network_is_that_of_all_its_parts(box: Host, mtu: int) -> None:
-    """A tunnel below needs smaller packets, storage wants larger ones; below 1280 the kernel knows no IPv6 on a link."""
+    """A tunnel below needs smaller packets, storage wants larger ones; below 1280 a link has no IPv6."""
     box.network("small", f"-o com.docker.network.driver.mtu={mtu} --subnet 10.5.0.0/24")
     web, db = box.sandbox("web", "--network small"), box.sandbox("db", "--network small")
     for place, link in ((web, "eth0"), (box, box.port(web)), (box, box.bridge("small"))):
