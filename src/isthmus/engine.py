@@ -20,7 +20,7 @@ from isthmus.model import HOST, Host, Network, Record, Sandbox, Setting, pairs
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Sysctl
+from isthmus.resources import Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
@@ -63,7 +63,8 @@ class Engine:
         """Read what is wanted and bring the kernel to it, whatever happened since; return what had to be done.
 
         Raises:
-            ExceptionGroup: of what the kernel refused. All else was done, and the engine is ready.
+            Refused: our rules cannot stand, so nothing may be reachable, and nothing was made.
+            ExceptionGroup: of what else the kernel refused. All the rest was done, and the engine is ready.
         """
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
@@ -71,7 +72,7 @@ class Engine:
             self._commit(put=[network])
             for endpoint in self._decide.moved(network):
                 self._commit(put=[endpoint])
-        return self._bring_all()
+        return self._guard() + self._bring_all()
 
     def mend(self, news: Iterable[News]) -> Plan:
         """Look again where *news* say that something changed, and put back what is missing; return what that was.
@@ -101,6 +102,15 @@ class Engine:
                         ports = self._state.on_network(owner.network)
                         netns.update(self._state.sandboxes[port.sandbox].netns for port in ports)
         return self._bring(netns, of_host=of_host)
+
+    def _guard(self) -> Plan:
+        """Have our table, and in it all that keeps packets out, before there is anything to be reached."""
+        seen = self._kernel.observe(Scope(firewall=True))
+        rules = (one for one in self._host().desired if isinstance(one, Table | Element))
+        plan = diff([one for one in rules if isinstance(one, Table) or not one.permits or one in seen], seen)
+        if len(plan):
+            self._kernel.apply(plan)
+        return plan
 
     def _bring_all(self) -> Plan:
         """Hold everything against the kernel; where that is refused, piece by piece, so that one does not stop all."""
