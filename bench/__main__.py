@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import attach, footprint, path, peers, profile, world
-from bench.report import Machine, Report
+from bench.report import Machine, Report, put_into
 
 PARTS = ("footprint", "connect", "create", "sustain", "crowd", "path", "scale", "restart")
 
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="less than a minute, and rougher")
     parser.add_argument("--no-peers", action="store_true", help="leave other engines alone")
     parser.add_argument("--only", metavar="PARTS", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
-    parser.add_argument("--format", choices=("table", "json"), default="table")
+    parser.add_argument("--write", metavar="PAGE", type=Path, help="put the result into its place in a page, too")
+    parser.add_argument("--format", choices=("table", "markdown", "json"), default="table")
     options = parser.parse_args(arguments)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -38,12 +39,17 @@ def main(arguments: Sequence[str]) -> int:
         return status
     here = world.World.here()
     if options.what:
-        print(profile.run(here, options.request, 200 if options.quick else 1000))
+        shown = profile.run(here, options.request, 200 if options.quick else 1000)
+        if options.write:
+            _write(options.write, f"profile {options.request}", f"```\n{shown}\n```")
+        print(shown)
         return 0
     report = Report(_machine())
     with ExitStack() as held:
         _measure(here, held, report, parts, quick=options.quick, alone=options.no_peers)
-    print(report.json() if options.format == "json" else report.table())
+    if options.write:
+        _write(options.write, "bench", report.markdown())
+    print({"table": report.table, "markdown": report.markdown, "json": report.json}[options.format]())
     return 1 if report.failures else 0
 
 
@@ -85,6 +91,10 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
             report.failures.append(f"{part} could not be measured: {error}")
         report.loads.update((line.question, load) for line in report.lines[before:])
         print(f"bench: {part} done after {time.monotonic() - began:.0f} s, load {load:.1f}", file=sys.stderr)
+
+
+def _write(page: Path, name: str, content: str) -> None:
+    page.write_text(put_into(page.read_text(), name, content))
 
 
 def _footprint(daemon: world.Daemon, report: Report, listings: int) -> None:

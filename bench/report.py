@@ -120,6 +120,33 @@ class Report:
         goals = [line.met for line in self.lines if line.goal]
         return "\n".join([*rows, "", f"{goals.count(True)} of {len(goals)} goals met"])
 
+    def markdown(self) -> str:
+        """For a page: the table, as Markdown."""
+        machine = self.machine
+        rows = [
+            f"Measured on {machine.date}: Linux {machine.kernel}, {machine.processors} processors, "
+            f"{machine.memory_mib} MiB of memory, Python {machine.python}.",
+            "",
+            "| question | who | median | p90 | ratio | goal | |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        before = ""
+        for line in sorted(self.lines, key=lambda line: [each.question for each in self.lines].index(line.question)):
+            cells = [
+                "" if line.question == before else line.question,
+                line.who,
+                f"{number(line.summary.median)} {line.unit}".strip(),
+                number(line.summary.p90),
+                "" if line.ratio is None else f"{line.ratio:.2f}",
+                _goal(line),
+                {True: "met", False: "**not met**", None: ""}[line.met],
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+            before = line.question
+        loads = sorted(self.loads.values()) or [0]
+        notes = [*self.notes, *self.failures, f"The load average was between {loads[0]:.1f} and {loads[-1]:.1f}."]
+        return "\n".join([*rows, "", *notes])
+
     def json(self) -> str:
         """For programs."""
         machine = self.machine
@@ -147,13 +174,31 @@ class Report:
 
 def _row(line: Line) -> str:
     ratio = "" if line.ratio is None else f"{line.ratio:.2f} x"
-    goal = verdict = ""
-    if line.goal:
-        unit = "x" if line.goal.of_ratio else line.unit
-        goal = f"goal {line.goal.better.value} {line.goal.limit:g} {unit}"
-        verdict = "met" if line.met else "NOT MET"
+    goal = f"goal {_goal(line)}" if line.goal else ""
+    verdict = {True: "met", False: "NOT MET", None: ""}[line.met]
     values = f"{number(line.summary.median):>9} {line.unit:<6} p90 {number(line.summary.p90):>8}"
     return f"  {line.who:<34}{values}  {ratio:>9}  {goal:<18}{verdict}".rstrip()
+
+
+def _goal(line: Line) -> str:
+    if line.goal is None:
+        return ""
+    unit = "x" if line.goal.of_ratio else line.unit
+    return f"{line.goal.better.value} {line.goal.limit:g} {unit}".strip()
+
+
+def put_into(page: str, name: str, content: str) -> str:
+    """The *page* with *content* between the comments `<!-- NAME -->` and `<!-- end of NAME -->`; ValueError without.
+
+    >>> put_into("a\\n<!-- x -->\\nold\\n<!-- end of x -->\\nb", "x", "new")
+    'a\\n<!-- x -->\\n\\nnew\\n\\n<!-- end of x -->\\nb'
+    """
+    begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"the page has no place for {name}: {begin.strip()} ... {end.strip()}")
+    return f"{before}{begin}\n{content}\n{end}{after}"
 
 
 def number(value: float) -> str:

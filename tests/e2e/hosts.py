@@ -110,7 +110,7 @@ class Place:
         return {link["ifname"] for link in self.ip("link") if not link["ifname"].startswith("dying")} - {"lo"}
 
     def routes(self, version: int = 4) -> list[str]:
-        """The routes but for link-local ones, as `DESTINATION via GATEWAY dev INTERFACE` or `DESTINATION dev INTERFACE`."""
+        """The routes but link-local ones, as `DESTINATION via GATEWAY dev INTERFACE` or `DESTINATION dev INTERFACE`."""
         found = [one for one in self.ip(f"-{version} route show") if not one["dst"].startswith("fe80:")]
         return [
             f"{one['dst']} via {one['gateway']} dev {one['dev']}"

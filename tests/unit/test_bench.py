@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bench import client, profile, profiled
-from bench.report import Better, Goal, Machine, Report, Summary, number
+from bench.report import Better, Goal, Machine, Report, Summary, number, put_into
 
 MACHINE = Machine("2026-01-01", "6.18", 2, 1024, "3.11")
 
@@ -68,6 +68,15 @@ def test_the_table_keeps_a_question_together_and_counts_the_goals() -> None:
     shown = json.loads(report.json())
     assert [line["met"] for line in shown["lines"]] == [None, True, False]
     assert shown["machine"]["processors"] == 2
+
+
+def test_a_page_gets_the_numbers_in_their_place_and_only_there() -> None:
+    """The page's prose is written by hand, and must survive the next run."""
+    page = "# t\n<!-- bench -->\nold\n<!-- end of bench -->\nprose\n"
+    once = put_into(page, "bench", "new")
+    assert once == put_into(once, "bench", "new") == "# t\n<!-- bench -->\n\nnew\n\n<!-- end of bench -->\nprose\n"
+    with pytest.raises(ValueError, match="no place for profile"):
+        put_into(page, "profile", "new")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.31234, "0.312"), (12.345, "12.3"), (12345.6, "12346"), (0, "0")])
