@@ -22,6 +22,7 @@ from isthmus.resources import (
     Element,
     Key,
     Namespace,
+    Nickname,
     Port,
     Resource,
     Route,
@@ -115,7 +116,8 @@ class World:
             for one in area:
                 rest.pop(one.key, None)
             sysctls = frozenset((one.netns, one.name) for one in area if isinstance(one, Sysctl))
-            yield tuple(area), Scope(namespaces=frozenset({netns}), links=links, sysctls=sysctls)
+            names = frozenset({f"{netns}-too"})
+            yield tuple(area), Scope(frozenset({netns}), links, sysctls=sysctls, nicknames=names)
         links = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth))
         sysctls = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Sysctl))
         yield (
@@ -132,7 +134,7 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
             return (resource.netns, resource.name) in ends
         case Address() | Route():
             return (resource.netns, resource.link) in ends
-        case Sysctl():
+        case Sysctl() | Nickname():
             return resource.netns == netns
         case _:
             return False
@@ -143,6 +145,7 @@ def worlds(draw: st.DrawFn) -> World:
     """Consistent worlds."""
     namespaces = _some(draw, NAMESPACES)
     found: list[Resource] = [Namespace(name) for name in namespaces]
+    found += [Nickname(f"{name}-too", name) for name in _some(draw, namespaces)]
     bridges = list(_bridges(draw, namespaces))
     veths = list(_veths(draw, namespaces, bridges))
     found += bridges
@@ -383,6 +386,8 @@ def acts(kernel: FakeKernel) -> list[Act]:
                 )
             case Port(name=name):
                 found.append(Act("nomaster", (name,)))
+            case Nickname():
+                pass  # nothing hangs on it
             case Address():
                 found.append(
                     Act(

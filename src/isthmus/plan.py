@@ -35,6 +35,7 @@ from isthmus.resources import (
     Bridge,
     Element,
     Key,
+    Nickname,
     Resource,
     Route,
     Sysctl,
@@ -193,10 +194,12 @@ def _dead(leaving: Iterable[Resource], have: Mapping[Key, Resource]) -> set[Key]
 
 
 def _lifelines(resource: Resource) -> tuple[Key, ...]:
-    """That without which *resource* is gone. A veth outlives its bridge; a sysctl may be of one link."""
+    """That without which *resource* is gone. A veth outlives its bridge, a nickname its namespace."""
     match resource:
         case Veth():
             return tuple(key for key in resource.needs if key[0] == "namespace")
+        case Nickname():
+            return ()
         case Sysctl(netns=netns, name=name) if link := sysctl_link(name):
             return (*resource.needs, link_key(netns, link))
     return resource.needs

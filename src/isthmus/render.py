@@ -14,7 +14,7 @@ from isthmus.drivers import BUILTIN
 from isthmus.kernel import Scope
 from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress
 from isthmus.naming import Owner
-from isthmus.resources import Address, Bridge, Element, Namespace, Port, Resource, Route, Sysctl, Veth
+from isthmus.resources import Address, Bridge, Element, Namespace, Nickname, Port, Resource, Route, Sysctl, Veth
 from isthmus.rules import Rules
 from isthmus.state import State
 
@@ -41,8 +41,10 @@ def sandbox(state: State, netns: str) -> Area:
     links: set[tuple[str, str]] = set()
     users = state.in_netns(netns)
     alive = any(not user.removing for user in users)
+    guests = [] if netns == HOST else [user for user in users if user.name != netns]
     if netns != HOST and alive:
         wanted.append(Namespace(netns))
+        wanted.extend(Nickname(guest.name, netns) for guest in guests if not guest.removing)
     endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
     removing = {user.id for user in users if user.removing}
     staying = [endpoint for endpoint in endpoints if not endpoint.removing and endpoint.sandbox not in removing]
@@ -64,6 +66,7 @@ def sandbox(state: State, netns: str) -> Area:
         wanted.extend(Sysctl(netns, *setting) for user in users if not user.removing for setting in user.sysctls)
     scope = Scope(
         namespaces=frozenset() if netns == HOST else frozenset({netns}),
+        nicknames=frozenset(guest.name for guest in guests),
         links=frozenset(links),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
     )
@@ -111,6 +114,7 @@ def everything(state: State, of_host: Area) -> Area:
     wanted = [*of_host.desired, *(resource for area in areas for resource in area.desired)]
     scope = Scope(
         namespaces=frozenset(namespaces - {HOST}),
+        nicknames=frozenset().union(*(area.scope.nicknames for area in areas)),
         links=of_host.scope.links.union(*(area.scope.links for area in areas)),
         ports=of_host.scope.ports,
         sysctls=of_host.scope.sysctls.union(*(area.scope.sysctls for area in areas)),

@@ -54,6 +54,31 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True)
+class Nickname:
+    """One more *name* by which iproute2 knows the namespace *netns*."""
+
+    name: str
+    netns: str
+
+    @property
+    def key(self) -> Key:
+        return ("nickname", self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return _inside(self.netns)
+
+    def make(self) -> str:
+        return f"ln -sfn {self.netns} /run/netns/{self.name}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"rm /run/netns/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Bridge:
     """A virtual switch, up, without spanning tree and without a delay before it forwards.
 
@@ -322,9 +347,9 @@ class Element:
         return f"nft {verb} element inet {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
-Resource = Namespace | Bridge | Veth | Port | Address | Route | Sysctl | Table | Element
+Resource = Namespace | Nickname | Bridge | Veth | Port | Address | Route | Sysctl | Table | Element
 
-ORDER: tuple[type, ...] = (Namespace, Bridge, Port, Veth, Sysctl, Address, Route)
+ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Port, Veth, Sysctl, Address, Route)
 """What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
 
 

@@ -22,6 +22,7 @@ from isthmus.resources import (
     Bridge,
     Element,
     Namespace,
+    Nickname,
     Port,
     Resource,
     Route,
@@ -640,3 +641,23 @@ def test_two_networks_may_have_the_same_link_names_in_turn(tmp_path: Path) -> No
         other = Veth(HOST, "veth11111111111", "web", "eth0", DB, master="br-a", ipv6=False)
         settle(kernel, *NET, namespace, other)
         assert mark(DB) in run("ip", "link", "show", "veth11111111111")
+
+
+@apart
+def test_who_shares_a_namespace_is_known_by_a_name_of_his_own(tmp_path: Path) -> None:
+    """`ip netns exec side` goes where `side` is; the name of somebody else's is refused, and left alone."""
+    with started(tmp_path) as kernel:
+        web, side = Namespace("web"), Nickname("side", "web")
+        both = Scope(namespaces=frozenset({"web"}), nicknames=frozenset({"side"}))
+        kernel.apply(diff((web, side), ()))
+        assert kernel.observe(both) == {web, side}
+        assert kernel.observe(ALL) >= {web, side}
+        assert run("ip", "netns", "exec", "side", "ip", "-o", "link") == run("ip", "-n", "web", "-o", "link")
+        run("ip", "netns", "add", "taken")
+        with pytest.raises(Refused, match="taken is not ours") as refused:
+            kernel.apply(diff((web, Nickname("taken", "web")), (web,)))
+        assert refused.value.errno == EEXIST
+        kernel.apply(diff((), (web, side)))
+        assert not kernel.observe(both)
+        assert {path.name for path in Path("/run/netns").iterdir()} == {"taken"}
+        run("ip", "netns", "delete", "taken")

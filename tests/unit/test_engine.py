@@ -34,7 +34,7 @@ from isthmus.model import HOST, Host, HostLink, pairs
 from isthmus.naming import Owner, veth
 from isthmus.plan import NOTHING
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Address, Bridge, Element, Port, Resource, Route, Sysctl, Veth
+from isthmus.resources import Address, Bridge, Element, Nickname, Port, Resource, Route, Sysctl, Veth
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
@@ -194,6 +194,7 @@ def test_joiners_keep_the_namespace_while_its_owner_is_made_anew(world: World) -
     world.sandbox("side", "container:web")
     world.engine.remove_sandbox("web")
     assert world.engine.sandbox("side").netns_path == "/run/isthmus/netns/web"
+    assert world.seen(Nickname) == {Nickname("side", "web")}
     assert not world.seen(Veth)
     world.sandbox("web", "front")
     [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]

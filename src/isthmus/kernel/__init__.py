@@ -19,14 +19,15 @@ class Scope:
 
     *links* are pairs of a namespace and a link's name: the link, if it bears our mark, with its other end, its
     addresses and its routes. *ports* are links of others in the host's namespace, seen if they are on a bridge of ours.
-    With *firewall* our table is seen, with all its elements. With *everything*, all that bears our mark is.
-    Sysctls are seen only where they are named.
+    *nicknames* are names by which namespaces of ours may be known besides their own. With *firewall* our table is seen,
+    with all its elements. With *everything*, all that bears our mark is. Sysctls are seen only where they are named.
     """
 
     namespaces: frozenset[str] = frozenset()
     links: frozenset[tuple[str, str]] = frozenset()
     ports: frozenset[str] = frozenset()
     sysctls: frozenset[tuple[str, str]] = frozenset()
+    nicknames: frozenset[str] = frozenset()
     firewall: bool = False
     everything: bool = False
 

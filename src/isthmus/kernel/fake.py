@@ -55,6 +55,7 @@ from isthmus.resources import (
     IPNetwork,
     Key,
     Namespace,
+    Nickname,
     Port,
     Resource,
     Route,
@@ -112,6 +113,7 @@ class FakeKernel:
 
     def __init__(self, resources: Iterable[Resource] = (), host: Host | None = None) -> None:
         self._namespaces: set[str] = set()
+        self._nicknames: dict[str, str] = {}
         self._links: dict[_End, _Link] = {}
         self._addresses: dict[tuple[str, str, IPInterface], bool] = {}
         self._routes: dict[tuple[str, IPNetwork], _Route] = {}
@@ -129,6 +131,7 @@ class FakeKernel:
         """Another kernel that holds the same, for trying out what may come of it."""
         other = FakeKernel()
         other._namespaces = self._namespaces.copy()
+        other._nicknames = self._nicknames.copy()
         other._links = self._links.copy()
         other._addresses = self._addresses.copy()
         other._routes = self._routes.copy()
@@ -165,6 +168,8 @@ class FakeKernel:
         seen: set[Resource] = set()
         named = self._namespaces if scope.everything else self._namespaces & scope.namespaces
         seen.update(Namespace(name) for name in named)
+        nicknames = self._nicknames if scope.everything else self._nicknames.keys() & scope.nicknames
+        seen.update(Nickname(name, self._nicknames[name]) for name in nicknames)
         ends: dict[_End, Owner] = {}
         for end in self._links if scope.everything else scope.links:
             link = self._links.get(end)
@@ -359,6 +364,7 @@ class FakeKernel:
                 self._drop_link(end)
         self._routes = {key: route for key, route in self._routes.items() if not route.ours}
         self._sysctls.clear()
+        self._nicknames.clear()
         self.flush_ruleset()
 
     # One operation.
@@ -382,10 +388,12 @@ class FakeKernel:
             case Make() | Change():
                 self._bring(operation, resource)
 
-    def _remove(self, resource: Resource) -> None:
+    def _remove(self, resource: Resource) -> None:  # noqa: C901 - a case for each kind
         match resource:
             case Namespace():
                 self._drop_namespace(resource.name)
+            case Nickname():
+                self._nicknames.pop(resource.name, None)
             case Bridge() | Veth():
                 link = self._links.get((resource.netns, resource.name))
                 if link and link.owner == resource.owner:
@@ -412,6 +420,10 @@ class FakeKernel:
         match resource:
             case Namespace():
                 self._bring_namespace(operation, resource)
+            case Nickname(name, netns):
+                if name in self._namespaces or name in self._strangers:
+                    raise _refused(operation, EEXIST)
+                self._nicknames[name] = netns
             case Bridge():
                 self._bring_bridge(operation, resource)
             case Veth():

@@ -61,6 +61,7 @@ from isthmus.resources import (
     Bridge,
     Element,
     Namespace,
+    Nickname,
     Port,
     Resource,
     Route,
@@ -155,6 +156,9 @@ class LinuxKernel:
         if scope.everything:
             self._observe_all(found)
         found.update(Namespace(name) for name in scope.namespaces if spaces.find(name))
+        for nickname in spaces.nicknames() if scope.everything else scope.nicknames:
+            if netns := spaces.nicknamed(nickname):
+                found.add(Nickname(nickname, netns))
         seen: set[tuple[str, int]] = set()
         for netns, name in scope.links:
             if (space := spaces.find(netns)) and (message := space.link(name)) and whose(message.alias):
@@ -348,9 +352,12 @@ class LinuxKernel:
                     self._make_veth(operation, pair, work)
                 case Address() | Route():
                     self._make_inner(operation, resource, work)
-                case Namespace(name):
+                case Namespace() | Nickname():
                     try:
-                        self._spaces.make(name)
+                        if isinstance(resource, Namespace):
+                            self._spaces.make(resource.name)
+                        else:
+                            self._spaces.nickname(resource.name, resource.netns)
                     except OSError as error:
                         raise _refused(operation, error) from error
                 case Bridge() as switch:
@@ -617,6 +624,9 @@ class LinuxKernel:
 
     def _remove(self, resource: Resource, ending: set[str]) -> None:
         """Take *resource* away, if it is there and ours."""
+        if isinstance(resource, Nickname):
+            self._spaces.forget_nickname(resource.name)
+            return
         if isinstance(resource, Namespace):
             self._spaces.remove(resource.name)
             return

@@ -203,6 +203,39 @@ class Spaces:
             hint = f"{known} is not ours; remove it (ip netns delete {name}) or choose another name"
             raise FileExistsError(EEXIST, hint) from None
 
+    def nicknames(self) -> list[str]:
+        """Return the names that may be nicknames."""
+        return os.listdir(self._known)
+
+    def nicknamed(self, name: str) -> str | None:
+        """Return the namespace of ours that has this nickname, or None."""
+        try:
+            netns = os.readlink(self._known + name)
+        except OSError:
+            return None
+        return netns if "/" not in netns and os.path.lexists(self._directory + netns) else None
+
+    def nickname(self, name: str, netns: str) -> None:
+        """Let iproute2 know a namespace of ours by one more name.
+
+        Raises:
+            OSError: with EEXIST if it knows another by that name.
+        """
+        known = self._known + name
+        # A link that leads nowhere is one of ours that a crash left.
+        if self.nicknamed(name) is not None or (os.path.islink(known) and "/" not in os.readlink(known)):
+            os.unlink(known)
+        try:
+            os.symlink(netns, known)
+        except FileExistsError:
+            hint = f"{known} is not ours; remove it (ip netns delete {name}) or choose another name"
+            raise FileExistsError(EEXIST, hint) from None
+
+    def forget_nickname(self, name: str) -> None:
+        """Take a nickname away."""
+        if self.nicknamed(name) is not None:
+            os.unlink(self._known + name)
+
     def number(self, space: Space) -> int | None:
         """Return the number by which the host's namespace knows *space*; None if it has none yet."""
         known = self._numbers.get(space.name)
