@@ -123,9 +123,9 @@ class Report:
     def markdown(self) -> str:
         """For a page: the table, as Markdown."""
         machine = self.machine
+        where = f"Linux {machine.kernel}, {machine.processors} processors, {machine.memory_mib} MiB"
         rows = [
-            f"Measured on {machine.date}: Linux {machine.kernel}, {machine.processors} processors, "
-            f"{machine.memory_mib} MiB of memory, Python {machine.python}.",
+            f"Measured on {machine.date}: {where}, Python {machine.python}.",
             "",
             "| question | who | median | p90 | ratio | goal | |",
             "|---|---|---|---|---|---|---|",
@@ -188,10 +188,10 @@ def _goal(line: Line) -> str:
 
 
 def put_into(page: str, name: str, content: str) -> str:
-    """The *page* with *content* between the comments `<!-- NAME -->` and `<!-- end of NAME -->`; ValueError without.
+    r"""The *page* with *content* between the comments `<!-- NAME -->` and `<!-- end of NAME -->`; ValueError without.
 
-    >>> put_into("a\\n<!-- x -->\\nold\\n<!-- end of x -->\\nb", "x", "new")
-    'a\\n<!-- x -->\\n\\nnew\\n\\n<!-- end of x -->\\nb'
+    >>> put_into("a\n<!-- x -->\nold\n<!-- end of x -->\nb", "x", "new")
+    'a\n<!-- x -->\n\nnew\n\n<!-- end of x -->\nb'
     """
     begin, end = f"<!-- {name} -->\n", f"\n<!-- end of {name} -->"
     before, _, rest = page.partition(begin)
