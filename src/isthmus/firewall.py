@@ -23,8 +23,9 @@ nat-unprotected the same, but every port can be reached from outside
 routed          no NAT; what enters must be ICMP or meant for a published port
 isolated        an internal network whose bridge has no address
 
-Bridged frames of one network meet these chains only where `bridge-nf-call-iptables` is on; they are then left untracked
-(`switched`), which is most of what that detour costs.
+Frames between the ports of a bridge meet these chains only where `bridge-nf-call-iptables` is on. We switch that off
+where nobody else has rules that may count on it; elsewhere such frames are left untracked (`detoured`), which is most
+of what the detour costs.
 """
 
 import hashlib
@@ -51,7 +52,8 @@ class Policy:
     """What may pass in and out of the network behind *bridge*; *mode4* or *mode6* is None where it has no such family.
 
     *source4* and *source6* are the addresses that what leaves shall bear, instead of the one of the outgoing interface.
-    *trusted* are interfaces of the host from which all may enter. *masquerade* is Docker's `enable_ip_masquerade`.
+    *trusted* are interfaces of the host from which all may enter; *detoured* tells whether frames between members meet
+    our chains. *masquerade* is Docker's `enable_ip_masquerade`.
     """
 
     bridge: str
@@ -63,12 +65,13 @@ class Policy:
     source4: IPAddress | None = None
     source6: IPAddress | None = None
     trusted: tuple[str, ...] = ()
+    detoured: bool = False
 
 
 def elements(policy: Policy) -> Iterator[Element]:
     """The elements by which *policy* holds."""
     bridge = policy.bridge
-    yield from switch(bridge)
+    yield from switch(bridge, detoured=policy.detoured)
     if policy.icc:
         yield element("neighbours", (bridge, bridge))
     for interface in policy.trusted:
@@ -85,9 +88,11 @@ def elements(policy: Policy) -> Iterator[Element]:
             )
 
 
-def switch(bridge: str) -> Iterator[Element]:
-    """The elements that make frames between ports of *bridge* cheap, where bridged frames meet the chains at all."""
+def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
+    """The elements that name *bridge* as one of ours, whose frames may be *detoured* through the packet filter."""
     yield element("switched", (bridge,))
+    if detoured:
+        yield element("detoured", (bridge,))
 
 
 _ENTER = {
@@ -118,6 +123,7 @@ def marked(marks: Iterable[int]) -> Iterator[Element]:
 
 SETS: dict[str, str] = {
     "switched": "type ifname",
+    "detoured": "type ifname",
     "neighbours": "type ifname . ifname",
     "trusted": "type ifname . ifname",
     "marked": "type mark",
@@ -141,7 +147,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "enter-routed": ("meta l4proto { icmp, ipv6-icmp } accept", "counter drop"),
     "before": (
         "type filter hook prerouting priority raw; policy accept;",
-        "iifname @switched fib daddr . iif oif exists notrack",
+        "iifname @detoured fib daddr . iif oif exists notrack",
     ),
     "forward": (
         "type filter hook forward priority filter; policy accept;",

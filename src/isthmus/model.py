@@ -151,10 +151,15 @@ class HostLink:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What drivers may know of the machine: links that bear no mark of ours, and prefixes routed by others than us."""
+    """What drivers may know of the machine: links that bear no mark of ours, and prefixes routed by others than us.
+
+    *frames_filtered* tells whether frames between ports of a bridge have to pass the packet filter (`br_netfilter`):
+    None if this kernel knows no such thing, True if others have rules that may count on it.
+    """
 
     links: tuple[HostLink, ...] = ()
     routes: tuple[str, ...] = ()
+    frames_filtered: bool | None = None
 
     def link(self, name: str) -> HostLink | None:
         """The foreign link of that *name*, if there is one."""

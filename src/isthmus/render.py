@@ -24,6 +24,9 @@ FORWARDING = {4: "net.ipv4.ip_forward", 6: "net.ipv6.conf.all.forwarding"}
 SYSCTLS = "com.docker.network.endpoint.sysctls"
 """The option of an endpoint that sets sysctls of its interface."""
 
+FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables", "ip6tables", "iptables"))
+"""The sysctls that send frames between ports of a bridge through the packet filter."""
+
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -93,6 +96,8 @@ def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[s
             ):
                 versions.update(subnet.version for subnet in network.subnets)
     wanted.extend(Sysctl(HOST, FORWARDING[version], "1") for version in sorted(versions & rules.forward))
+    if host.frames_filtered is False:
+        wanted.extend(Sysctl(HOST, name, "0") for name in FRAMES)
     # A bridge of the host's own may be the device of one of our networks.
     switches = {one.match[0] for one in wanted if isinstance(one, Element) and one.set == "switched"}
     for version, interfaces in closed.items():

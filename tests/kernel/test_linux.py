@@ -661,3 +661,18 @@ def test_who_shares_a_namespace_is_known_by_a_name_of_his_own(tmp_path: Path) ->
         assert not kernel.observe(both)
         assert {path.name for path in Path("/run/netns").iterdir()} == {"taken"}
         run("ip", "netns", "delete", "taken")
+
+
+@apart
+def test_who_else_filters_what_is_forwarded_is_seen(tmp_path: Path) -> None:
+    """Only then do frames on our bridges have to take the way through the packet filter."""
+    if not Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
+        pytest.skip("this kernel has no br_netfilter")
+    with started(tmp_path) as kernel:
+        settle(kernel, Table(firewall.DIGEST))
+        assert kernel.host().frames_filtered is False
+        run("nft", "add", "table", "ip", "theirs")
+        run("nft", "add", "chain", "ip", "theirs", "in", "{ type filter hook input priority 0; }")
+        assert kernel.host().frames_filtered is False
+        run("nft", "add", "chain", "ip", "theirs", "through", "{ type filter hook forward priority 0; }")
+        assert kernel.host().frames_filtered is True

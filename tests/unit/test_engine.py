@@ -8,6 +8,7 @@ from itertools import count
 
 import pytest
 
+from isthmus import render
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.errors import (
@@ -535,3 +536,15 @@ def test_prune_spares_what_is_used_predefined_or_kept(world: World) -> None:
     world.network("idle", "10.7.0.0/24")
     world.sandbox("web", "used")
     assert world.engine.prune_networks(lambda network: network.name == "kept") == ("idle",)
+
+
+def test_frames_on_a_bridge_are_spared_the_filter_unless_others_count_on_it() -> None:
+    """br_netfilter costs a seventh of the speed; whoever has rules of his own for such frames keeps them."""
+    frames = Scope(sysctls=frozenset((HOST, name) for name in render.FRAMES))
+    for filtered, value, detoured in ((False, "0", False), (True, "1", True), (None, "1", False)):
+        world = World(Host(frames_filtered=filtered))
+        for name in render.FRAMES:
+            world.kernel.write_sysctl(name, "1")
+        world.restart()
+        assert {one.value for one in world.kernel.observe(frames) if isinstance(one, Sysctl)} == {value}
+        assert any(isinstance(one, Element) and one.set == "detoured" for one in world.seen(Element)) == detoured

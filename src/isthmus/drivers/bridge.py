@@ -168,10 +168,11 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                 source4=options.source4,
                 source6=options.source6,
                 trusted=options.trusted,
+                detoured=host.frames_filtered is True,
             )
         )
     else:
-        yield from firewall.switch(device)
+        yield from firewall.switch(device, detoured=host.frames_filtered is True)
 
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:

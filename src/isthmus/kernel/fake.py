@@ -112,6 +112,7 @@ class FakeKernel:
     """
 
     def __init__(self, resources: Iterable[Resource] = (), host: Host | None = None) -> None:
+        self._frames_filtered = host.frames_filtered if host else None
         self._namespaces: set[str] = set()
         self._nicknames: dict[str, str] = {}
         self._links: dict[_End, _Link] = {}
@@ -132,6 +133,7 @@ class FakeKernel:
         other = FakeKernel()
         other._namespaces = self._namespaces.copy()
         other._nicknames = self._nicknames.copy()
+        other._frames_filtered = self._frames_filtered
         other._links = self._links.copy()
         other._addresses = self._addresses.copy()
         other._routes = self._routes.copy()
@@ -241,7 +243,7 @@ class FakeKernel:
             for (netns, destination), route in self._routes.items()
             if netns == HOST and not route.ours and route.link in links and destination.prefixlen
         )
-        return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))))
+        return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))), self._frames_filtered)
 
     def counts(self) -> tuple[Count, ...]:
         """The counters of all elements of our table that have one."""

@@ -82,6 +82,7 @@ ELSEWHERE = "?"
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
 _REASONS = {EXFULL: "a bridge has room for 1,023 ports; connect the container to another network"}
+_FRAMES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _MAIN_TABLE = 254
 _LOCAL_TABLE = 255
 _KERNEL = 2  # RTPROT_KERNEL: the routes that come with an address
@@ -160,7 +161,7 @@ class LinuxKernel:
             if netns := spaces.nicknamed(nickname):
                 found.add(Nickname(nickname, netns))
         seen: set[tuple[str, int]] = set()
-        for netns, name in scope.links:
+        for netns, name in () if scope.everything else scope.links:
             if (space := spaces.find(netns)) and (message := space.link(name)) and whose(message.alias):
                 self._observe_link(space, message, seen, found)
         found.update(port for name in scope.ports if (port := self._port(name)))
@@ -219,6 +220,7 @@ class LinuxKernel:
                     and not found.destination.is_link_local
                 )
             ),
+            frames_filtered=self._firewall.has_strangers() if os.path.exists(_FRAMES) else None,
         )
 
     def counts(self) -> tuple[Count, ...]:

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOENT
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import NamedTuple
 
 from isthmus import firewall
@@ -110,7 +111,14 @@ class _Set:
 
 _SETS = {name: _Set(name, definition) for name, definition in firewall.SETS.items()}
 
+_OLD_TABLES = (
+    "/proc/thread-self/net/ip_tables_names",
+    "/proc/thread-self/net/ip6_tables_names",
+    "/proc/thread-self/net/arp_tables_names",
+)
+
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
+_FORWARDED = frozenset({_HOOKS["prerouting"], _HOOKS["forward"], _HOOKS["postrouting"]})
 _PRIORITIES = {"raw": -300, "mangle": -150, "dstnat": -100, "filter": 0, "security": 50, "srcnat": 100}
 _ACCEPT = 1
 
@@ -169,6 +177,13 @@ class Firewall:
             found += [kind.decode(element) for element in elements]
         yield Table(digest)
         yield from found
+
+    def has_strangers(self) -> bool:
+        """Whether others filter what is forwarded, with nftables or with the iptables of old."""
+        chains = map(nfnetlink.chain, self._socket.dump(nfnetlink.getchains()))
+        if any(chain.hook in _FORWARDED and (chain.family, chain.table) != (NFPROTO_INET, TABLE) for chain in chains):
+            return True
+        return any(_old_tables(path) for path in _OLD_TABLES)
 
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out *operations* on the table and its elements: in one transaction, unless it goes altogether.
@@ -283,6 +298,14 @@ class Firewall:
                 return None
             raise
         return [element for message in answers for element in nfnetlink.elements(message)]
+
+
+def _old_tables(path: str) -> str:
+    """Return the names of the tables that the iptables of old have in this namespace, as /proc tells them."""
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""  # there are none in this kernel
 
 
 def _wanted(present: Iterable[Element], operations: Iterable[Operation]) -> dict[tuple[str, ...], Element]:
