@@ -29,7 +29,7 @@ of what the detour costs.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -175,36 +175,54 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
+DETOUR = "before"
+"""The chain that is there only where frames between ports of a bridge meet our chains: others need not pay for it."""
+
+
+def chains(digest: str) -> Mapping[str, Sequence[str]]:
+    """The chains, with their lines, of the version of the table that *digest* stands for."""
+    return {name: lines for name, lines in CHAINS.items() if name != DETOUR or digest == DETOURED}
+
+
 def rules(chain: str) -> int:
     """How many rules the *chain* has, by which it is seen whether somebody took one out."""
     return sum(not line.startswith("type ") for line in CHAINS[chain])
 
 
-def load(chains: Iterable[str] = (), sets: Iterable[str] = ()) -> str:
-    """The text for `nft -f` that makes the table as it shall be, all its sets empty, in one transaction.
+def table(*, detoured: bool) -> Table:
+    """Our table, for a host on which frames between ports of a bridge are *detoured* through the filter, or not."""
+    return Table(DETOURED if detoured else DIGEST)
 
-    *chains* and *sets* are what the table holds now: all of it is replaced, but for what is named `user-...`.
+
+def load(old_chains: Iterable[str] = (), old_sets: Iterable[str] = (), digest: str = "") -> str:
+    """The text for `nft -f` that makes the version *digest* of the table, all its sets empty, in one transaction.
+
+    *old_chains* and *old_sets* are what the table holds now: all of it is replaced, but for what is named `user-...`.
     """
+    digest = digest or DIGEST
     lines = [f"add table inet {TABLE}", f"add chain inet {TABLE} {USER_CHAIN}"]
-    old_chains = sorted(name for name in chains if not name.startswith("user-"))
-    lines += [f"flush chain inet {TABLE} {name}" for name in old_chains]
-    lines += [f"delete set inet {TABLE} {name}" for name in sorted(sets) if not name.startswith("user-")]
-    lines += [f"delete chain inet {TABLE} {name}" for name in old_chains]
-    version = f"add chain inet {TABLE} {VERSION_PREFIX}{DIGEST}\n"
-    return "\n".join(lines) + "\n" + _definition() + version
+    ours = sorted(name for name in old_chains if not name.startswith("user-"))
+    lines += [f"flush chain inet {TABLE} {name}" for name in ours]
+    lines += [f"delete set inet {TABLE} {name}" for name in sorted(old_sets) if not name.startswith("user-")]
+    lines += [f"delete chain inet {TABLE} {name}" for name in ours]
+    version = f"add chain inet {TABLE} {VERSION_PREFIX}{digest}\n"
+    return "\n".join(lines) + "\n" + _definition(chains(digest)) + version
 
 
-def _definition() -> str:
+def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
     text = [f"table inet {TABLE} {{"]
     for name, kind in SETS.items():
         text.append(f"    {'map' if ':' in kind else 'set'} {name} {{ {kind}; }}")
-    for name, lines in CHAINS.items():
+    for name, lines in hooked.items():
         text += [f"    chain {name} {{", *(f"        {line}" for line in lines), "    }"]
     return "\n".join([*text, "}", ""])
 
 
-DIGEST = hashlib.sha256(_definition().encode()).hexdigest()[:16]
+DIGEST = hashlib.sha256(_definition(CHAINS).encode()).hexdigest()[:16]
 """Stands for this version of the table, which has an empty chain named for it: a table's comment cannot be changed."""
+
+DETOURED = f"{DIGEST}-{DETOUR}"
+"""The same, with the chain `DETOUR`."""
 
 VERSION_PREFIX = "version-"
 """What the name of that chain begins with."""

@@ -81,7 +81,8 @@ def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[s
 
     *closed* tells for each IP version the interfaces between which the host is not to forward.
     """
-    wanted: list[Resource] = [firewall.TABLE_RESOURCE, *firewall.marked(rules.marks)]
+    table = firewall.table(detoured=host.frames_filtered is True)
+    wanted: list[Resource] = [table, *firewall.marked(rules.marks)]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()

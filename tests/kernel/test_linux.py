@@ -676,3 +676,22 @@ def test_who_else_filters_what_is_forwarded_is_seen(tmp_path: Path) -> None:
         assert kernel.host().frames_filtered is False
         run("nft", "add", "chain", "ip", "theirs", "through", "{ type filter hook forward priority 0; }")
         assert kernel.host().frames_filtered is True
+
+
+@apart
+def test_the_chain_for_detoured_frames_comes_and_goes(tmp_path: Path) -> None:
+    """Who need not make the detour does not pay for it; the user's chain stays through both changes."""
+    with started(tmp_path) as kernel:
+        plain, detoured = firewall.table(detoured=False), firewall.table(detoured=True)
+        settle(kernel, plain, *RULES[1:])
+        run("nft", "add", "rule", "inet", "isthmus", "user-forward", "tcp", "dport", "25", "drop")
+        assert "chain before" not in run("nft", "list", "table", "inet", "isthmus")
+        settle(kernel, detoured, *RULES[1:])
+        assert "chain before" in run("nft", "list", "table", "inet", "isthmus")
+        run("nft", "delete", "chain", "inet", "isthmus", "before")
+        settle(kernel, detoured, *RULES[1:])
+        assert "chain before" in run("nft", "list", "table", "inet", "isthmus")
+        settle(kernel, plain, *RULES[1:])
+        text = run("nft", "list", "table", "inet", "isthmus")
+        assert "chain before" not in text
+        assert "tcp dport 25 drop" in text

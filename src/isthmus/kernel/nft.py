@@ -195,7 +195,9 @@ class Firewall:
         if tables and isinstance(tables[-1], Remove):
             self._commit(((tables[-1], [nfnetlink.deltable(TABLE)]),), forgiven=ENOENT)
         elif tables:
-            self._load(tables[0], _wanted((), operations))
+            table = tables[0].resource
+            digest = table.digest if isinstance(table, Table) else firewall.DIGEST
+            self._load(tables[0], _wanted((), operations), digest)
         elif operations:
             try:
                 self._commit((operation, _requests(operation)) for operation in operations)
@@ -216,7 +218,9 @@ class Firewall:
         there = list(self.observe())
         present = {resource.key: resource for resource in there if isinstance(resource, Element)}
         wanted = _wanted(present.values(), operations)
-        if Table(firewall.DIGEST) in there:
+        standing = next((one.digest for one in there if isinstance(one, Table)), "")
+        known = standing in {firewall.DIGEST, firewall.DETOURED}
+        if known:
             still = [
                 (operation, _delete(was) if new is None else [*_delete(was), *_add(new)])
                 for operation in operations
@@ -230,7 +234,7 @@ class Firewall:
                 return
         elif not (there or wanted):
             return
-        self._load(operations[0], wanted)
+        self._load(operations[0], wanted, standing if known else firewall.DIGEST)
 
     def _commit(self, work: Iterable[tuple[Operation, list[bytes]]], forgiven: int = 0) -> None:
         """Send all requests of *work* as one transaction; the errno *forgiven* is none."""
@@ -246,15 +250,15 @@ class Firewall:
                 # An index of -1 is about the whole.
                 raise Refused(operations[max(error.index, 0)], error.errno or EINVAL, str(error.strerror)) from error
 
-    def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element]) -> None:
-        """Have `nft` load the table, with *elements* and no others in it, on behalf of *operation*."""
+    def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element], digest: str) -> None:
+        """Have `nft` load this version of the table, with *elements* and no others, on behalf of *operation*."""
         chains = [chain.name for chain in self._chains()]
         sets = [name for name, kind in _SETS.items() if self._elements(kind) is not None]
         added = "".join(_SETS[element.set].text(element) for element in elements.values())
         program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         if program is None:
             raise Refused(operation, ENOENT, "the program nft is not installed (Debian: apt-get install nftables)")
-        text = firewall.load(chains, sets) + added
+        text = firewall.load(chains, sets, digest) + added
         done = subprocess.run(  # noqa: S603 (all of it is ours)
             (program, "-f", "-"), input=text, capture_output=True, text=True, check=False
         )
@@ -272,8 +276,11 @@ class Firewall:
     def _digest(self) -> str:
         """Return the version of what is fixed in the table, if all of that is there."""
         chains = {chain.name: chain for chain in self._chains()}
+        versions = [name for name in chains if name.startswith(firewall.VERSION_PREFIX)]
+        version = versions[0].removeprefix(firewall.VERSION_PREFIX) if len(versions) == 1 else "without a version"
         rules = [nfnetlink.rule(message).chain for message in self._rules()]
-        for name, (hook, count) in _EXPECTED.items():
+        for name in firewall.chains(version):
+            hook, count = _EXPECTED[name]
             chain = chains.get(name)
             if chain is None:
                 return f"damaged: chain {name} is gone"
@@ -283,8 +290,7 @@ class Firewall:
                 return f"damaged: chain {name} has {rules.count(name)} rules, not {count}"
         if firewall.USER_CHAIN not in chains:
             return f"damaged: chain {firewall.USER_CHAIN} is gone"
-        versions = (name for name in chains if name.startswith(firewall.VERSION_PREFIX))
-        return next((name.removeprefix(firewall.VERSION_PREFIX) for name in versions), "without a version")
+        return version
 
     def _rules(self) -> list[bytes]:
         return self._socket.dump(nfnetlink.getrules(family=NFPROTO_INET, table=TABLE))
