@@ -144,7 +144,8 @@ USER_CHAIN = "user-forward"
 
 CHAINS: dict[str, tuple[str, ...]] = {
     "enter-nat": ("ct status dnat accept", "counter drop"),
-    "enter-routed": ("meta l4proto { icmp, ipv6-icmp } accept", "counter drop"),
+    # ICMP and ICMPv6, by number: without /etc/protocols, which minimal systems lack, nft knows no names.
+    "enter-routed": ("meta l4proto { 1, 58 } accept", "counter drop"),
     "before": (
         "type filter hook prerouting priority raw; policy accept;",
         "iifname @detoured fib daddr . iif oif exists notrack",
