@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,23 +42,9 @@ def docker(host: str, tmp_path: Path) -> Docker:
 
 
 def sandbox(host: str, name: str, mode: str) -> None:
-    """Make a sandbox, through the route of our own."""
-    path = host.removeprefix("unix://")
-    body = json.dumps({"HostConfig": {"NetworkMode": mode}})
-    url = f"http://localhost/sandboxes/create?name={name}"
-    curl = [
-        "curl",
-        "-sS",
-        "--fail-with-body",
-        "--unix-socket",
-        path,
-        "-H",
-        "Content-Type: application/json",
-        "-d",
-        body,
-        url,
-    ]
-    subprocess.run(curl, check=True, timeout=DEADLINE, capture_output=True)
+    """Make a sandbox, with the command line of our own."""
+    ours = [sys.executable, "-m", "isthmus.cli.main", "-H", host, "sandbox", "create", "--network", mode, name]
+    subprocess.run(ours, check=True, timeout=DEADLINE, capture_output=True)
 
 
 def inspect(docker: Docker, *arguments: str) -> Any:  # noqa: ANN401 - JSON may be anything
@@ -97,7 +84,9 @@ def test_a_network_is_created_with_every_flag_and_shown_so(docker: Docker) -> No
     assert (shape["EnableIPv6"], shape["Attachable"], shape["Internal"]) == (True, True, False)
     assert "every" in docker("network", "ls", "--filter", "label=tier=one", "--format", "{{.Name}}").stdout
     assert docker("network", "rm", "every").stdout == "every\n"
-    assert "network every not found" in docker("network", "inspect", "every", fails=True).stderr
+    gone = docker("network", "inspect", "every", fails=True).stderr
+    # Clients up to version 23 put it into words of their own.
+    assert "network every not found" in gone or "No such network: every" in gone
 
 
 def test_a_sandbox_is_connected_shown_and_disconnected(docker: Docker, host: str) -> None:
