@@ -67,6 +67,7 @@ class World:
         return self
 
     def __exit__(self, *_problem: object) -> None:
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
     def clock(self) -> int:
