@@ -147,6 +147,9 @@ class HostLink:
     kind: str
     mtu: int
     addresses: tuple[IPInterface, ...] = ()
+    mac: str = ""
+    up: bool = True
+    wireless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

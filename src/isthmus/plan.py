@@ -15,7 +15,8 @@ round only:
 
 * A link that goes takes its addresses, routes and sysctls along, a namespace its links, a pair of veths its other end.
   These need no step of their own, but what is still wanted of them has to be made again.
-* A bridge that goes leaves its ports behind, which have to be put on the next one.
+* A bridge that goes leaves its ports behind, which have to be put on the next one. A link that goes takes those along
+  that stand on its wire: macvlans, ipvlans and VLANs.
 * An IPv4 address that goes takes along the later ones of its subnet (unless `promote_secondaries` is set), and the last
   one all IPv4 routes of its link. So where one address of a link is removed, its others and its routes are made again:
   making what is there is success.
@@ -33,6 +34,7 @@ from isthmus.resources import (
     ORDER,
     Address,
     Bridge,
+    Child,
     Element,
     Key,
     Nickname,
@@ -41,6 +43,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
     link_key,
     provided,
     satisfied,
@@ -49,7 +52,9 @@ from isthmus.resources import (
 _RANK = {kind: rank for rank, kind in enumerate(ORDER)}
 _FIXED: Mapping[type, tuple[str, ...]] = {
     Bridge: ("owner",),
+    Vlan: ("owner", "parent", "vid"),
     Veth: ("owner", "peer_netns", "peer"),
+    Child: ("owner", "parent", "kind", "mode", "flag"),
     Table: ("digest",),
 }
 """What cannot be changed in a thing that stands: if it differs, the thing is made anew (a table in one transaction)."""

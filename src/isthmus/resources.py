@@ -171,6 +171,81 @@ class Veth:
 
 
 @dataclass(frozen=True, slots=True)
+class Vlan:
+    """The part of the traffic of *parent*, in the host's namespace, that bears the 802.1Q number *vid*; up."""
+
+    netns: str
+    name: str
+    parent: str
+    vid: int
+    owner: Owner
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (*_inside(self.netns), link_key(self.netns, self.parent))
+
+    def make(self) -> str:
+        add = f"{_ip(self.netns)} link add link {self.parent} name {self.name} type vlan id {self.vid}"
+        return f"{add} && {self.change()}"
+
+    def change(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name} up"
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """An interface in *netns* that stands on the wire of *parent*, a link in the host's namespace, which it needs.
+
+    *kind* is "macvlan", with a MAC of its own, or "ipvlan", with that of its parent. *mode* says what it may say to the
+    other children of that parent, in the words of ip-link(8); *flag* is ipvlan's second such word. Without *ipv6* it
+    has no IPv6 address of any kind.
+    """
+
+    netns: str
+    name: str
+    parent: str
+    kind: str
+    mode: str
+    owner: Owner
+    flag: str = ""
+    mac: str | None = None
+    mtu: int | None = None
+    ipv6: bool | None = None
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (*_inside(self.netns), link_key(HOST, self.parent))
+
+    def make(self) -> str:
+        where = f" netns {self.netns}" if self.netns else ""
+        mode = f"{self.mode} {self.flag}".rstrip()
+        add = f"ip link add link {self.parent} name {self.name}{self._mac()}{_mtu(self.mtu)}{where}"
+        return f"{add} type {self.kind} mode {mode} && {_ip(self.netns)} link set {self.name}{_addrgen(self.ipv6)} up"
+
+    def change(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name}{self._mac()}{_mtu(self.mtu)}{_addrgen(self.ipv6)} up"
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+    def _mac(self) -> str:
+        return f" address {self.mac}" if self.mac else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A link that is not ours (an uplink), up, and on a bridge that is. Removed, it leaves the bridge and stays."""
 
@@ -347,9 +422,9 @@ class Element:
         return f"nft {verb} element inet {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
-Resource = Namespace | Nickname | Bridge | Veth | Port | Address | Route | Sysctl | Table | Element
+Resource = Namespace | Nickname | Bridge | Vlan | Veth | Child | Port | Address | Route | Sysctl | Table | Element
 
-ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Port, Veth, Sysctl, Address, Route)
+ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child, Sysctl, Address, Route)
 """What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
 
 

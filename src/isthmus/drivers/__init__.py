@@ -38,8 +38,23 @@ class Driver(Protocol):
     def needs_gateway(self, network: Network) -> bool:
         """Whether an address of each subnet is set aside for a gateway where the user names none."""
 
+    def parent(self, network: Network) -> str:
+        """The link of the host's that its endpoints stand on, as a user named it; "" where they need none of others.
+
+        While the host lacks it, the network waits.
+        """
+
+    def segment(self, network: Network) -> str:
+        """The link in the host's namespace by which its broadcast domain is reached, and which stands for that.
+
+        It is "" where the host is the router: then its subnets have to be apart from all others that the host routes.
+        """
+
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
         """What the network itself is made of, on this host."""
+
+    def reach(self, network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
+        """What the host has because these *endpoints*, all that there are, stand on the network."""
 
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
         """What joins a sandbox with the namespace *netns* to the network; without default routes."""

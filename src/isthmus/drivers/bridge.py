@@ -142,6 +142,21 @@ def needs_gateway(network: Network) -> bool:
     return not parse(network.options).bridged
 
 
+def parent(network: Network) -> str:
+    """None: an uplink is wished for, but sandboxes reach each other without it."""
+    return ""
+
+
+def segment(network: Network) -> str:
+    """The bridge of a bridged network; the host is the router of all others."""
+    return _device(network) if parse(network.options).bridged else ""
+
+
+def reach(network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
+    """Nothing: the host reaches all endpoints over the bridge's subnets."""
+    yield from ()
+
+
 def network(network: Network, host: Host) -> Iterator[Resource]:
     """The bridge with the gateways' addresses, its uplink, and its rules."""
     options = parse(network.options)

@@ -32,7 +32,19 @@ class Shared:
         """It has no subnets."""
         return False
 
+    def parent(self, network: Network) -> str:
+        """It stands on no link."""
+        return ""
+
+    def segment(self, network: Network) -> str:
+        """It has no subnets."""
+        return ""
+
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
+        """Nothing."""
+        yield from ()
+
+    def reach(self, network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
         """Nothing."""
         yield from ()
 
