@@ -13,7 +13,7 @@ The rules and the words of the errors are those of moby 29: `daemon/network.go` 
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import (
     IPv4Address,
@@ -33,6 +33,9 @@ IPNetwork = IPv4Network | IPv6Network
 
 LINK_LOCAL = IPv6Network("fe80::/64")
 """What Linux gives every interface; as a subnet it is allowed in exactly this form."""
+
+HOST_ADDRESS = "host"
+"""The name of the auxiliary address that is the host's own, where it stands on a network beside the endpoints."""
 
 _BITS = {4: 32, 6: 128}
 _ADDRESS = re.compile(r"[0-9a-fA-F.:]+")
@@ -324,10 +327,24 @@ def default_gateway(subnet: Subnet) -> IPAddress:
     try:
         return AddressPool(subnet).choose()
     except NoFreeAddress:
+        raise _no_room(subnet, "a gateway") from None
+
+
+def _no_room(subnet: Subnet, whom: str) -> InvalidSubnet:
+    where = f"subnet {subnet.cidr}" if subnet.ip_range is None else f"ip-range {subnet.ip_range}"
+    return InvalidSubnet([f"invalid {where}: no address is left for {whom}; name one, or make it bigger"])
+
+
+def with_host_address(subnet: Subnet) -> Subnet:
+    """*subnet* with an address set aside for the host: the last that could be given out. `InvalidSubnet` if none is."""
+    try:
+        address = AddressPool(subnet).last()
+    except NoFreeAddress:
         where = f"subnet {subnet.cidr}" if subnet.ip_range is None else f"ip-range {subnet.ip_range}"
         raise InvalidSubnet(
-            [f"invalid {where}: no address is left for a gateway; name one, or make it bigger"]
+            [f"invalid {where}: no address is left for the host; name one, or make it bigger"]
         ) from None
+    return replace(subnet, aux=tuple(sorted((*subnet.aux, (HOST_ADDRESS, address)))))
 
 
 class AddressPool:
@@ -389,6 +406,16 @@ class AddressPool:
             if offset < self._stop:
                 return self._make(self._base + offset)
         raise NoFreeAddress(f"no free address in {self.subnet.ip_range or self.subnet.cidr}")
+
+    def last(self) -> IPAddress:
+        """The last free address of the range. Nothing is taken. `NoFreeAddress` if the range is full."""
+        offset = self._stop - 1
+        at = bisect_right(self._edges, offset)
+        if at % 2:
+            offset = self._edges[at - 1] - 1
+        if offset < self._first:
+            raise NoFreeAddress(f"no free address in {self.subnet.ip_range or self.subnet.cidr}")
+        return self._make(self._base + offset)
 
     def check(self, address: IPAddress) -> None:
         """Raise `AddressInUse` if *address* is not free, `InvalidRequest` if it is not of this subnet."""

@@ -11,6 +11,7 @@ from dataclasses import replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 
 from isthmus.addresses import (
+    HOST_ADDRESS,
     AddressPool,
     AnySubnet,
     NoFreeAddress,
@@ -22,6 +23,7 @@ from isthmus.addresses import (
     overlaps,
     parse_ipam,
     random_mac,
+    with_host_address,
 )
 from isthmus.drivers import BUILTIN, Driver
 from isthmus.errors import (
@@ -124,10 +126,10 @@ class Decisions:
         if network.config_only:
             parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
             return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
-        driver.check(network, host, self._of_driver(network.driver))
-        if not driver.addressed:
-            return network
-        return replace(network, subnets=self._subnets(network, request.subnets, driver, host))
+        if driver.addressed:
+            network = replace(network, subnets=self._subnets(network, request.subnets, driver, host))
+        driver.check(network, host, self._networks_made())
+        return network
 
     def _configured(self, request: NetworkRequest) -> NetworkRequest:
         """*request* with the settings of the configuration-only network that it names."""
@@ -170,6 +172,7 @@ class Decisions:
             for subnet in other.subnets
         ]
         taken = [subnet.cidr for subnet in others] + [ip_network(route) for route in host.routes]
+        traits = driver.traits(network)
         chosen: list[Subnet] = []
         for wish in complete(asked, ipv4=network.ipv4, ipv6=network.ipv6):
             if isinstance(wish, AnySubnet):
@@ -182,8 +185,10 @@ class Decisions:
                 raise Forbidden(f"{network.driver} driver doesn't support multiple subnets")
             taken.append(subnet.cidr)
             others.append(subnet)
-            if subnet.gateway is None and driver.needs_gateway(network):
+            if subnet.gateway is None and traits.gateway:
                 subnet = replace(subnet, gateway=default_gateway(subnet))
+            if traits.host_address and HOST_ADDRESS not in dict(subnet.aux):
+                subnet = with_host_address(subnet)
             chosen.append(subnet)
         return tuple(chosen)
 
@@ -222,10 +227,15 @@ class Decisions:
         ifname = mac = ""
         addresses: tuple[IPInterface, ...] = ()
         if driver.addressed:
+            traits = driver.traits(network)
             asked = dict(request.options).get(IFNAME, "")
-            ifname = self._interface(user, driver.interface_prefix(network), asked, before)
+            ifname = self._interface(user, traits.prefix, asked, before)
             addresses = self._addresses(network, demanded)
-            mac = _mac(request.mac) or mac_of(network.id, addresses[0].ip if addresses else self._id())
+            mac = _mac(request.mac)
+            if mac and not traits.macs:
+                raise InvalidOption("mac-address", mac, f"on {network.name}, an endpoint has the MAC of its parent")
+            if not mac and traits.macs:
+                mac = mac_of(network.id, addresses[0].ip if addresses else self._id())
         return Endpoint(
             id=self._id(),
             network=network.id,
@@ -396,7 +406,7 @@ class Decisions:
             predefined=True,
         )
         driver = _driver("bridge")
-        driver.check(network, host, self._of_driver("bridge"))
+        driver.check(network, host, self._networks_made())
         if before and not wanted.subnets and before.ipv6 == wanted.ipv6:
             return (*shared, replace(network, subnets=before.subnets))
         return (*shared, replace(network, subnets=self._subnets(network, wanted.subnets, driver, host)))
@@ -412,8 +422,9 @@ class Decisions:
             if len(fitting) < len(network.subnets):
                 yield replace(endpoint, addresses=self._addresses(network, []))
 
-    def _of_driver(self, driver: str) -> tuple[Network, ...]:
-        return tuple(one for one in self._state.networks.values() if one.driver == driver and not one.config_only)
+    def _networks_made(self) -> tuple[Network, ...]:
+        """The networks that are more than a configuration for others."""
+        return tuple(one for one in self._state.networks.values() if not one.config_only)
 
     def _id(self) -> str:
         return self._random(32).hex()

@@ -14,9 +14,11 @@ from functools import partial
 
 from isthmus import present, render
 from isthmus.decisions import Decisions
+from isthmus.drivers import BUILTIN
 from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
-from isthmus.kernel import FirewallTouched, Kernel, Lost, News, Overrun, Scope, Shaken
-from isthmus.model import HOST, Host, Network, Record, Sandbox, Setting, pairs
+from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Scope, Shaken
+from isthmus.model import HOST, Endpoint, Host, Network, Record, Sandbox, Setting, pairs
+from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
@@ -48,6 +50,7 @@ class Engine:
         self._random = random
         self._publish = publish
         self._paths = paths
+        self._waiting: dict[str, str] = {}
         self._adopt(State())
 
     # The heart.
@@ -68,7 +71,7 @@ class Engine:
         """
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
-        for network in self._decide.default_networks(self._kernel.host()):
+        for network in self._decide.default_networks(self._look()):
             self._commit(put=[network])
             for endpoint in self._decide.moved(network):
                 self._commit(put=[endpoint])
@@ -93,15 +96,28 @@ class Engine:
                     netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
                     netns.add(name)
+                case Appeared(name=name):
+                    waiting = [network for network, link in self._waiting.items() if link == name]
+                    of_host = of_host or bool(waiting)
+                    netns.update(self._standing_on(waiting))
                 case Lost(owner=owner):
                     held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
                     if held:
                         netns.add(self._state.sandboxes[held.sandbox].netns)
                     if not owner.endpoint and owner.network in self._state.networks:
                         of_host = True
-                        ports = self._state.on_network(owner.network)
-                        netns.update(self._state.sandboxes[port.sandbox].netns for port in ports)
+                        netns.update(self._standing_on([owner.network]))
+                    of_host = of_host or owner.network == PARENT or self._may_wait(owner.network)
         return self._bring(netns, of_host=of_host)
+
+    def _may_wait(self, network: str) -> bool:
+        """Whether that network stands on a link of others, which may be what is lost."""
+        record = self._state.networks.get(network)
+        return bool(record and BUILTIN[record.driver].waits_for(record, Host()))
+
+    def _standing_on(self, networks: Iterable[str]) -> Iterable[str]:
+        """The namespaces of those who stand on *networks*."""
+        return (self._state.sandboxes[one.sandbox].netns for name in networks for one in self._state.on_network(name))
 
     def _guard(self) -> Plan:
         """Have our table, and in it all that keeps packets out, before there is anything to be reached."""
@@ -124,7 +140,7 @@ class Engine:
     def _bring(self, netns: Iterable[str], *, of_host: bool) -> Plan:
         """Hold these namespaces, and the host's half if need be, against the kernel, each by itself."""
         areas: list[Callable[[], Area]] = [self._host] if of_host else []
-        areas += [partial(render.sandbox, self._state, name) for name in sorted(netns) if self._state.in_netns(name)]
+        areas += [partial(self._sandbox, name) for name in sorted(netns) if self._state.in_netns(name)]
         plan, refusals = NOTHING, []
         for area in areas:
             try:
@@ -148,6 +164,7 @@ class Engine:
             paths=self._paths,
         )
         double._adopt(State(self._state.records()))
+        double._waiting = self._waiting
         action(double)
         return tuple(str(operation) for plan in stage.plans for operation in plan)
 
@@ -163,7 +180,7 @@ class Engine:
 
     def create_network(self, request: NetworkRequest) -> Created:
         """Make a network."""
-        host = self._kernel.host()
+        host = self._look()
         network = self._decide.network(request, host)
         self._carry_out((network,), lambda: self._host(host))
         self._announce("network", "create", network.id, {"name": network.name, "type": network.driver})
@@ -200,7 +217,8 @@ class Engine:
         """Put a sandbox on one more network."""
         user, target = self._state.sandbox(sandbox), self._state.network(network)
         endpoint = self._decide.endpoint(user, target, request)
-        self._carry_out((endpoint,), lambda: render.sandbox(self._state, user.netns))
+        self._refuse_waiting((endpoint,))
+        self._carry_out((endpoint,), lambda: self._sandbox(user.netns))
         self._announce_endpoint("connect", target, user)
 
     def disconnect(self, network: str, sandbox: str) -> None:
@@ -214,7 +232,7 @@ class Engine:
         endpoints = [one for one in self._state.of_sandbox(user.id) if one.network == target.id]
         if not endpoints:
             raise NotConnected(user.name, target.name)
-        self._take_away(endpoints, lambda: render.sandbox(self._state, user.netns))
+        self._take_away(endpoints, lambda: self._sandbox(user.netns))
         self._announce_endpoint("disconnect", target, user)
 
     # Sandboxes.
@@ -230,7 +248,8 @@ class Engine:
     def create_sandbox(self, request: SandboxRequest) -> Created:
         """Make a sandbox, on the networks that the request names."""
         user, endpoints = self._decide.sandbox(request)
-        self._carry_out((user, *endpoints), lambda: render.sandbox(self._state, user.netns))
+        self._refuse_waiting(endpoints)
+        self._carry_out((user, *endpoints), lambda: self._sandbox(user.netns))
         self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:
             self._announce_endpoint("connect", self._state.networks[endpoint.network], user)
@@ -241,16 +260,26 @@ class Engine:
         user = self._state.sandbox(name)
         endpoints = self._state.of_sandbox(user.id)
         links = self._state.links_of(user.id)
-        self._take_away((user,), lambda: render.sandbox(self._state, user.netns), with_them=(*endpoints, *links))
+        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=(*endpoints, *links))
         for endpoint in endpoints:
             self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
         self._announce("container", "destroy", user.id, {"name": user.name})
+
+    def _refuse_waiting(self, endpoints: Iterable[Endpoint]) -> None:
+        """Refuse what cannot be made now, as the host lacks the link that it would stand on."""
+        if self._waiting.keys().isdisjoint(endpoint.network for endpoint in endpoints):
+            return
+        self._look()
+        for endpoint in endpoints:
+            if link := self._waiting.get(endpoint.network):
+                name = self._state.networks[endpoint.network].name
+                raise Forbidden(f"network {name} waits for its parent: the host has no link {link}, or it is down")
 
     def add_link(self, sandbox: str, request: LinkRequest) -> LinkView:
         """Put an interface into a sandbox by hand."""
         user = self._state.sandbox(sandbox)
         link = self._decide.link(user, request)
-        self._carry_out((link,), lambda: render.sandbox(self._state, user.netns))
+        self._carry_out((link,), lambda: self._sandbox(user.netns))
         return present.link(link)
 
     def remove_link(self, sandbox: str, name: str) -> None:
@@ -259,7 +288,7 @@ class Engine:
         links = [link for link in self._state.links_of(user.id) if link.ifname == name]
         if not links:
             raise NotFound(f"no link {name} was put into {user.name} by hand")
-        self._take_away(links, lambda: render.sandbox(self._state, user.netns))
+        self._take_away(links, lambda: self._sandbox(user.netns))
 
     def links(self, sandbox: str) -> tuple[LinkView, ...]:
         """The interfaces that were put into a sandbox by hand."""
@@ -318,20 +347,35 @@ class Engine:
 
     # Areas.
 
+    def _look(self) -> Host:
+        """Look at the host, and see which networks have to wait for a link of its."""
+        host = self._kernel.host()
+        missing = {
+            network.id: BUILTIN[network.driver].waits_for(network, host)
+            for network in self._state.networks.values()
+            if not network.config_only
+        }
+        self._waiting = {network: link for network, link in missing.items() if link}
+        return host
+
+    def _sandbox(self, netns: str) -> Area:
+        return render.sandbox(self._state, netns, self._waiting.keys())
+
     def _host(self, host: Host | None = None) -> Area:
-        host = host or self._kernel.host()
-        area = render.host(self._state, host, self._rules, self._closed())
+        host = host or self._look()
+        area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         opening = {
             version: name
             for version, name in render.FORWARDING.items()
             if any(isinstance(one, Sysctl) and one.name == name for one in area.desired)
         }
         if self._close(opening, host):
-            area = render.host(self._state, host, self._rules, self._closed())
+            area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         return area
 
     def _everything(self) -> Area:
-        return render.everything(self._state, self._host())
+        of_host = self._host()
+        return render.everything(self._state, of_host, self._waiting.keys())
 
     def _closed(self) -> dict[int, tuple[str, ...]]:
         """Between which interfaces the host shall not forward: those it had when, since it booted, we made it."""

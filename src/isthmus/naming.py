@@ -16,6 +16,9 @@ DEFAULT_BRIDGE = "isthmus0"
 TABLE = "isthmus"
 """Our nftables table, of the family inet. All in it is ours, but for the chains named `user-...`."""
 
+PARENT = "parent"
+"""Stands for the network in the mark of a link that several networks stand on: it goes with the last of them."""
+
 _MARK = "isthmus:"
 
 
@@ -47,6 +50,16 @@ def bridge(network_id: str) -> str:
 def veth(endpoint_id: str) -> str:
     """The host's end of an endpoint's veth pair."""
     return f"veth{endpoint_id[:11]}"
+
+
+def dummy(network_id: str) -> str:
+    """The parent that we make for a network whose user named none (Docker's form, where it is a dummy)."""
+    return f"dm-{network_id[:12]}"
+
+
+def shim(network_id: str) -> str:
+    """The interface by which the host itself stands on a network of children of a link of its own."""
+    return f"mv-{network_id[:12]}"
 
 
 def mac(network_id: str, address: object) -> str:

@@ -11,6 +11,15 @@ from typing import TypeVar
 from isthmus.errors import InvalidOption
 from isthmus.model import IPAddress
 
+
+class Probe(Enum):
+    """How an address is looked for on the wire before it is used (RFC 5227, RFC 4862): the option `isthmus.probe`."""
+
+    FAST = "fast"
+    STRICT = "strict"
+    OFF = "off"
+
+
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _E = TypeVar("_E", bound=Enum)

@@ -21,7 +21,7 @@ def endpoint(state: State, record: Endpoint) -> EndpointView:
     """An endpoint with the names that it answers to, in Docker's order: name, aliases, short ID, hostname."""
     home = state.networks[record.network]
     user = state.sandboxes[record.sandbox]
-    routers = {router.version: router for router in BUILTIN[home.driver].routers(home)}
+    routers = BUILTIN[home.driver].routers(home, record)
     addresses = {address.version: address for address in record.addresses}
     names = (user.name, *record.aliases, user.id[:12], user.hostname)
     return EndpointView(

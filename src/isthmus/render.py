@@ -4,9 +4,10 @@ The unit is an area: one namespace with all that joins it to networks, or the ho
 all. What is being removed is not wanted, but lies in the scope, so that it is found and goes.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 
 from isthmus import firewall
@@ -14,7 +15,20 @@ from isthmus.drivers import BUILTIN
 from isthmus.kernel import Scope
 from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress
 from isthmus.naming import Owner
-from isthmus.resources import Address, Bridge, Element, Namespace, Nickname, Port, Resource, Route, Sysctl, Veth
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Child,
+    Element,
+    Namespace,
+    Nickname,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Veth,
+    Vlan,
+)
 from isthmus.rules import Rules
 from isthmus.state import State
 
@@ -27,6 +41,8 @@ SYSCTLS = "com.docker.network.endpoint.sysctls"
 FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables", "ip6tables", "iptables"))
 """The sysctls that send frames between ports of a bridge through the packet filter."""
 
+_LINKS = (Bridge, Vlan, Veth, Child)
+
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -38,8 +54,11 @@ class Area:
     scope: Scope
 
 
-def sandbox(state: State, netns: str) -> Area:
-    """The namespace *netns*, if somebody still wants it, and whatever leads into it."""
+def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -> Area:
+    """The namespace *netns*, if somebody still wants it, and whatever leads into it.
+
+    What stands on the networks *waiting* (their IDs) cannot be made yet. With an endpoint go the host's routes to it.
+    """
     wanted: list[Resource] = []
     links: set[tuple[str, str]] = set()
     users = state.in_netns(netns)
@@ -50,19 +69,30 @@ def sandbox(state: State, netns: str) -> Area:
         wanted.extend(Nickname(guest.name, netns) for guest in guests if not guest.removing)
     endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
     removing = {user.id for user in users if user.removing}
-    staying = [endpoint for endpoint in endpoints if not endpoint.removing and endpoint.sandbox not in removing]
+    staying = [
+        endpoint
+        for endpoint in endpoints
+        if not endpoint.removing and endpoint.sandbox not in removing and endpoint.network not in waiting
+    ]
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         resources = tuple(BUILTIN[network.driver].endpoint(network, endpoint, netns))
-        links.update((one.netns, one.name) for one in resources if isinstance(one, Veth))
+        links.update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         if endpoint in staying:
             wanted.extend(resources)
             wanted.extend(_sysctls(endpoint, netns))
+    for touched in dict.fromkeys(endpoint.network for endpoint in endpoints):
+        ways = tuple(_reach(state, touched, lambda _: True))
+        # Most often the host has no place there, or one that is the same without these endpoints.
+        if ways and ways != tuple(_reach(state, touched, lambda one: one not in endpoints)):
+            links.update((one.netns, one.name) for one in ways if isinstance(one, _LINKS))
+            if touched not in waiting:
+                wanted.extend(_reach(state, touched, partial(_live, state)))
     wanted.extend(_default_routes(state, staying, netns))
     for user in users:
         for link in state.links_of(user.id):
             made = tuple(hand_link(link, netns))
-            links.update((one.netns, one.name) for one in made if isinstance(one, Veth))
+            links.update((one.netns, one.name) for one in made if isinstance(one, _LINKS))
             if not link.removing and user.id not in removing:
                 wanted.extend(made)
     if netns != HOST:
@@ -76,21 +106,31 @@ def sandbox(state: State, netns: str) -> Area:
     return Area(tuple(wanted), scope)
 
 
-def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[str]]) -> Area:
-    """All networks themselves, and our table: what the host has of them without any sandbox.
+def host(
+    state: State,
+    host: Host,
+    rules: Rules,
+    closed: Mapping[int, Iterable[str]],
+    waiting: AbstractSet[str] = frozenset(),
+) -> Area:
+    """All networks themselves, and our table: what the host has of them.
 
-    *closed* tells for each IP version the interfaces between which the host is not to forward.
+    *closed* tells for each IP version the interfaces between which the host is not to forward. The networks *waiting*
+    (their IDs) cannot be made yet.
     """
     table = firewall.table(detoured=host.frames_filtered is True)
     wanted: list[Resource] = [table, *firewall.marked(rules.marks)]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
-    for network in state.networks.values():
-        resources = tuple(BUILTIN[network.driver].network(network, host)) if not network.config_only else ()
-        links.update((one.netns, one.name) for one in resources if isinstance(one, Bridge))
+    for network in (one for one in state.networks.values() if not one.config_only):
+        resources = (
+            *BUILTIN[network.driver].network(network, host),
+            *_reach(state, network.id, partial(_live, state)),
+        )
+        links.update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         ports.update(one.name for one in resources if isinstance(one, Port))
-        if not network.removing:
+        if not network.removing and network.id not in waiting:
             wanted.extend(one for one in resources if not isinstance(one, Element) or _ruled(one, rules.firewall))
             if not network.internal and any(
                 isinstance(one, Element) and one.set.startswith("enter") for one in resources
@@ -108,15 +148,31 @@ def host(state: State, host: Host, rules: Rules, closed: Mapping[int, Iterable[s
     return Area(tuple(wanted), scope)
 
 
+def _reach(state: State, network: str, counts: Callable[[Endpoint], bool]) -> Iterator[Resource]:
+    """The host's place on a network, if of the endpoints there only those for which *counts* is true were there."""
+    record = state.networks[network]
+    return BUILTIN[record.driver].reach(record, _standing(state, network, counts))
+
+
+def _standing(state: State, network: str, counts: Callable[[Endpoint], bool]) -> Iterator[Endpoint]:
+    """Those endpoints of a network for which *counts* is true; who does not read them does not pay for them."""
+    yield from filter(counts, state.on_network(network))
+
+
+def _live(state: State, endpoint: Endpoint) -> bool:
+    """Whether nothing says that *endpoint* is to go."""
+    return not (endpoint.removing or state.sandboxes[endpoint.sandbox].removing)
+
+
 def _ruled(element: Element, versions: AbstractSet[int]) -> bool:
     """Whether our rules are made for the IP version that *element* is about, if it is about one."""
     return not element.set[-1].isdigit() or int(element.set[-1]) in versions
 
 
-def everything(state: State, of_host: Area) -> Area:
+def everything(state: State, of_host: Area, waiting: AbstractSet[str] = frozenset()) -> Area:
     """All that is wanted anywhere, to be held against all that bears our mark; *of_host* is the host's half."""
     namespaces = {user.netns for user in state.sandboxes.values()}
-    areas = [sandbox(state, netns) for netns in sorted(namespaces)]
+    areas = [sandbox(state, netns, waiting) for netns in sorted(namespaces)]
     wanted = [*of_host.desired, *(resource for area in areas for resource in area.desired)]
     scope = Scope(
         namespaces=frozenset(namespaces - {HOST}),
@@ -130,17 +186,20 @@ def everything(state: State, of_host: Area) -> Area:
     return Area(tuple(wanted), scope)
 
 
-def gateway_endpoint(state: State, endpoints: Iterable[Endpoint], version: int) -> tuple[Endpoint, IPAddress] | None:
+def gateway_endpoint(
+    state: State, endpoints: Iterable[Endpoint], version: int
+) -> tuple[Endpoint, IPAddress | None] | None:
     """Through which of a sandbox's *endpoints*, and by which router, its default route of that IP version goes.
 
-    It is the one with the highest priority (`--gw-priority`), among equals that whose network's name sorts first.
+    It is the one with the highest priority (`--gw-priority`), among equals that whose network's name sorts first. Where
+    the router is None, the route leads straight onto the link.
     """
     candidates = [
-        (-endpoint.gateway_priority, network.name, endpoint, router)
+        (-endpoint.gateway_priority, network.name, endpoint, routers[version])
         for endpoint in endpoints
         for network in (state.networks[endpoint.network],)
-        for router in BUILTIN[network.driver].routers(network)
-        if router.version == version and any(address.version == version for address in endpoint.addresses)
+        for routers in (BUILTIN[network.driver].routers(network, endpoint),)
+        if version in routers and any(address.version == version for address in endpoint.addresses)
     ]
     if not candidates:
         return None

@@ -7,7 +7,8 @@ A driver sees values only: no socket, no store, no other driver. To add one, wri
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from isthmus.drivers import bridge, shared
+from isthmus.drivers import bridge, children, shared
+from isthmus.drivers.traits import Traits
 from isthmus.model import Endpoint, Host, IPAddress, Network
 from isthmus.resources import Resource
 
@@ -28,43 +29,46 @@ class Driver(Protocol):
         """Whether there is exactly one network of this driver, which is there from the start."""
 
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
-        """Refuse a *network* that cannot be made beside the *others* of this driver on this *host*.
+        """Refuse a *network* that cannot be made beside the *others*, of all drivers, on this *host*.
 
         Raises:
             InvalidOption: an option is not what it must be.
             Forbidden: it collides with another network.
         """
 
-    def needs_gateway(self, network: Network) -> bool:
-        """Whether an address of each subnet is set aside for a gateway where the user names none."""
+    def traits(self, network: Network) -> Traits:
+        """The ways of the *network*."""
 
-    def parent(self, network: Network) -> str:
-        """The link of the host's that its endpoints stand on, as a user named it; "" where they need none of others.
+    def waits_for(self, network: Network, host: Host) -> str:
+        """The link that this *host* lacks, or that is down, and without which nothing of the network can be made.
 
-        While the host lacks it, the network waits.
-        """
-
-    def segment(self, network: Network) -> str:
-        """The link in the host's namespace by which its broadcast domain is reached, and which stands for that.
-
-        It is "" where the host is the router: then its subnets have to be apart from all others that the host routes.
+        It is "" if there is none: then all that `network` and `endpoint` say can be made.
         """
 
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
         """What the network itself is made of, on this host."""
 
     def reach(self, network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
-        """What the host has because these *endpoints*, all that there are, stand on the network."""
+        """The host's own place on the network, whose form follows from the *endpoints* that stand there, all of them.
+
+        What does not need to know them leaves them unread.
+        """
 
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
         """What joins a sandbox with the namespace *netns* to the network; without default routes."""
 
-    def routers(self, network: Network) -> tuple[IPAddress, ...]:
-        """Where an endpoint may send what leaves the network: at most one address of each family."""
+    def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
+        """By IP version, the router to which *endpoint* may send what leaves the network.
 
-    def interface_prefix(self, network: Network) -> str:
-        """How interfaces in sandboxes are named, without their number."""
+        None stands for no router but the link itself. A version that is not there has no way out.
+        """
 
 
-BUILTIN: Mapping[str, Driver] = {"bridge": bridge, "host": shared.HOST, "null": shared.NULL}
+BUILTIN: Mapping[str, Driver] = {
+    "bridge": bridge,
+    "host": shared.HOST,
+    "ipvlan": children.IPVLAN,
+    "macvlan": children.MACVLAN,
+    "null": shared.NULL,
+}
 """The drivers by name."""

@@ -8,17 +8,18 @@ sandboxes stand on the LAN as machines of their own, and the LAN's router, if on
 A bridge that exists already and is not ours is used as it is, never changed, never removed.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_interface
 
 from isthmus import firewall, naming
+from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
-from isthmus.options import Options, check_interface
+from isthmus.options import Options, Probe, check_interface
 from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth
 
 addressed = True
@@ -27,7 +28,7 @@ singular = False
 
 _BRIDGE = "com.docker.network.bridge"
 _MIN_IPV6_MTU = 1280
-_OURS = frozenset({"isthmus.bridged", "isthmus.uplink"})
+_OURS = frozenset({"isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Parsed:
     prefix: str
     bridged: bool
     uplink: str
+    probe: Probe
 
 
 @lru_cache(maxsize=4096)
@@ -79,6 +81,7 @@ def parse(options: Pairs) -> Parsed:
         prefix=read.interface("com.docker.network.container_iface_prefix", "eth"),
         bridged=bridged,
         uplink=uplink,
+        probe=read.choice("isthmus.probe", Probe.FAST),
     )
 
 
@@ -101,7 +104,7 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             key, options.mtu, f"IPv6 needs at least {_MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out"
         )
     for other in others:
-        if other.id == network.id:
+        if other.id == network.id or other.driver != network.driver:
             continue
         if _device(other) == device:
             raise Forbidden(
@@ -137,19 +140,17 @@ def _check_uplink(uplink: str, host: Host) -> None:
         )
 
 
-def needs_gateway(network: Network) -> bool:
-    """Whether we are the gateway: not on a LAN that has its own."""
-    return not parse(network.options).bridged
+def traits(network: Network) -> Traits:
+    """The host is the gateway, and behind it there is nobody but ours; or it is not, on a LAN that has its own."""
+    options = parse(network.options)
+    if not options.bridged:
+        return Traits(prefix=options.prefix, gateway=True)
+    return Traits(prefix=options.prefix, segment=_device(network), probe=options.probe)
 
 
-def parent(network: Network) -> str:
-    """None: an uplink is wished for, but sandboxes reach each other without it."""
+def waits_for(network: Network, host: Host) -> str:
+    """Nothing: an uplink is wished for, but sandboxes reach each other without it."""
     return ""
-
-
-def segment(network: Network) -> str:
-    """The bridge of a bridged network; the host is the router of all others."""
-    return _device(network) if parse(network.options).bridged else ""
 
 
 def reach(network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
@@ -226,20 +227,15 @@ def _announcing(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Sy
         yield Sysctl(netns, f"net.ipv6.conf.{ifname}.ndisc_notify", "1")
 
 
-def routers(network: Network) -> tuple[IPAddress, ...]:
+def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
     """The gateways, unless nothing may leave; on a LAN, the router that the user named.
 
     An auxiliary address of the name that Docker gives to `default-gateway` comes first.
     """
     if network.internal:
-        return ()
-    named = ((dict(subnet.aux).get(f"DefaultGatewayIPv{subnet.version}"), subnet) for subnet in network.subnets)
-    return tuple(router for aux, subnet in named if (router := aux or subnet.gateway))
-
-
-def interface_prefix(network: Network) -> str:
-    """`eth`, or what `com.docker.network.container_iface_prefix` says."""
-    return parse(network.options).prefix
+        return {}
+    named = ((subnet, dict(subnet.aux).get(f"DefaultGatewayIPv{subnet.version}")) for subnet in network.subnets)
+    return {subnet.version: router for subnet, aux in named if (router := aux or subnet.gateway)}
 
 
 def _device(network: Network) -> str:

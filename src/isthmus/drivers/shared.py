@@ -6,9 +6,10 @@ there. (The third way of sharing, `container:NAME`, is no network: there the san
 namespace.)
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden
 from isthmus.model import Endpoint, Host, IPAddress, Network
 from isthmus.resources import Resource
@@ -25,19 +26,15 @@ class Shared:
 
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
         """Refuse a second network (moby, drivers/host and drivers/null)."""
-        if any(other.id != network.id for other in others):
+        if any(other.driver == self.name and other.id != network.id for other in others):
             raise Forbidden(f'only one instance of "{self.name}" network is allowed')
 
-    def needs_gateway(self, network: Network) -> bool:
-        """It has no subnets."""
-        return False
+    def traits(self, network: Network) -> Traits:
+        """There are no interfaces of ours."""
+        return Traits(prefix="", macs=False)
 
-    def parent(self, network: Network) -> str:
-        """It stands on no link."""
-        return ""
-
-    def segment(self, network: Network) -> str:
-        """It has no subnets."""
+    def waits_for(self, network: Network, host: Host) -> str:
+        """For nothing."""
         return ""
 
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
@@ -52,13 +49,9 @@ class Shared:
         """Nothing."""
         yield from ()
 
-    def routers(self, network: Network) -> tuple[IPAddress, ...]:
+    def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
         """None: what leads out of here is not ours to say."""
-        return ()
-
-    def interface_prefix(self, network: Network) -> str:
-        """There are no interfaces of ours."""
-        return ""
+        return {}
 
 
 HOST = Shared("host")

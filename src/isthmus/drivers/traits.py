@@ -1,0 +1,26 @@
+"""What the house has to know of a network besides the resources it is made of, as its driver reads its options."""
+
+from dataclasses import dataclass
+
+from isthmus.options import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """The ways of one network.
+
+    *prefix* is how interfaces in sandboxes are named, without their number. With *gateway*, an address of each subnet
+    is set aside for us where the user names no router. *macs* tells whether each endpoint has a MAC of its own, which
+    a user may demand. With *host_address* the host has an address of its own in each subnet, beside the endpoints.
+
+    *segment* is the link in the host's namespace by which the broadcast domain of the network is reached, and which
+    stands for that; "" where the host is the router: then its subnets are apart from all that the host routes. *probe*
+    tells how that segment is asked for an address before an endpoint has it.
+    """
+
+    prefix: str = "eth"
+    gateway: bool = False
+    macs: bool = True
+    host_address: bool = False
+    segment: str = ""
+    probe: Probe = Probe.OFF
