@@ -4,6 +4,7 @@ The program starts itself again in namespaces of its own (network, mounts, proce
 /run of its own. There it builds a small world out of further namespaces:
 
     outside 203.0.113.1 --- eth0 203.0.113.2 [ the host ] eth1 --- LAN 192.168.1.0/24, router .1 --- far 198.51.100.2
+                                             [          ] ens34 10.0.36.5 --- LAN 10.0.36.0/24, its router .254
 
 starts the daemon on the host, tries one mode after the other, and tells what it tried and what was seen. Web servers in
 `outside`, in `far` and in some sandboxes answer everybody with the address that they see him under: that shows what NAT
@@ -332,6 +333,7 @@ class Demo:
                 ("bridge: NAT behind the host's address", self.bridge),
                 ("bridge: internal networks and Docker's gateway modes", self.gateway_modes),
                 ("bridged: sandboxes stand on the LAN, by the uplink eth1", self.bridged),
+                ("macvlan: sandboxes with MACs of their own on the LAN, by the parent ens34", self.macvlan),
                 ("host: the host's own namespace. none: nothing but what is put there by hand", self.host_and_none),
                 ("container:web: one namespace for two, which outlives its owner", self.container),
                 ("The stock docker client", self.docker_client),
@@ -436,6 +438,31 @@ class Demo:
         )
         self.check("none", "a link by hand: bare pings the host", lambda: ping("bare", HOST_ADDRESS))
 
+    def macvlan(self) -> None:
+        """Macvlan: sandboxes with MACs of their own on the LAN, by the parent ens34."""
+        self.isthmus(
+            "network create -d macvlan --subnet=10.0.36.0/24 --ip-range=10.0.36.115/32 --gateway=10.0.36.254 "
+            "-o parent=ens34 xx"
+        )
+        self.isthmus("sandbox create mac --network xx")
+        self.check("macvlan", "a range of one address", lambda: expect(address_of("mac"), "10.0.36.115"))
+        self.check("macvlan", "a second sandbox is refused", self.refuses_a_second)
+        self.check("macvlan", "mac pings the LAN's router", lambda: ping("mac", "10.0.36.254"))
+        self.check("macvlan", "the LAN sees mac's own MAC", lambda: knows_the_mac_of("mac", "10.0.36.115"))
+        self.isthmus(
+            "network create -d macvlan --subnet 10.0.36.0/24 --ip-range 10.0.36.192/27 --aux-address host=10.0.36.223 "
+            "--gateway 10.0.36.254 -o parent=ens34 mynet"
+        )
+        self.isthmus("sandbox create shore --network mynet")
+        serve("shore")
+        self.check(
+            "macvlan", "the host reaches it, as 10.0.36.223", lambda: seen_as(HOST, "10.0.36.192", "10.0.36.223")
+        )
+        self.check("macvlan", "it reaches the host", lambda: ping("shore", "10.0.36.223"))
+        self.check("macvlan", "the LAN reaches it", lambda: seen_as("router", "10.0.36.192", "10.0.36.254"))
+        self.check("macvlan", "somebody deletes the host's way in", self.loses_the_shim)
+        self.check("macvlan", "network check", lambda: self.isthmus("network check -q mynet").splitlines()[-1])
+
     def container(self) -> None:
         """Container:web: one namespace for two, which outlives its owner."""
         self.isthmus("sandbox create side --network container:web")
@@ -525,14 +552,29 @@ class Demo:
     def stands_on_the_lan(self) -> str:
         """That a machine on the LAN reaches lab, and sees the MAC of lab's own interface."""
         seen_as("router", "192.168.1.50", ROUTER)
-        own = json.loads(ip("lab", "-j link show eth0"))[0]["address"]
-        known = [one.get("lladdr", "") for one in json.loads(ip("router", "-j neighbour show to 192.168.1.50"))]
-        return expect(known[0] if known else "no MAC", own)
+        return knows_the_mac_of("lab", "192.168.1.50")
 
     def address_by_exec(self, sandbox: str, expected: str = "10.5.0.9/24") -> str:
         """That a program in *sandbox* sees eth0 with the address that is *expected*."""
         seen = self.isthmus(f"sandbox exec {sandbox} -- ip -o -4 address show eth0").split()
         return expect(seen[3] if len(seen) > 3 else "nothing", expected)
+
+    def refuses_a_second(self) -> str:
+        """That no more than the one address is given out."""
+        try:
+            self.isthmus("sandbox create mac2 --network xx")
+        except Failed as refusal:
+            if "no available IPv4 addresses" not in str(refusal):
+                raise
+            return str(refusal).partition(": ")[2].partition(": xx")[0]
+        raise Failed("it was given an address")
+
+    def loses_the_shim(self) -> str:
+        """That the host's own interface on a macvlan network is put back."""
+        shim = next(link["ifname"] for link in json.loads(ip(HOST, "-j link show")) if link["ifname"][:3] == "mv-")
+        self.command(f"ip link delete {shim}")
+        took = until(holds("ping -n -c 1 -W 1 10.0.36.192"), "the host is cut off")
+        return f"the host reaches it again after {took * 1000:.0f} ms"
 
     def dies(self) -> str:
         """That no packet is lost when the daemon is killed, and when it starts again."""
@@ -577,7 +619,7 @@ class Demo:
 
         def gone() -> bool:
             links = {link["ifname"] for link in json.loads(ip(HOST, "-j link show"))}
-            return links == {"lo", "eth0", "eth1", "isthmus0"}
+            return links == {"lo", "eth0", "eth1", "ens34", "isthmus0"}
 
         until(gone, f"links are left: {ip(HOST, '-br link show')}")
         names = sorted(path.name for path in Path("/run/netns").iterdir())
@@ -641,6 +683,11 @@ def build_world() -> None:
     ip(HOST, "link add eth1 type veth peer name lan netns router")
     ip("router", f"address add {ROUTER}/24 dev lan")
     ip("router", "link set lan up")
+    ip(HOST, "link add ens34 type veth peer name lan36 netns router")
+    ip("router", "address add 10.0.36.254/24 dev lan36")
+    ip("router", "link set lan36 up")
+    ip(HOST, "address add 10.0.36.5/24 dev ens34")
+    ip(HOST, "link set ens34 up")
     ip("router", "link add wan type veth peer name eth0 netns far")
     ip("router", "address add 198.51.100.1/24 dev wan")
     ip("router", "link set wan up")
@@ -658,6 +705,13 @@ def address_of(netns: str, link: str = "eth0", *, prefix: bool = False) -> str:
     if len(words) < 4:
         raise Failed(f"{link} has no address")
     return words[3] if prefix else words[3].split("/")[0]
+
+
+def knows_the_mac_of(sandbox: str, address: str) -> str:
+    """That the LAN's router knows *address* by the MAC of the *sandbox*'s own interface."""
+    own = json.loads(ip(sandbox, "-j link show eth0"))[0]["address"]
+    known = [one.get("lladdr", "") for one in json.loads(ip("router", f"-j neighbour show to {address}"))]
+    return expect(known[0] if known else "no MAC", own)
 
 
 def bare_bridge(network: str) -> str:

@@ -52,6 +52,9 @@ PREDEFINED = frozenset({"bridge", "host", "none", "default"})
 SERIAL = "com.docker.network.ipam.serial"
 """The IPAM option by which addresses are given out one after the other, rather than always the lowest that is free."""
 
+LINK_MODES = ("bridge", "private", "vepa")
+"""The modes of a macvlan that is put into a sandbox by hand: passthru would take the parent over, MAC and all."""
+
 IFNAME = "com.docker.network.endpoint.ifname"
 
 _BY_ALIAS = {"default": "bridge"}
@@ -361,14 +364,8 @@ class Decisions:
         """The link that *request* puts into *user*."""
         if user.netns == HOST:
             raise InvalidRequest(f"{user.name} is in the host's own namespace, where links are not ours to make")
-        if request.type != "veth":
-            raise InvalidRequest(f"invalid link type {request.type}: it must be veth")
-        if request.parent or request.mode:
-            raise InvalidRequest("a veth has no parent and no mode: leave them out")
+        _check_link(request)
         identity = self._id()
-        for key, name in (("name", request.ifname), ("peer", request.peer), ("master", request.master)):
-            if name:
-                check_interface(key, name)
         return HandLink(
             id=identity,
             sandbox=user.id,
@@ -379,9 +376,11 @@ class Decisions:
             mtu=request.mtu,
             addresses=request.addresses,
             routes=request.routes,
-            peer=request.peer or veth(identity),
+            peer=request.peer or (veth(identity) if request.type == "veth" else ""),
             peer_addresses=request.peer_addresses,
             master=request.master,
+            parent=request.parent,
+            mode=request.mode or (LINK_MODES[0] if request.type == "macvlan" else ""),
         )
 
     def default_networks(self, host: Host) -> tuple[Network, ...]:
@@ -481,6 +480,24 @@ def _mac(text: str) -> str:
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise InvalidRequest(f"invalid MAC address {text}: an interface cannot have a multicast or zero address")
     return mac
+
+
+def _check_link(request: LinkRequest) -> None:
+    """Refuse a link by hand of an unknown type, or with what its type does not have."""
+    if request.type not in {"macvlan", "veth"}:
+        raise InvalidRequest(f"invalid link type {request.type}: it must be veth or macvlan")
+    if request.type == "veth" and (request.parent or request.mode):
+        raise InvalidRequest("a veth has no parent and no mode: leave them out")
+    if request.type == "macvlan":
+        if request.peer or request.peer_addresses or request.master:
+            raise InvalidRequest("a macvlan has no other end: leave peer, peer addresses and master out")
+        if not request.parent:
+            raise InvalidRequest("a macvlan stands on an interface of the host's: name it as parent")
+        if request.mode and request.mode not in LINK_MODES:
+            raise InvalidOption("mode", request.mode, f"it must be one of {', '.join(LINK_MODES)}")
+    for key in ("ifname", "peer", "master", "parent"):
+        if name := getattr(request, key):
+            check_interface(key.replace("if", ""), name)
 
 
 def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None:

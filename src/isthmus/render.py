@@ -209,18 +209,12 @@ def gateway_endpoint(
 
 def hand_link(link: HandLink, netns: str) -> Iterator[Resource]:
     """What a link is made of that its user put into a sandbox by hand."""
-    mine = Owner("", link.id)
-    yield Veth(
-        HOST,
-        link.peer,
-        netns,
-        link.ifname,
-        mine,
-        mac=link.mac or None,
-        master=link.master or None,
-        mtu=link.mtu or None,
-        ipv6=True,
-    )
+    mine, mac, mtu = Owner("", link.id), link.mac or None, link.mtu or None
+    if link.type == "macvlan":
+        yield Child(netns, link.ifname, link.parent, link.type, link.mode, mine, mac=mac, mtu=mtu, ipv6=True)
+    else:
+        master = link.master or None
+        yield Veth(HOST, link.peer, netns, link.ifname, mine, mac=mac, master=master, mtu=mtu, ipv6=True)
     for address in link.peer_addresses:
         yield Address(HOST, link.peer, address, mine)
     for address in link.addresses:

@@ -13,7 +13,7 @@ _FIELDS = Fields(
 
 def _add(arguments: Arguments) -> int:
     if not arguments.text("type"):
-        raise arguments.wrong("no --type: one of veth, macvlan, ...")
+        raise arguments.wrong("no --type: veth or macvlan")
     body = {
         "Type": arguments.text("type"),
         "Name": arguments.text("name"),
@@ -67,7 +67,7 @@ COMMANDS = (
         "Put an interface into a sandbox",
         _add,
         (
-            Flag("type", "Kind of link: veth, macvlan, ..."),
+            Flag("type", "Kind of link: veth or macvlan"),
             Flag("name", "Name in the sandbox (else one is chosen)"),
             Flag("ip", "Address with its prefix length", Kind.LIST, value="cidr"),
             Flag("route", "Route; the destination may be default", Kind.LIST, value="destination,gateway"),
@@ -75,7 +75,7 @@ COMMANDS = (
             Flag("peer-ip", "Address of the other end", Kind.LIST, value="cidr"),
             Flag("master", "Bridge that the other end is put on", value="bridge"),
             Flag("parent", "The host's interface that a macvlan stands on", value="interface"),
-            Flag("mode", "Mode of a macvlan: bridge, private, vepa, passthru"),
+            Flag("mode", "Mode of a macvlan: bridge (default), private, vepa"),
             Flag("mac", "MAC address in the sandbox", value="address"),
             Flag("mtu", "Largest packet, in bytes", Kind.NUMBER),
             DRY_RUN,
