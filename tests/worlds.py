@@ -19,6 +19,7 @@ from isthmus.naming import Owner
 from isthmus.resources import (
     Address,
     Bridge,
+    Child,
     Element,
     Key,
     Namespace,
@@ -29,6 +30,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
 )
 
 Interface = IPv4Interface | IPv6Interface
@@ -373,6 +375,8 @@ def acts(kernel: FakeKernel) -> list[Act]:
                 found.append(Act("delete_namespace", (name,)))
             case Bridge(netns=netns, name=name):
                 found += _on_link(netns, name)
+            case Vlan() | Child():
+                found += _on_link(one.netns, one.name)
             case Veth():
                 found += [*_on_link(one.netns, one.name), *_on_link(one.peer_netns, one.peer)]
                 found.append(

@@ -169,6 +169,13 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     return _phases(operations)
 
 
+def fits(desired: Resource, actual: Resource) -> bool:
+    """Whether *actual* can become what is *desired* without being made anew."""
+    if type(desired) is not type(actual):
+        return False
+    return all(getattr(desired, field) == getattr(actual, field) for field in _FIXED.get(type(desired), ()))
+
+
 def sysctl_link(name: str) -> str | None:
     """The link that the sysctl of this *name* belongs to, and goes with; None for those of a whole namespace."""
     match name.split("."):
@@ -181,12 +188,10 @@ def _leaves(actual: Resource, desired: Resource | None) -> bool:
     """Whether *actual* has to go: it is not wanted (sysctls stay), or cannot be changed into what is *desired*."""
     if desired is None:
         return not isinstance(actual, Sysctl)
-    if type(desired) is not type(actual):
-        return True
-    if isinstance(actual, Element):
+    if isinstance(desired, Element) and isinstance(actual, Element):
         # A permission that is to mean something else is withdrawn before and given after all the rest.
         return actual.permits and desired != actual
-    return any(getattr(desired, field) != getattr(actual, field) for field in _FIXED.get(type(desired), ()))
+    return not fits(desired, actual)
 
 
 def _dead(leaving: Iterable[Resource], have: Mapping[Key, Resource]) -> set[Key]:

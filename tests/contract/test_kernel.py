@@ -79,7 +79,7 @@ class Administrator(Protocol):
     """What somebody else does on the same machine."""
 
     def add_link(self, link: HostLink) -> None:
-        """Make a link, up."""
+        """Make a link."""
 
     def add_namespace(self, name: str) -> None:
         """Make a namespace."""
@@ -142,9 +142,11 @@ class Shell:
 
     def add_link(self, link: HostLink) -> None:
         """Make a veth, whose other end is `far-NAME`: every kernel has those."""
-        ip(HOST, "link", "add", link.name, "mtu", str(link.mtu), "type", "veth", "peer", "name", f"far-{link.name}")
-        for name in (f"far-{link.name}", link.name):
-            ip(HOST, "link", "set", name, "up", "addrgenmode", "none")
+        mac = ("address", link.mac) if link.mac else ()
+        peer = ("type", "veth", "peer", "name", f"far-{link.name}")
+        ip(HOST, "link", "add", link.name, *mac, "mtu", str(link.mtu), *peer)
+        ip(HOST, "link", "set", f"far-{link.name}", "up", "addrgenmode", "none")
+        ip(HOST, "link", "set", link.name, "addrgenmode", "none", "up" if link.up else "down")
         for interface in link.addresses:
             self.add_address(link.name, interface)
 
@@ -712,11 +714,14 @@ def test_an_ipv6_address_is_on_a_link_once_whatever_its_prefix(machine: Machine)
 
 def test_the_host_is_what_is_not_ours(running: Machine) -> None:
     """Subnets are chosen so that they collide with none of it."""
-    running.admin.add_link(HostLink("wan0", "veth", 1450, (ip_interface("192.0.2.1/24"),)))
+    wan = HostLink("wan0", "veth", 1450, (ip_interface("192.0.2.1/24"),), mac="02:00:00:00:77:01")
+    unused = HostLink("wan1", "veth", 1500, mac="02:00:00:00:77:02", up=False)
+    running.admin.add_link(wan)
+    running.admin.add_link(unused)
     running.admin.add_route(ip_network("198.51.100.0/24"), "wan0")
     host = running.kernel.host()
-    assert host.link("wan0") == HostLink("wan0", "veth", 1450, (ip_interface("192.0.2.1/24"),))
-    assert host.link("up0") == HostLink("up0", "veth", 1500)
+    assert host.link("wan0") == wan
+    assert host.link("wan1") == unused
     assert not {"br-a", "veth1"} & {link.name for link in host.links}
     assert {link.kind for link in host.links if link.name == "lo"} == {""}
     assert set(host.routes) == {"192.0.2.0/24", "198.51.100.0/24"}

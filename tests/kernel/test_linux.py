@@ -534,7 +534,8 @@ def test_a_port_keeps_what_it_had_when_it_leaves(tmp_path: Path) -> None:
         port = Port(HOST, "up0", "br-a", NETWORK)
         settle(kernel, BRIDGE, port)
         assert [link["ifname"] for link in shown("bridge", "-j", "link")] == ["up0"]
-        assert kernel.host().link("up0") == HostLink("up0", "veth", 1450)
+        mac = shown("ip", "-j", "link", "show", "up0")[0]["address"]
+        assert kernel.host().link("up0") == HostLink("up0", "veth", 1450, mac=mac)
         settle(kernel, BRIDGE)
         assert shown("bridge", "-j", "link") == []
         assert "UP" in shown("ip", "-j", "link", "show", "up0")[0]["flags"]

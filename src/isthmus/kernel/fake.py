@@ -9,23 +9,31 @@ knows of Linux was tried on 6.18:
 * An IPv4 address is the primary of its subnet or comes after one, and then goes with it unless `promote_secondaries` is
   set. With the last IPv4 address of a link all its IPv4 routes go; before that none does, whatever its gateway. IPv6
   has neither custom.
-* In our namespaces a link is born without IPv6; only a pair of veths that shall have it gets it, at its second end.
-* A link that goes down loses its IPv6 addresses and all its routes, but none of its IPv4 addresses.
+* In our namespaces a link is born without IPv6; only a pair of veths that shall have it gets it, at its second end, and
+  a macvlan or ipvlan.
+* A link that goes down loses its IPv6 addresses and all its routes, but none of its IPv4 addresses. A VLAN goes down
+  and comes up with its parent; a macvlan or ipvlan stays up, with all its routes.
+* What stands on a link goes with it, and has no greater MTU. A link is a port of a bridge, or the parent of macvlans,
+  or of ipvlans; that of a macvlan in passthru mode is the parent of nothing else. A macvlan that is put on a macvlan
+  comes to stand beside it.
+* The ipvlans of one parent have one mode: that of the latest. They have no MAC but their parent's.
 * A gateway must be covered by an address or a direct route of the same link, unless it is link-local.
 
-What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, and metrics
-(there is one route to a destination in each namespace).
+What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, metrics (there
+is one route to a destination in each namespace), and that a macvlan in passthru mode gives its parent its MAC.
 
 Its verbs beside `Kernel`'s are what other administrators do (`delete_link`, `set_down`, `flush_ruleset`, ...): nothing
 there asks for a mark. `str()` prints all that it holds as the commands that would make it.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from errno import (
     EACCES,
+    EADDRINUSE,
     EADDRNOTAVAIL,
+    EBUSY,
     EEXIST,
     EHOSTUNREACH,
     EINVAL,
@@ -46,11 +54,12 @@ from isthmus.errors import Refused
 from isthmus.kernel import Count, Scope
 from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface
 from isthmus.naming import Owner
-from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, sysctl_link
+from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, fits, sysctl_link
 from isthmus.resources import (
     ORDER,
     Address,
     Bridge,
+    Child,
     Element,
     IPNetwork,
     Key,
@@ -62,6 +71,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
 )
 
 BRIDGE_PORTS = 1023
@@ -70,7 +80,9 @@ BRIDGE_PORTS = 1023
 _NAME_BYTES = 15
 _MTU = range(68, 65536)
 _MTU_IPV6 = 1280
-_LOOPBACK = HostLink("lo", "", 65536, (ip_interface("127.0.0.1/8"), ip_interface("::1/128")))
+_VIDS = range(4095)
+_CHILDREN = ("macvlan", "ipvlan")
+_LOOPBACK = HostLink("lo", "", 65536, (ip_interface("127.0.0.1/8"), ip_interface("::1/128")), "00:00:00:00:00:00")
 _PRINTED = (*ORDER, Table, Element)
 
 _End = tuple[str, str]
@@ -89,6 +101,11 @@ class _Link:
     ipv6: bool = True
     inet6: bool = True
     peer: _End | None = None
+    parent: _End | None = None
+    mode: str = ""
+    flag: str = ""
+    vid: int = 0
+    wireless: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +245,9 @@ class FakeKernel:
                 link.kind,
                 link.mtu,
                 tuple(interface for netns, on, interface in self._addresses if (netns, on) == (HOST, name)),
+                link.mac,
+                link.up,
+                link.wireless,
             )
             for (netns, name), link in self._links.items()
             if netns == HOST and self._owner(link) is None
@@ -256,10 +276,12 @@ class FakeKernel:
     # What other administrators, and the world, do.
 
     def add_link(self, link: HostLink, netns: str = HOST) -> None:
-        """Make a link that is not ours, up, with its addresses."""
+        """Make a link that is not ours, with its addresses. Without a MAC of its own, it gets one."""
         operation = f"ip{_in(netns)} link add {link.name} type {link.kind}"
         self._free(operation, (netns, link.name))
-        self._links[netns, link.name] = _Link(link.kind, mtu=link.mtu, mac=self._mac())
+        self._links[netns, link.name] = _Link(
+            link.kind, mtu=link.mtu, mac=link.mac or self._mac(), up=link.up, wireless=link.wireless
+        )
         for interface in link.addresses:
             self._addresses[netns, link.name, interface] = False
 
@@ -285,9 +307,6 @@ class FakeKernel:
     def set_down(self, name: str, netns: str = HOST) -> None:
         """Set a link down: its IPv6 addresses and all its routes go."""
         self._set(f"ip{_in(netns)} link set {name} down", (netns, name), up=False)
-        for key in [key for key in self._addresses if key[:2] == (netns, name) and key[2].version == 6]:
-            del self._addresses[key]
-        self._drop_routes((netns, name), versions=(4, 6))
 
     def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
         """Give a link another MTU."""
@@ -396,7 +415,7 @@ class FakeKernel:
                 self._drop_namespace(resource.name)
             case Nickname():
                 self._nicknames.pop(resource.name, None)
-            case Bridge() | Veth():
+            case Bridge() | Vlan() | Veth() | Child():
                 link = self._links.get((resource.netns, resource.name))
                 if link and link.owner == resource.owner:
                     self._drop_link((resource.netns, resource.name))
@@ -430,6 +449,8 @@ class FakeKernel:
                 self._bring_bridge(operation, resource)
             case Veth():
                 self._bring_veth(operation, resource)
+            case Vlan() | Child():
+                self._bring_standing(operation, resource)
             case Port():
                 end = (resource.netns, resource.name)
                 self._there(operation, *end)
@@ -488,6 +509,78 @@ class FakeKernel:
         self._set(operation, peer, mtu=new.mtu, ipv6=new.ipv6, up=new.peer_up, mac=new.mac)
         if new.ipv6:
             self._links[peer] = replace(self._links[peer], inet6=True)
+
+    def _bring_standing(self, operation: Operation, new: Vlan | Child) -> None:
+        end = (new.netns, new.name)
+        link = self._links.get(end)
+        if link and (not link.owner or not link.parent):
+            raise _refused(operation, EEXIST)
+        if link and link.owner and not fits(new, self._seen(end, link.owner)):
+            self._drop_link(end)  # a wrong one of ours
+            link = None
+        if link is None:
+            self._links[end] = self._born(operation, end, new)
+        if isinstance(new, Vlan):
+            self._set(operation, end, up=new.up)
+            return
+        self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, mac=new.mac if link else None)
+        if new.ipv6:
+            self._links[end] = replace(self._links[end], inet6=True)
+
+    def _born(self, operation: Operation, end: _End, new: Vlan | Child) -> _Link:
+        """What stands on another link, down; a macvlan or ipvlan on another stands on the parent of that."""
+        self._make_here(operation, end)
+        ground = (new.netns if isinstance(new, Vlan) else HOST, new.parent)
+        parent = self._there(operation, *ground)
+        inner = end[0] != HOST
+        if isinstance(new, Vlan):
+            self._check_vlan(operation, ground, new.vid)
+            return _Link(
+                "vlan", new.owner, parent.mtu, parent.mac, up=False, inet6=not inner, parent=ground, vid=new.vid
+            )
+        while parent.kind == new.kind and parent.parent:
+            ground = parent.parent
+            parent = self._links[ground]
+        self._check(operation, mtu=new.mtu, mac=new.mac)
+        self._check_child(operation, ground, new)
+        lent = new.kind == "ipvlan" or (new.mode == "passthru" and not new.mac)
+        return _Link(
+            new.kind,
+            new.owner,
+            new.mtu or parent.mtu,
+            parent.mac if lent else new.mac or self._mac(),
+            up=False,
+            inet6=not inner,
+            parent=ground,
+            mode=new.mode,
+            flag=new.flag,
+        )
+
+    def _check_vlan(self, operation: object, ground: _End, vid: int) -> None:
+        if ground[1] == _LOOPBACK.name:
+            raise _refused(operation, EOPNOTSUPP)
+        if vid not in _VIDS:
+            raise _refused(operation, ERANGE)
+        if any(link.kind == "vlan" and link.vid == vid for _, link in self._on(ground)):
+            raise _refused(operation, EEXIST)
+
+    def _check_child(self, operation: object, ground: _End, new: Child) -> None:
+        parent = self._links[ground]
+        beside = [link for _, link in self._on(ground) if link.kind in _CHILDREN]
+        if ground[1] == _LOOPBACK.name or (new.kind == "macvlan" and (new.mtu or 0) > parent.mtu):
+            raise _refused(operation, EINVAL)
+        if parent.master or any(link.kind != new.kind for link in beside):
+            raise _refused(operation, EBUSY)
+        if new.kind == "macvlan" and beside and "passthru" in {new.mode, *(link.mode for link in beside)}:
+            raise _refused(operation, EINVAL)
+        if new.kind == "ipvlan":
+            for end, link in list(self._on(ground)):
+                if link.kind == "ipvlan":
+                    self._links[end] = replace(link, mode=new.mode, flag=new.flag)
+
+    def _on(self, ground: _End) -> Iterator[tuple[_End, _Link]]:
+        """What stands on a link."""
+        return ((end, link) for end, link in self._links.items() if link.parent == ground)
 
     def _bring_address(self, operation: Operation, new: Address) -> None:
         link = self._there(operation, new.netns, new.link)
@@ -570,6 +663,8 @@ class FakeKernel:
         self._check_master(operation, end, master)
         if end[1] == _LOOPBACK.name:
             raise _refused(operation, EINVAL)
+        if any(one.kind in _CHILDREN for _, one in self._on(end)):
+            raise _refused(operation, EBUSY)
         if link.kind == "bridge":
             raise _refused(operation, ELOOP)
         self._links[end] = replace(link, master=master, isolated=False)
@@ -620,6 +715,8 @@ class FakeKernel:
     ) -> None:
         link = self._there(operation, *end)
         self._check(operation, mtu=mtu, mac=mac)
+        if link.parent:
+            self._check_standing(operation, end, mtu=mtu, mac=mac, up=up)
         self._links[end] = replace(
             link,
             mtu=link.mtu if mtu is None else mtu,
@@ -629,6 +726,37 @@ class FakeKernel:
             isolated=link.isolated if isolated is None else isolated,
             master=link.master if master == "" else master,
         )
+        if up is False:
+            for key in [key for key in self._addresses if key[:2] == end and key[2].version == 6]:
+                del self._addresses[key]
+            self._drop_routes(end, versions=(4, 6))
+        for other, standing in list(self._on(end)):
+            if up is not None and up != link.up and standing.kind == "vlan":
+                self._set(operation, other, up=up)
+            if mtu is not None and (mtu < standing.mtu or standing.kind == "ipvlan"):
+                self._set(operation, other, mtu=mtu)
+
+    def _check_standing(
+        self, operation: object, end: _End, *, mtu: int | None, mac: str | None, up: bool | None
+    ) -> None:
+        """Refuse what the parent of a link does not bear."""
+        link = self._links[end]
+        if link.parent is None:
+            return
+        parent = self._links[link.parent]
+        if mtu is not None and mtu > parent.mtu and link.kind != "ipvlan":
+            raise _refused(operation, EINVAL)
+        if mac is not None and mac != link.mac and link.kind == "ipvlan":
+            raise _refused(operation, EOPNOTSUPP)
+        rising = up and not link.up
+        if link.kind == "vlan" and rising and not parent.up:
+            raise _refused(operation, ENETDOWN)
+        if link.kind == "macvlan" and link.mode != "passthru" and (rising or (link.up and mac and mac != link.mac)):
+            beside = [
+                one.mac for other, one in self._on(link.parent) if other != end and one.up and one.kind == link.kind
+            ]
+            if (mac or link.mac) in {parent.mac, *beside}:
+                raise _refused(operation, EADDRINUSE)
 
     def _drop_namespace(self, name: str) -> None:
         self._namespaces.discard(name)
@@ -649,6 +777,8 @@ class FakeKernel:
             for at, port in self._links.items():
                 if at[0] == netns and port.master == name:
                     self._links[at] = replace(port, master=None, isolated=False)
+        for other in [other for other, _ in self._on(end)]:
+            self._drop_link(other)
         if link.peer in self._links:
             self._drop_link(link.peer)
 
@@ -688,6 +818,22 @@ class FakeKernel:
     def _seen(self, end: _End, owner: Owner) -> Resource:
         netns, name = end
         link = self._links[end]
+        if link.parent and link.kind == "vlan":
+            return Vlan(netns, name, link.parent[1], link.vid, owner, link.up)
+        if link.parent:
+            return Child(
+                netns,
+                name,
+                link.parent[1],
+                link.kind,
+                link.mode,
+                owner,
+                link.flag,
+                link.mac,
+                link.mtu,
+                link.ipv6,
+                link.up,
+            )
         if link.peer is None:
             return Bridge(netns, name, owner, link.mtu, link.ipv6, link.up)
         peer = self._links[link.peer]

@@ -8,17 +8,31 @@ What people also wait for is a container being detached, and to delete a link ta
 delete a hundred at once takes little more. So a link that shall go is *retired*: taken down, its mark and its place in
 `observe` gone, its name free, and put into a group. `reap` deletes the group, when there is time for it.
 
-A link of ours bears its owner's mark as its alias, and so does the other end of a pair, after the word `PEER`. Linux's
-answers become meanings here, once: what is there already, or gone already, is success; all else is `Refused`.
+A link of ours bears its owner's mark as its alias, and so does the other end of a pair, after the word `PEER`. What
+stands on another link (a macvlan, a VLAN) is made in the namespace of that one, but can be given its mark only in its
+own: so that nothing without a mark is left if we die in between, it is born retired. Linux's answers become meanings
+here, once: what is there already, or gone already, is success; all else is `Refused`.
 """
 
 import hashlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from errno import EADDRNOTAVAIL, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT, ESRCH, EXFULL
+from errno import (
+    EADDRINUSE,
+    EADDRNOTAVAIL,
+    EBUSY,
+    EEXIST,
+    EINVAL,
+    ENETDOWN,
+    ENODEV,
+    ENOENT,
+    EOPNOTSUPP,
+    ESRCH,
+    EXFULL,
+)
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +41,16 @@ from isthmus import naming
 from isthmus.errors import Refused
 from isthmus.kernel import Count, Scope, netlink
 from isthmus.kernel.netlink import (
+    IFF_LOOPBACK,
     NLM_F_CREATE,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
     AddressMessage,
     AddrGenMode,
+    IpvlanFlag,
+    IpvlanMode,
     LinkMessage,
+    MacvlanMode,
     NetlinkError,
     RouteMessage,
     address,
@@ -55,10 +73,11 @@ from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
 from isthmus.model import HOST, Host, HostLink, IPInterface
 from isthmus.naming import PROTOCOL, Owner
-from isthmus.plan import Change, Operation, Plan
+from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
     Address,
     Bridge,
+    Child,
     Element,
     Namespace,
     Nickname,
@@ -68,6 +87,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
 )
 
 PEER = "peer of "
@@ -77,11 +97,12 @@ DYING = 105_105
 """The group of links (`IFLA_GROUP`) that wait to be deleted. They bear no mark."""
 
 ELSEWHERE = "?"
-"""Stands for the namespace of a pair's other end, if that is none of ours."""
+"""Stands for the namespace of a pair's other end, if that is none of ours, and for a parent that is out of sight."""
 
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
-_REASONS = {EXFULL: "a bridge has room for 1,023 ports; connect the container to another network"}
+_CHILDREN = frozenset({"macvlan", "ipvlan"})
+_MODULES = {"vlan": "8021q"}
 _FRAMES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _MAIN_TABLE = 254
 _LOCAL_TABLE = 255
@@ -202,7 +223,13 @@ class LinuxKernel:
         return Host(
             links=tuple(
                 HostLink(
-                    message.name, message.kind, message.mtu, tuple(held.address for held in addresses.get(index, ()))
+                    message.name,
+                    message.kind,
+                    message.mtu,
+                    tuple(held.address for held in addresses.get(index, ())),
+                    message.mac,
+                    message.up,
+                    wireless=os.path.exists(f"/sys/class/net/{message.name}/phy80211"),
                 )
                 for index, message in links.items()
                 if index not in ours
@@ -263,26 +290,38 @@ class LinuxKernel:
                     by_number[number] = view
         for view in views.values():
             for message in view.links.values():
-                owner = naming.owner(message.alias)
                 if message.group == DYING:
                     self._dying.setdefault(view.name, {})  # somebody died before he could reap
-                if owner is None:
-                    continue
-                if message.kind == "bridge":
-                    found.add(_bridge(view.name, message, owner))
-                    found.update(view.things(message, owner))
-                elif message.kind == "veth":
+                if owner := naming.owner(message.alias):
                     number = message.link_netnsid
-                    home = view if number is None else by_number.get(number) if view.name == HOST else None
-                    other = home.links.get(message.link) if home else None
-                    if home is None or other is None:
-                        if space := spaces.find(view.name):
-                            self._observe_link(space, message, set(), found)
-                        continue
-                    master = view.links.get(message.master)
-                    found.add(_veth(view.name, message, home.name, other, owner, master))
-                    found.update(view.things(message, owner))
-                    found.update(home.things(other, owner))
+                    far = view if number is None else by_number.get(number) if view.name == HOST else None
+                    self._observe_in(view, message, owner, far, views[HOST], found)
+
+    def _observe_in(  # noqa: PLR0917 (one loop, in two halves)
+        self,
+        view: "_View",
+        message: LinkMessage,
+        owner: Owner,
+        far: "_View | None",
+        host: "_View",
+        found: set[Resource],
+    ) -> None:
+        """Add a link of ours from its namespace's *view*, with the other end in *far* if it has one there."""
+        other = far.links.get(message.link) if far else None
+        if message.kind == "bridge":
+            found.add(_bridge(view.name, message, owner))
+        elif message.kind == "veth" and far and other:
+            found.add(_veth(view.name, message, far.name, other, owner, view.links.get(message.master)))
+            found.update(far.things(other, owner))
+        elif (space := self._spaces.find(view.name)) is None:
+            return
+        elif _stands(message):
+            ground = view if message.kind == "vlan" else host
+            found.add(self._standing(space, message, owner, ground.links.get))
+        else:
+            self._observe_link(space, message, set(), found)
+            return
+        found.update(view.things(message, owner))
 
     def _port(self, name: str) -> Port | None:
         """Return the link of others that has this name, if it is up and on a bridge of ours."""
@@ -306,6 +345,11 @@ class LinuxKernel:
             found.add(_bridge(space.name, message, owner))
             found.update(_things(space, message, owner))
             return
+        if _stands(message):
+            ground = self._spaces.host if message.kind in _CHILDREN else space
+            found.add(self._standing(space, message, owner, ground.link))
+            found.update(_things(space, message, owner))
+            return
         if message.kind != "veth":
             return
         far = self._other_end(space, message)
@@ -321,6 +365,21 @@ class LinuxKernel:
         seen.add((far[0].name, far[1].ifindex))
         found.add(_veth(space.name, message, far[0].name, far[1], owner, master))
         found.update(_things(far[0], far[1], owner))
+
+    def _standing(
+        self, space: Space, message: LinkMessage, owner: Owner, ground: Callable[[int], LinkMessage | None]
+    ) -> Vlan | Child:
+        """Return what stands on another link, which *ground* finds by its index: a child's in the host's namespace.
+
+        The parent may have been moved to another namespace, where the same index says nothing.
+        """
+        near = space is self._spaces.host or message.kind == "vlan"
+        number = None if near else self._spaces.number_of_host(space)
+        parent = ground(message.link) if message.link_netnsid == number and (near or number is not None) else None
+        name = parent.name if parent and parent.group != DYING else ELSEWHERE
+        if message.kind == "vlan":
+            return Vlan(space.name, message.name, name, message.vlan_id or 0, owner, message.up)
+        return _child(space.name, message, name, owner)
 
     def _other_end(self, space: Space, message: LinkMessage) -> tuple[Space, LinkMessage] | None:
         """Find the other end of a veth, if it is in a namespace of ours."""
@@ -354,26 +413,30 @@ class LinuxKernel:
                     self._make_veth(operation, pair, work)
                 case Address() | Route():
                     self._make_inner(operation, resource, work)
-                case Namespace() | Nickname():
-                    try:
-                        if isinstance(resource, Namespace):
-                            self._spaces.make(resource.name)
-                        else:
-                            self._spaces.nickname(resource.name, resource.netns)
-                    except OSError as error:
-                        raise _refused(operation, error) from error
+                case Namespace() | Nickname() | Sysctl():
+                    self._make_file(operation, resource)
                 case Bridge() as switch:
                     self._make_bridge(operation, switch, work)
+                case Vlan() | Child():
+                    self._make_standing(operation, resource, work)
                 case Port() as port:
                     self._make_port(operation, port, work)
-                case Sysctl(netns, name, value):
-                    try:
-                        self._spaces.write(self._space(operation, netns), _path(name), value)
-                    except OSError as error:
-                        raise _refused(operation, error) from error
                 case Table() | Element():
                     pass  # they have phases of their own
         self._flush_all(work)
+
+    def _make_file(self, operation: Operation, resource: Namespace | Nickname | Sysctl) -> None:
+        """Make what is no matter of messages."""
+        try:
+            match resource:
+                case Namespace(name):
+                    self._spaces.make(name)
+                case Nickname(name, netns):
+                    self._spaces.nickname(name, netns)
+                case Sysctl(netns, name, value):
+                    self._spaces.write(self._space(operation, netns), _path(name), value)
+        except OSError as error:
+            raise _refused(operation, error) from error
 
     def _make_veth(self, operation: Operation, pair: Veth, work: _Work) -> None:
         home = self._space(operation, pair.netns)
@@ -402,7 +465,7 @@ class LinuxKernel:
                 self._index += _chance(2)
                 continue
             if errors[0].index == 0 and errors[0].errno == EXFULL and self._dying.get(home.name):
-                self.reap()  # those that are retired still have their ports
+                self._reap_within(work)  # those that are retired still have their ports
                 continue
             if errors[0].index == 0 and errors[0].errno == EEXIST:
                 if self._complete_veth(operation, pair, home, away, work):
@@ -410,10 +473,11 @@ class LinuxKernel:
                 continue
             raise _refused(operation, errors[0])
         else:
-            raise Refused(operation, EBUSY, "no index for a new link was free, after several tries")
+            raise Refused(operation, EBUSY, _NO_INDEX)
         work.indices[pair.netns, pair.name] = index
         work.indices[pair.peer_netns, pair.peer] = other
-        self._permit_ipv6(operation, away, pair)
+        if pair.ipv6:
+            self._permit_ipv6(operation, away, pair.peer)
         batch = self._batch(work, away)
         mode = AddrGenMode.NONE if pair.ipv6 is False and self._speaks_inet6(mtu) else None
         batch.add(operation, setlink(other, alias=PEER + alias, addr_gen_mode=mode))
@@ -423,13 +487,18 @@ class LinuxKernel:
         """Whether a link with this *mtu* (0: the kernel's choice) has settings of IPv6, which needs 1280 bytes."""
         return self._inet6 and not 0 < mtu < _INET6_LEAST_MTU
 
-    def _permit_ipv6(self, operation: Operation, space: Space, pair: Veth) -> None:
-        """Switch IPv6 on, on the end inside of a pair that shall have it; our namespaces begin without."""
-        if pair.ipv6 and space is not self._spaces.host:
+    def _permit_ipv6(self, operation: Operation, space: Space, name: str) -> None:
+        """Switch IPv6 on, on a link inside that shall have it; our namespaces begin without."""
+        if space is not self._spaces.host:
             try:
-                self._spaces.write(space, f"net/ipv6/conf/{pair.peer}/disable_ipv6", "0")
+                self._spaces.write(space, f"net/ipv6/conf/{name}/disable_ipv6", "0")
             except OSError as error:
                 raise _refused(operation, error) from error
+
+    def _reap_within(self, work: _Work) -> None:
+        """Reap, while things are being made: not those that wait for their marks."""
+        self._flush_all(work)
+        self.reap()
 
     def _complete_veth(self, operation: Operation, pair: Veth, home: Space, away: Space, work: _Work) -> bool:
         """Bring a pair that is there to what it shall be; False if a wrong one of ours was in the way and is not now.
@@ -444,7 +513,7 @@ class LinuxKernel:
                 return False
             raise Refused(operation, EEXIST, f"a link named {pair.peer} is in {_place(away.name)} already")
         if naming.owner(message.alias) is None or message.kind != "veth":
-            raise Refused(operation, EEXIST, f"a link named {name} is in {_place(home.name)} already, and is not ours")
+            raise _taken(operation, name, home)
         end = self._other_end(home, message)
         if naming.owner(message.alias) != pair.owner or end is None or end[0] is not away:
             self._retire(home, message)
@@ -453,7 +522,8 @@ class LinuxKernel:
         other = end[1]
         self._flush_all(work)
         self._send(operation, home, self._host_half(operation, home, pair, message, work))
-        self._permit_ipv6_of(operation, away, pair, other)
+        if pair.ipv6:
+            self._permit_ipv6(operation, away, other.name)
         self._send(operation, away, self._peer_half(pair, other))
         work.indices[pair.netns, pair.name] = message.ifindex
         work.indices[pair.peer_netns, pair.peer] = other.ifindex
@@ -497,13 +567,104 @@ class LinuxKernel:
         if up != pair.peer_up:
             yield setlink(index, up=pair.peer_up)
 
-    def _permit_ipv6_of(self, operation: Operation, space: Space, pair: Veth, message: LinkMessage) -> None:
-        """As `_permit_ipv6`, on an end that may not have its name yet."""
-        if pair.ipv6 and space is not self._spaces.host:
-            try:
-                self._spaces.write(space, f"net/ipv6/conf/{message.name}/disable_ipv6", "0")
-            except OSError as error:
-                raise _refused(operation, error) from error
+    def _make_standing(self, operation: Operation, new: Vlan | Child, work: _Work) -> None:
+        space = self._space(operation, new.netns)
+        if isinstance(operation, Change) and self._complete_standing(operation, new, space, work):
+            return
+        ground = space if isinstance(new, Vlan) else self._spaces.host
+        parent = self._index_of(operation, ground, new.parent, work)
+        self._free_name(space, new.name)
+        errors: tuple[NetlinkError, ...] = ()
+        index = 0
+        for _ in range(_TRIES):
+            self._index += 2
+            index = self._index
+            errors = ground.socket.attempt(_birth(new, index, parent, -1 if ground is space else space.netns))
+            if not errors:
+                break
+            if errors[0].errno in {EBUSY, EINVAL} and self._dying:
+                self._reap_within(work)  # what is retired still stands on its parent
+            elif errors[0].errno == EBUSY:
+                self._index += _chance(2)
+            elif errors[0].errno != EEXIST:
+                raise self._misplaced(operation, new, ground, errors[0])
+            elif self._complete_standing(operation, new, space, work):
+                return
+        else:
+            raise self._misplaced(operation, new, ground, errors[0])
+        work.indices[new.netns, new.name] = index
+        self._spaces.tie(space)
+        batch = self._batch(work, space)
+        alias = naming.mark(new.owner)
+        if isinstance(new, Child):
+            if new.ipv6:
+                self._permit_ipv6(operation, space, new.name)
+            mode = AddrGenMode.NONE if new.ipv6 is False and self._speaks_inet6(new.mtu or 0) else None
+            # In passthru mode it is born with the MAC of its parent, whatever is said.
+            mac = new.mac if new.mode == "passthru" else None
+            batch.add(operation, setlink(index, alias=alias, group=0, mac=mac, addr_gen_mode=mode))
+        else:
+            batch.add(operation, setlink(index, alias=alias, group=0))
+        batch.rising.append((operation, setlink(index, up=new.up)))
+
+    def _complete_standing(self, operation: Operation, new: Vlan | Child, space: Space, work: _Work) -> bool:
+        """Bring what is there to what it shall be; False if there is nothing, or nothing any more, in its way.
+
+        Raises:
+            Refused: its name, or the number of a VLAN, is somebody else's.
+        """
+        message = space.link(new.name)
+        if message is None:
+            if isinstance(new, Vlan):
+                self._check_vid(operation, new, space)
+            return False
+        index = message.ifindex
+        if message.group == DYING:  # we died before it got its mark
+            self._dying.setdefault(space.name, {})
+            self._send(operation, space, (setlink(index, up=False), _out_of_the_way(index)))
+            return False
+        owner = naming.owner(message.alias)
+        if owner is None or not _stands(message):
+            raise _taken(operation, new.name, space)
+        ground = space if message.kind == "vlan" else self._spaces.host
+        if not fits(new, self._standing(space, message, owner, ground.link)):
+            self._retire_standing(space, message)
+            return False
+        self._flush_all(work)
+        if isinstance(new, Child) and new.ipv6:
+            self._permit_ipv6(operation, space, new.name)
+        self._send(operation, space, _standing_changes(new, message))
+        work.indices[new.netns, new.name] = index
+        return True
+
+    def _check_vid(self, operation: Operation, new: Vlan, space: Space) -> None:
+        """Refuse a VLAN that its parent has under another name."""
+        parent = space.link(new.parent)
+        for other in map(link, space.socket.dump(dumplinks(kind="vlan"))):
+            if parent and (other.link, other.vlan_id, other.link_netnsid) == (parent.ifindex, new.vid, None):
+                raise Refused(
+                    operation, EEXIST, f"VLAN {new.vid} of {new.parent} is there already, as {other.name}; use that"
+                )
+
+    def _misplaced(self, operation: Operation, new: Vlan | Child, ground: Space, error: NetlinkError) -> Refused:
+        """Say why a link cannot stand where it should. The kernel has one errno for several reasons, and no words."""
+        kind, name, number = _kind(new), new.parent, error.errno or EINVAL
+        parent = ground.link(name)
+        if number == EOPNOTSUPP and (not error.text or error.text.startswith("Unknown device")):
+            reason = f"this kernel has no {kind}; load its module (modprobe {_MODULES.get(kind, kind)})"
+        elif number == EBUSY and parent and parent.master:
+            reason = f"{name} is a port of a bridge; take another parent, or that bridge"
+        elif number == EBUSY:
+            reason = f"{name} is the parent of links of another kind (macvlan and ipvlan exclude each other)"
+        elif number == EINVAL and parent and parent.flags & IFF_LOOPBACK:
+            reason = f"{name} leads nowhere"
+        elif number == EINVAL and parent and isinstance(new, Child) and (new.mtu or 0) > parent.mtu:
+            reason = f"its MTU cannot be above that of {name}, {parent.mtu}"
+        elif number == EINVAL and kind == "macvlan":
+            reason = f"in passthru mode a macvlan is the only one on its parent, and {name} would have two"
+        else:
+            return _refused(operation, error)
+        return Refused(operation, number, reason)
 
     def _make_bridge(self, operation: Operation, switch: Bridge, work: _Work) -> None:
         space = self._space(operation, switch.netns)
@@ -530,9 +691,7 @@ class LinuxKernel:
             raise _refused(operation, errors[0])
         message = space.link(switch.name)
         if message is None or message.kind != "bridge" or naming.owner(message.alias) != switch.owner:
-            raise Refused(
-                operation, EEXIST, f"a link named {switch.name} is in {_place(space.name)} already, and is not ours"
-            )
+            raise _taken(operation, switch.name, space)
         self._send(operation, space, _bridge_changes(switch, message))
         work.indices[switch.netns, switch.name] = message.ifindex
 
@@ -644,6 +803,8 @@ class LinuxKernel:
                 self._retire(space, message, ending)
             case Bridge() if ours:
                 space.socket.request(dellink(index))
+            case Vlan() | Child() if ours and _stands(message):
+                self._retire_standing(space, message, ending)
             case Port(master=master):
                 if message.master and (bridge := space.link(message.master)) and bridge.name == master:
                     space.socket.request(setlink(index, master=0))
@@ -658,22 +819,40 @@ class LinuxKernel:
         """Let a pair of veths stop at once, and leave the rest to `reap`.
 
         The alias goes first, so that nobody who listens takes what follows for an accident. The end inside gets out of
-        the way of its name, which people use; that of the host's end is taken back when it is needed, and it leaves its
-        bridge when it is deleted, which costs less for many at once. In a namespace of *ending*, nothing more has to be
-        done.
+        the way of its name; that of the host's end is taken back when it is needed, and it leaves its bridge when it is
+        deleted, which costs less for many at once.
         """
         index = message.ifindex
         farewell = setlink(index, alias="", group=DYING)
         space.socket.request(farewell, setlink(index, up=False))
         self._dying.setdefault(space.name, {})[message.name] = index
-        far, index = self._beyond(space, message), message.link
-        if far is None:
+        if far := self._beyond(space, message):
+            self._withdraw(far, message.link, ending)
+
+    def _retire_standing(self, space: Space, message: LinkMessage, ending: Iterable[str] = ()) -> None:
+        """Let a link that stands on another stop at once, and leave the rest to `reap`.
+
+        What keeps others off its parent does not wait: a VLAN, which has its number there, and a macvlan in passthru
+        mode. An ipvlan lets go of its addresses, which no other on its parent could have before.
+        """
+        index = message.ifindex
+        if message.kind == "vlan" or message.macvlan_mode == MacvlanMode.PASSTHRU:
+            space.socket.request(setlink(index, alias="", group=DYING), dellink(index))
             return
+        if message.kind == "ipvlan":
+            held = map(address, space.socket.dump(dumpaddrs(index=index)))
+            space.socket.attempt(*(deladdr(index, one.address) for one in held))
+        self._withdraw(space, index, ending)
+        if space.name not in ending:
+            self._dying.setdefault(space.name, {})
+
+    def _withdraw(self, space: Space, index: int, ending: Iterable[str]) -> None:
+        """Have a link that people use stop, and free its name. In a namespace of *ending*, both come by themselves."""
         farewell = setlink(index, alias="", group=DYING)
-        if far.name in ending:
-            far.socket.request(farewell)
+        if space.name in ending:
+            space.socket.request(farewell)
         else:
-            far.socket.request(farewell, setlink(index, up=False), _out_of_the_way(index))
+            space.socket.request(farewell, setlink(index, up=False), _out_of_the_way(index))
 
     def _free_name(self, space: Space, name: str) -> None:
         """Rename the retired link that still has this *name*, if there is one.
@@ -794,6 +973,57 @@ def _veth(  # noqa: PLR0917 (it is called three times, next to the definition of
     )
 
 
+def _stands(message: LinkMessage) -> bool:
+    """Whether a link is of a kind that stands on another."""
+    return message.kind == "vlan" or message.kind in _CHILDREN
+
+
+def _child(netns: str, message: LinkMessage, parent: str, owner: Owner) -> Child:
+    if message.kind == "macvlan":
+        mode, flag = _MACVLAN_MODES.get(message.macvlan_mode or 0, ""), ""
+    else:
+        mode, flag = _IPVLAN_MODES.get(message.ipvlan_mode or 0, ""), _IPVLAN_FLAGS.get(message.ipvlan_flag or 0, "")
+    mac, mtu, ipv6 = message.mac, message.mtu, _ipv6(message)
+    return Child(netns, message.name, parent, message.kind, mode, owner, flag, mac, mtu, ipv6, message.up)
+
+
+_MACVLAN_MODES = {mode.value: mode.name.lower() for mode in MacvlanMode}
+_IPVLAN_MODES = {mode.value: mode.name.lower() for mode in IpvlanMode}
+_IPVLAN_FLAGS = {flag.value: flag.name.lower() for flag in IpvlanFlag if flag is not IpvlanFlag.BRIDGE}
+
+
+def _kind(new: Vlan | Child) -> str:
+    return "vlan" if isinstance(new, Vlan) else new.kind
+
+
+def _birth(new: Vlan | Child, index: int, parent: int, netns: int) -> bytes:
+    """Return the message that makes a link which stands on another: retired, until it bears its mark."""
+    if isinstance(new, Vlan):
+        data = netlink.vlan(new.vid)
+        return newlink("vlan", new.name, index=index, parent=parent, group=DYING, netns=netns, data=data)
+    if new.kind == "macvlan":
+        data = netlink.macvlan(MacvlanMode[new.mode.upper()])
+    else:
+        data = netlink.ipvlan(IpvlanMode[new.mode.upper()], IpvlanFlag[(new.flag or "bridge").upper()])
+    mac, mtu = new.mac or "", new.mtu or 0
+    return newlink(
+        new.kind, new.name, index=index, parent=parent, mac=mac, mtu=mtu, group=DYING, netns=netns, data=data
+    )
+
+
+def _standing_changes(new: Vlan | Child, message: LinkMessage) -> Iterator[bytes]:
+    index = message.ifindex
+    if isinstance(new, Child):
+        if new.mac is not None and new.mac != message.mac:
+            yield setlink(index, mac=new.mac)
+        if new.mtu is not None and new.mtu != message.mtu:
+            yield setlink(index, mtu=new.mtu)
+        if new.ipv6 is not None and message.addr_gen_mode is not None and _ipv6(message) != new.ipv6:
+            yield setlink(index, addr_gen_mode=_mode(new.ipv6))
+    if new.up != message.up:
+        yield setlink(index, up=new.up)
+
+
 def _bridge_changes(switch: Bridge, message: LinkMessage) -> Iterator[bytes]:
     index = message.ifindex
     if switch.mtu is not None and switch.mtu != message.mtu:
@@ -857,7 +1087,28 @@ def _place(netns: str) -> str:
     return f"the namespace {netns}" if netns else "the host's namespace"
 
 
+_NO_INDEX = "no index for a new link was free, after several tries"
+
+
+def _taken(operation: Operation, name: str, space: Space) -> Refused:
+    return Refused(operation, EEXIST, f"a link named {name} is in {_place(space.name)} already, and is not ours")
+
+
 def _refused(operation: Operation, error: OSError) -> Refused:
     """Say in our words what Linux said."""
     number = error.errno or EINVAL
-    return Refused(operation, number, _REASONS.get(number) or str(error.strerror))
+    return Refused(operation, number, _reason(operation.resource, number) or str(error.strerror))
+
+
+def _reason(resource: Resource, number: int) -> str:
+    """Say what Linux's *number* means of this *resource*, where its own words do not tell; else nothing."""
+    match resource:
+        case Veth() if number == EXFULL:
+            return "a bridge has room for 1,023 ports; connect the container to another network"
+        case Port(name=name) if number == EBUSY:
+            return f"{name} is the parent of macvlan or ipvlan links, or a port of another switch"
+        case Vlan(parent=parent) if number == ENETDOWN:
+            return f"{parent} is down; set it up (ip link set {parent} up)"
+        case Child(parent=parent, mac=mac) if number == EADDRINUSE:
+            return f"{parent}, or another link on it, has the MAC {mac}"
+    return ""

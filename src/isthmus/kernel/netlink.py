@@ -62,7 +62,7 @@ RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
-IFF_UP = 0x1
+IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 18, 20, 26, 27, 28
@@ -73,6 +73,8 @@ IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 1, 5, 23
 IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES, IFLA_BR_NF_CALL_ARPTABLES = 36, 37, 38
 IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED = 4, 33
 IFLA_MACVLAN_MODE = 1
+IFLA_IPVLAN_MODE, IFLA_IPVLAN_FLAGS = 1, 2
+IFLA_VLAN_ID = 1
 VETH_INFO_PEER = 1
 RTEXT_FILTER_SKIP_STATS = 8
 
@@ -114,6 +116,7 @@ _NEIGHBOUR = Struct("=IHHIIBxxxiHBB")  # ... and struct ndmsg: family, index, st
 _GENERAL = Struct("=IHHIIBxxx")  # ... and struct rtgenmsg: family
 _ATTRIBUTE = Struct("=HH")  # struct nlattr: length, type
 _ATTRIBUTE_U8 = Struct("=HHBxxx")
+_ATTRIBUTE_U16 = Struct("=HHHxx")
 _ATTRIBUTE_U32 = Struct("=HHI")
 _ATTRIBUTE_S32 = Struct("=HHi")
 _U16 = Struct("=H")
@@ -152,6 +155,22 @@ class MacvlanMode(IntEnum):
     PASSTHRU = 8
 
 
+class IpvlanMode(IntEnum):
+    """At which layer the ipvlans of one parent are told apart (`enum ipvlan_mode`)."""
+
+    L2 = 0
+    L3 = 1
+    L3S = 2
+
+
+class IpvlanFlag(IntEnum):
+    """What the ipvlans of one parent can say to each other (`IPVLAN_F_PRIVATE`, `IPVLAN_F_VEPA`)."""
+
+    BRIDGE = 0
+    PRIVATE = 1
+    VEPA = 2
+
+
 # ---- requests: attributes
 
 
@@ -168,6 +187,10 @@ def attribute_u32(kind: int, value: int) -> bytes:
 
 def _attribute_u8(kind: int, value: int) -> bytes:
     return _ATTRIBUTE_U8.pack(5, kind, value)
+
+
+def _attribute_u16(kind: int, value: int) -> bytes:
+    return _ATTRIBUTE_U16.pack(6, kind, value)
 
 
 def _text(kind: int, value: str) -> bytes:
@@ -223,9 +246,10 @@ def newlink(
 ) -> bytes:
     """Make a link of this *kind* ("bridge", "veth", "macvlan", "dummy", ...); EEXIST if its name or index is taken.
 
-    Whatever is 0 or empty is left to the kernel. *Parent* is the index of the link below (of a macvlan), *master* that
-    of the bridge it becomes a port of; *netns* the descriptor of the namespace that it is born in; *queues* (1 to 8)
-    how many it has in each direction; *data* what the kind's own function here returns.
+    Whatever is 0 or empty is left to the kernel. *Parent* is the index of the link below (of a macvlan, ipvlan or VLAN)
+    in the socket's own namespace, *master* that of the bridge it becomes a port of; *netns* the descriptor of the
+    namespace that it is born in; *queues* (1 to 8) how many it has in each direction; *data* what the kind's own
+    function here returns.
     """
     attributes = _birth(name, mac, mtu, group, queues)
     if parent:
@@ -282,6 +306,16 @@ def bridge(
 def macvlan(mode: MacvlanMode) -> bytes:
     """Return the `data` of a macvlan."""
     return attribute_u32(IFLA_MACVLAN_MODE, mode)
+
+
+def ipvlan(mode: IpvlanMode, flag: IpvlanFlag = IpvlanFlag.BRIDGE) -> bytes:
+    """Return the `data` of an ipvlan. All ipvlans of its parent get this mode and flag, too."""
+    return _attribute_u16(IFLA_IPVLAN_MODE, mode) + _attribute_u16(IFLA_IPVLAN_FLAGS, flag)
+
+
+def vlan(vid: int) -> bytes:
+    """Return the `data` of a VLAN of 802.1Q, *vid* from 0 to 4094."""
+    return _attribute_u16(IFLA_VLAN_ID, vid)
 
 
 def setlink(
@@ -569,8 +603,8 @@ class LinkMessage(NamedTuple):
     """A link as the kernel tells of it; what it does not say is 0, empty or None.
 
     *Event* is RTM_NEWLINK or RTM_DELLINK; *family* is 0, or AF_BRIDGE when it is told as a port. *Link* is the index of
-    a veth's other end or of a macvlan's parent, in the namespace *link_netnsid* if that is not None. *Isolated* and
-    *hairpin* are None unless it is a port of a bridge.
+    a veth's other end, or of the parent of a macvlan, ipvlan or VLAN, in the namespace *link_netnsid* if that is not
+    None. *Isolated* and *hairpin* are None unless it is a port of a bridge.
     """
 
     event: int
@@ -591,6 +625,9 @@ class LinkMessage(NamedTuple):
     isolated: bool | None
     hairpin: bool | None
     macvlan_mode: int | None
+    ipvlan_mode: int | None
+    ipvlan_flag: int | None
+    vlan_id: int | None
     forward_delay: int | None
     stp: bool | None
     nf_call: bool | None
@@ -669,7 +706,8 @@ def link(message: bytes) -> LinkMessage:
         found = attributes(message, 32)
         get = found.get
         kind = ""
-        macvlan_mode = forward_delay = stp = nf_call = isolated = hairpin = addr_gen_mode = None
+        macvlan_mode = ipvlan_mode = ipvlan_flag = vlan_id = None
+        forward_delay = stp = nf_call = isolated = hairpin = addr_gen_mode = None
         if (info := get(IFLA_LINKINFO)) is not None:
             details = attributes(info, 0)
             kind = _string(details.get(IFLA_INFO_KIND, b""))
@@ -681,6 +719,12 @@ def link(message: bytes) -> LinkMessage:
                 nf_call = _boolean(options.get(IFLA_BR_NF_CALL_IPTABLES))
             elif data is not None and kind == "macvlan":
                 macvlan_mode = _number(attributes(data, 0).get(IFLA_MACVLAN_MODE))
+            elif data is not None and kind == "ipvlan":
+                options = attributes(data, 0)
+                ipvlan_mode = _number(options.get(IFLA_IPVLAN_MODE))
+                ipvlan_flag = _number(options.get(IFLA_IPVLAN_FLAGS))
+            elif data is not None and kind == "vlan":
+                vlan_id = _number(attributes(data, 0).get(IFLA_VLAN_ID))
             if _string(details.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
                 port = attributes(details.get(IFLA_INFO_SLAVE_DATA, b""), 0)
                 isolated = _boolean(port.get(IFLA_BRPORT_ISOLATED))
@@ -707,6 +751,9 @@ def link(message: bytes) -> LinkMessage:
             isolated,
             hairpin,
             macvlan_mode,
+            ipvlan_mode,
+            ipvlan_flag,
+            vlan_id,
             forward_delay,
             stp,
             nf_call,
@@ -1023,15 +1070,22 @@ class News(NamedTuple, Generic[T]):
 
 
 class Monitor(Generic[T]):
-    """Hears what the kernel tells of its own accord: make one with `removals`, or with `nfnetlink.changes`.
+    """Hears what the kernel tells of its own accord to *groups*, and *program* does not drop.
 
-    `fileno` becomes readable when there is news; `read` never waits.
+    With *tied*, it hears it of all namespaces that have a number in the calling thread's: the kernel gives one to the
+    namespace of a veth's other end, `newnsid` to any. `fileno` becomes readable when there is news; `read` never waits.
     """
 
     __slots__ = ("_decode", "_socket")
 
     def __init__(
-        self, protocol: int, groups: int, program: Iterable[Instruction], decode: Callable[[bytes], T | None]
+        self,
+        protocol: int,
+        groups: int,
+        program: Iterable[Instruction],
+        decode: Callable[[bytes], T | None],
+        *,
+        tied: bool = False,
     ) -> None:
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
         self._decode = decode
@@ -1040,7 +1094,7 @@ class Monitor(Generic[T]):
         code = array("B", b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
         pointer, size = code.buffer_info()
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG.pack(size // _INSTRUCTION.size, pointer))
-        if protocol == NETLINK_ROUTE:
+        if tied:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
         self._socket.bind((0, groups))
 
@@ -1080,31 +1134,6 @@ class Monitor(Generic[T]):
                     events.append(Event(number, decoded))
 
 
-def removals() -> Monitor[LinkMessage | AddressMessage | RouteMessage]:
-    """Hear of every link, address and route that goes, and of every link that is down, here and in all namespaces tied.
-
-    *Here* is the namespace that the calling thread is in; tied to it is each that has a number in it: the kernel gives
-    one to the namespace of a link's other end, `newnsid` to any. A filter in the kernel drops what is only made or
-    changed, so that our own work seldom wakes us.
-
-    A link whose event is RTM_DELLINK and whose family is AF_BRIDGE is still there, but no longer a port of its bridge.
-    Of IPv4's routes that go because their link or address does, the kernel tells nothing but that.
-    """
-    return Monitor(NETLINK_ROUTE, _REMOVALS, _REMOVALS_FILTER, _removal)
-
-
-def _removal(message: bytes) -> LinkMessage | AddressMessage | RouteMessage | None:
-    match _HEADER.unpack_from(message)[1]:
-        case 16 | 17:  # RTM_NEWLINK, RTM_DELLINK
-            return link(message)
-        case 21:  # RTM_DELADDR
-            return address(message)
-        case 25:  # RTM_DELROUTE
-            return route(message)
-        case _:
-            return None
-
-
 def enlarge(owner: socket.socket, force: int, option: int) -> None:
     """Set a buffer of *owner* to 4 MiB; without CAP_NET_ADMIN, which *force* needs, as far as *option* may."""
     try:
@@ -1119,18 +1148,3 @@ _SO_RCVBUFFORCE = 33
 _ANCILLARY = socket.CMSG_SPACE(4)
 _FPROG = Struct("@HP")  # struct sock_fprog: number of instructions, their address
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter: operation, jump if true, jump if false, operand
-_REMOVALS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
-
-
-# The type of a message is at 4; the byte of ifi_flags with IFF_UP is one of the four at 24.
-_REMOVALS_FILTER: tuple[Instruction, ...] = (
-    (LOAD_HALF, 0, 0, 4),
-    (IF_EQUAL, 6, 0, socket.htons(RTM_DELLINK)),
-    (IF_EQUAL, 5, 0, socket.htons(RTM_DELADDR)),
-    (IF_EQUAL, 4, 0, socket.htons(RTM_DELROUTE)),
-    (IF_EQUAL, 0, 2, socket.htons(RTM_NEWLINK)),
-    (LOAD_BYTE, 0, 0, 24 if sys.byteorder == "little" else 27),
-    (IF_BITS, 0, 1, IFF_UP),
-    (RETURN, 0, 0, 0),
-    (RETURN, 0, 0, EVERYTHING),
-)

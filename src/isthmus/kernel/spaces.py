@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from isthmus.kernel import namespaces, sysctl
-from isthmus.kernel.netlink import LinkMessage, NetlinkError, Socket, getlink, getnsid, link, nsid
+from isthmus.kernel.netlink import LinkMessage, NetlinkError, Socket, getlink, getnsid, link, newnsid, nsid
 from isthmus.model import HOST
 
 BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6": "1"})
@@ -27,13 +27,14 @@ BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6
 class Space:
     """One namespace: its *name*, its descriptor *netns*, and a *socket* to speak with the kernel about it."""
 
-    __slots__ = ("identity", "name", "netns", "socket")
+    __slots__ = ("host_number", "identity", "name", "netns", "socket")
 
     def __init__(self, name: str, netns: int, socket: Socket) -> None:
         self.name = name
         self.netns = netns
         self.socket = socket
         self.identity = namespaces.identity(netns)
+        self.host_number: int | None = None
 
     def close(self) -> None:
         """Give both descriptors back."""
@@ -243,6 +244,21 @@ class Spaces:
             self._numbers[space.name] = known
             self._names[known] = space.name
         return known
+
+    def number_of_host(self, space: Space) -> int | None:
+        """Return the number by which *space* knows the host's namespace; None if it has none yet."""
+        if space.host_number is None:
+            space.host_number = nsid(space.socket.ask(getnsid(self.host.netns)))
+        return space.host_number
+
+    def tie(self, space: Space) -> None:
+        """Give *space* a number in the host's namespace: a watch there hears nothing of those without.
+
+        The kernel does so itself for the namespace of a veth's other end, but not for that of a macvlan.
+        """
+        if space is not self.host and self.number(space) is None:
+            with contextlib.suppress(NetlinkError):
+                self.host.socket.request(newnsid(space.netns))
 
     def _number_all(self) -> None:
         """Learn the numbers of all namespaces of ours that have one."""

@@ -71,7 +71,7 @@ class Watch:
     def __init__(self, directory: Path, firewall_port: int) -> None:
         self._directory = directory
         self._socket = Socket()
-        self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode)
+        self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._rules = nfnetlink.changes((firewall_port,))
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
