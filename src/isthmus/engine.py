@@ -16,7 +16,7 @@ from isthmus import present, render
 from isthmus.decisions import Decisions
 from isthmus.drivers import BUILTIN
 from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
-from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Scope, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Routed, Scope, Shaken
 from isthmus.model import HOST, Endpoint, Host, Network, Record, Sandbox, Setting, pairs
 from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
@@ -96,6 +96,8 @@ class Engine:
                     netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
                     netns.add(name)
+                case Routed():
+                    pass
                 case Appeared(name=name):
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)

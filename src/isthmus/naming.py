@@ -52,9 +52,9 @@ def veth(endpoint_id: str) -> str:
     return f"veth{endpoint_id[:11]}"
 
 
-def dummy(network_id: str) -> str:
-    """The parent that we make for a network whose user named none (Docker's form, where it is a dummy)."""
-    return f"dm-{network_id[:12]}"
+def dummy(network_id: str) -> tuple[str, str]:
+    """The parent that we make for a network whose user named none (by Docker's name), and the end that leads nowhere."""
+    return f"dm-{network_id[:12]}", f"dn-{network_id[:12]}"
 
 
 def shim(network_id: str) -> str:

@@ -4,8 +4,9 @@ A macvlan child has a MAC of its own: to the LAN it is one more machine. An ipvl
 told apart by its address. Either way the LAN's router is theirs, and nothing of ours lies in between.
 
 The parent is a link of the host's, which we use and never change; or `eth0.50`, which is made as a VLAN of eth0 where
-the host has none of that name, and which goes with the last network on it; or, where the user named none, a bridge of
-ours without a port: then the network is one of its endpoints alone.
+the host has none of that name, and which goes with the last network on it; or, where the user named none, one end of a
+pair of veths whose other end leads nowhere: then the network is one of its endpoints alone. (Docker takes a dummy for
+that, of which not every kernel has the module.)
 
 The kernel keeps a parent and its children apart, so the host cannot reach them. Asked for it, we give the host a child
 of its own, the *shim*, with an address (the auxiliary one that is named `host`) and routes to the endpoints, which are
@@ -24,7 +25,7 @@ from isthmus.errors import Forbidden, InvalidOption, InvalidRequest
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
 from isthmus.options import Options, Probe
-from isthmus.resources import Address, Bridge, Child, IPNetwork, Resource, Route, Sysctl, Vlan
+from isthmus.resources import Address, Child, IPNetwork, Resource, Route, Sysctl, Veth, Vlan
 
 HOST_ACCESS = "isthmus.host_access"
 
@@ -141,7 +142,8 @@ class Children:
         """The parent, if that is ours to make."""
         options = self._options(network)
         if not options.parent:
-            yield Bridge(HOST, naming.dummy(network.id), Owner(network.id), mtu=options.mtu, ipv6=False)
+            parent, blind = naming.dummy(network.id)
+            yield Veth(HOST, parent, HOST, blind, Owner(network.id), mtu=options.mtu, ipv6=False)
         elif host.link(options.parent) is None and (vlan := _vlan(options.parent)):
             yield Vlan(HOST, options.parent, *vlan, Owner(naming.PARENT, options.parent))
 
@@ -212,7 +214,7 @@ class Children:
         return self.name == "macvlan" and options.mode != "passthru"
 
     def _parent(self, network: Network) -> str:
-        return self._options(network).parent or naming.dummy(network.id)
+        return self._options(network).parent or naming.dummy(network.id)[0]
 
     def _options(self, network: Network) -> Parsed:
         return parse(self.name, network.options)

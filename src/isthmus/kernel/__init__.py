@@ -66,7 +66,21 @@ class Overrun:
     """There was more news than could be read: anything may have changed."""
 
 
-News = Lost | Shaken | FirewallTouched | Overrun
+@dataclass(frozen=True, slots=True)
+class Appeared:
+    """A link of this *name* that is not ours came, or went up, in the host's namespace."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """Somebody else made a route to *destination* in the host's namespace."""
+
+    destination: str
+
+
+News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed
 """What a watch of the kernel tells the engine, so that it looks again."""
 
 
