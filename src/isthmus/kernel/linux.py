@@ -140,13 +140,17 @@ class _Batch(NamedTuple):
 
 
 class _Work:
-    """What one `apply` knows while it makes things: the indices of links it met, and the batches that wait."""
+    """What one `apply` knows while it makes things: the indices of links it met, and the batches that wait.
 
-    __slots__ = ("batches", "indices")
+    In the namespaces of *unmarked*, links were born retired, of which the marks may still wait.
+    """
+
+    __slots__ = ("batches", "indices", "unmarked")
 
     def __init__(self) -> None:
         self.batches: dict[str, _Batch] = {}
         self.indices: dict[tuple[str, str], int] = {}
+        self.unmarked: set[str] = set()
 
 
 class LinuxKernel:
@@ -406,24 +410,32 @@ class LinuxKernel:
     def _make_all(self, operations: Iterable[Operation]) -> None:
         """Make and change, dependencies first; what can wait for others that go to the same namespace does."""
         work = _Work()
-        for operation in operations:
-            resource = operation.resource
-            match resource:
-                case Veth() as pair:
-                    self._make_veth(operation, pair, work)
-                case Address() | Route():
-                    self._make_inner(operation, resource, work)
-                case Namespace() | Nickname() | Sysctl():
-                    self._make_file(operation, resource)
-                case Bridge() as switch:
-                    self._make_bridge(operation, switch, work)
-                case Vlan() | Child():
-                    self._make_standing(operation, resource, work)
-                case Port() as port:
-                    self._make_port(operation, port, work)
-                case Table() | Element():
-                    pass  # they have phases of their own
-        self._flush_all(work)
+        try:
+            for operation in operations:
+                self._make(operation, work)
+            self._flush_all(work)
+        except Refused:
+            for netns in work.unmarked:
+                self._dying.setdefault(netns, {})
+            raise
+
+    def _make(self, operation: Operation, work: _Work) -> None:
+        """Make or change one thing, or let the messages that do so wait."""
+        match operation.resource:
+            case Veth() as pair:
+                self._make_veth(operation, pair, work)
+            case (Address() | Route()) as inner:
+                self._make_inner(operation, inner, work)
+            case (Namespace() | Nickname() | Sysctl()) as resource:
+                self._make_file(operation, resource)
+            case Bridge() as switch:
+                self._make_bridge(operation, switch, work)
+            case (Vlan() | Child()) as standing:
+                self._make_standing(operation, standing, work)
+            case Port() as port:
+                self._make_port(operation, port, work)
+            case Table() | Element():
+                pass  # they have phases of their own
 
     def _make_file(self, operation: Operation, resource: Namespace | Nickname | Sysctl) -> None:
         """Make what is no matter of messages."""
@@ -574,37 +586,40 @@ class LinuxKernel:
         ground = space if isinstance(new, Vlan) else self._spaces.host
         parent = self._index_of(operation, ground, new.parent, work)
         self._free_name(space, new.name)
+        birthplace = -1 if ground is space else space.netns
         errors: tuple[NetlinkError, ...] = ()
-        index = 0
         for _ in range(_TRIES):
             self._index += 2
-            index = self._index
-            errors = ground.socket.attempt(_birth(new, index, parent, -1 if ground is space else space.netns))
+            errors = ground.socket.attempt(_birth(new, self._index, parent, birthplace))
             if not errors:
-                break
+                self._mark_standing(operation, new, space, self._index, work)
+                return
             if errors[0].errno in {EBUSY, EINVAL} and self._dying:
-                self._reap_within(work)  # what is retired still stands on its parent
+                self._reap_within(work)  # a birth that was cut short still has its place
             elif errors[0].errno == EBUSY:
                 self._index += _chance(2)
             elif errors[0].errno != EEXIST:
-                raise self._misplaced(operation, new, ground, errors[0])
+                break
             elif self._complete_standing(operation, new, space, work):
                 return
-        else:
-            raise self._misplaced(operation, new, ground, errors[0])
+        raise self._misplaced(operation, new, ground, errors[0])
+
+    def _mark_standing(self, operation: Operation, new: Vlan | Child, space: Space, index: int, work: _Work) -> None:
+        """Let the message wait that makes what was just born ours, and the one that sets it up."""
         work.indices[new.netns, new.name] = index
+        work.unmarked.add(new.netns)
         self._spaces.tie(space)
-        batch = self._batch(work, space)
         alias = naming.mark(new.owner)
+        mark = setlink(index, alias=alias, group=0)
         if isinstance(new, Child):
             if new.ipv6:
                 self._permit_ipv6(operation, space, new.name)
             mode = AddrGenMode.NONE if new.ipv6 is False and self._speaks_inet6(new.mtu or 0) else None
             # In passthru mode it is born with the MAC of its parent, whatever is said.
             mac = new.mac if new.mode == "passthru" else None
-            batch.add(operation, setlink(index, alias=alias, group=0, mac=mac, addr_gen_mode=mode))
-        else:
-            batch.add(operation, setlink(index, alias=alias, group=0))
+            mark = setlink(index, alias=alias, group=0, mac=mac, addr_gen_mode=mode)
+        batch = self._batch(work, space)
+        batch.add(operation, mark)
         batch.rising.append((operation, setlink(index, up=new.up)))
 
     def _complete_standing(self, operation: Operation, new: Vlan | Child, space: Space, work: _Work) -> bool:
@@ -618,24 +633,20 @@ class LinuxKernel:
             if isinstance(new, Vlan):
                 self._check_vid(operation, new, space)
             return False
-        index = message.ifindex
-        if message.group == DYING:  # we died before it got its mark
-            self._dying.setdefault(space.name, {})
-            self._send(operation, space, (setlink(index, up=False), _out_of_the_way(index)))
-            return False
-        owner = naming.owner(message.alias)
-        if owner is None or not _stands(message):
-            raise _taken(operation, new.name, space)
-        ground = space if message.kind == "vlan" else self._spaces.host
-        if not fits(new, self._standing(space, message, owner, ground.link)):
-            self._retire_standing(space, message)
-            return False
-        self._flush_all(work)
-        if isinstance(new, Child) and new.ipv6:
-            self._permit_ipv6(operation, space, new.name)
-        self._send(operation, space, _standing_changes(new, message))
-        work.indices[new.netns, new.name] = index
-        return True
+        if message.group != DYING:
+            owner = naming.owner(message.alias)
+            if owner is None or not _stands(message):
+                raise _taken(operation, new.name, space)
+            ground = space if message.kind == "vlan" else self._spaces.host
+            if fits(new, self._standing(space, message, owner, ground.link)):
+                self._flush_all(work)
+                if isinstance(new, Child) and new.ipv6:
+                    self._permit_ipv6(operation, space, new.name)
+                self._send(operation, space, _standing_changes(new, message))
+                work.indices[new.netns, new.name] = message.ifindex
+                return True
+        self._send(operation, space, _deletion(message.ifindex))
+        return False
 
     def _check_vid(self, operation: Operation, new: Vlan, space: Space) -> None:
         """Refuse a VLAN that its parent has under another name."""
@@ -804,7 +815,7 @@ class LinuxKernel:
             case Bridge() if ours:
                 space.socket.request(dellink(index))
             case Vlan() | Child() if ours and _stands(message):
-                self._retire_standing(space, message, ending)
+                space.socket.request(*_deletion(index))
             case Port(master=master):
                 if message.master and (bridge := space.link(message.master)) and bridge.name == master:
                     space.socket.request(setlink(index, master=0))
@@ -819,40 +830,22 @@ class LinuxKernel:
         """Let a pair of veths stop at once, and leave the rest to `reap`.
 
         The alias goes first, so that nobody who listens takes what follows for an accident. The end inside gets out of
-        the way of its name; that of the host's end is taken back when it is needed, and it leaves its bridge when it is
-        deleted, which costs less for many at once.
+        the way of its name, which people use; that of the host's end is taken back when it is needed, and it leaves its
+        bridge when it is deleted, which costs less for many at once. In a namespace of *ending*, nothing more has to be
+        done.
         """
         index = message.ifindex
         farewell = setlink(index, alias="", group=DYING)
         space.socket.request(farewell, setlink(index, up=False))
         self._dying.setdefault(space.name, {})[message.name] = index
-        if far := self._beyond(space, message):
-            self._withdraw(far, message.link, ending)
-
-    def _retire_standing(self, space: Space, message: LinkMessage, ending: Iterable[str] = ()) -> None:
-        """Let a link that stands on another stop at once, and leave the rest to `reap`.
-
-        What keeps others off its parent does not wait: a VLAN, which has its number there, and a macvlan in passthru
-        mode. An ipvlan lets go of its addresses, which no other on its parent could have before.
-        """
-        index = message.ifindex
-        if message.kind == "vlan" or message.macvlan_mode == MacvlanMode.PASSTHRU:
-            space.socket.request(setlink(index, alias="", group=DYING), dellink(index))
+        far, index = self._beyond(space, message), message.link
+        if far is None:
             return
-        if message.kind == "ipvlan":
-            held = map(address, space.socket.dump(dumpaddrs(index=index)))
-            space.socket.attempt(*(deladdr(index, one.address) for one in held))
-        self._withdraw(space, index, ending)
-        if space.name not in ending:
-            self._dying.setdefault(space.name, {})
-
-    def _withdraw(self, space: Space, index: int, ending: Iterable[str]) -> None:
-        """Have a link that people use stop, and free its name. In a namespace of *ending*, both come by themselves."""
         farewell = setlink(index, alias="", group=DYING)
-        if space.name in ending:
-            space.socket.request(farewell)
+        if far.name in ending:
+            far.socket.request(farewell)
         else:
-            space.socket.request(farewell, setlink(index, up=False), _out_of_the_way(index))
+            far.socket.request(farewell, setlink(index, up=False), _out_of_the_way(index))
 
     def _free_name(self, space: Space, name: str) -> None:
         """Rename the retired link that still has this *name*, if there is one.
@@ -1068,6 +1061,16 @@ def _replacing(message: bytes) -> bytes:
 def _chance(size: int) -> int:
     """Return a random number of so many bytes."""
     return int.from_bytes(os.urandom(size), "little")
+
+
+def _deletion(index: int) -> tuple[bytes, bytes]:
+    """Return what deletes a link that stands on another. The alias goes first, as when a pair of veths is retired.
+
+    It is not retired: to take it down makes the kernel wait as long as to delete it does, 15 milliseconds
+    (`macvlan_stop`), and while it is there nobody else on its parent can have its MAC, or its number, or its addresses.
+    So it goes also before its namespace, which the kernel takes apart some time later.
+    """
+    return setlink(index, alias="", group=DYING), dellink(index)
 
 
 def _out_of_the_way(index: int) -> bytes:
