@@ -24,6 +24,8 @@ PAGE = Path(__file__).parent / "reference.md"
 
 _BRIDGE = "com.docker.network.bridge"
 _V4 = (SubnetRequest("10.5.0.0/24", gateway="10.5.0.1"),)
+_RANGE = (SubnetRequest("10.0.36.0/24", "10.0.36.192/27", "10.0.36.254", (("host", "10.0.36.223"),)),)
+_LAN = (SubnetRequest("10.0.36.0/24", gateway="10.0.36.254"),)
 _BOTH = (*_V4, SubnetRequest("fd00:5::/64", gateway="fd00:5::1"))
 
 MODES: tuple[tuple[str, NetworkRequest], ...] = (
@@ -51,6 +53,29 @@ MODES: tuple[tuple[str, NetworkRequest], ...] = (
     (
         "bridged, with the uplink eth1",
         NetworkRequest("front", subnets=_V4, options=pairs({"isthmus.uplink": "eth1"})),
+    ),
+    ("macvlan", NetworkRequest("front", "macvlan", subnets=_LAN, options=pairs({"parent": "eth1"}))),
+    (
+        "macvlan, with access from the host",
+        NetworkRequest("front", "macvlan", subnets=_RANGE, options=pairs({"parent": "eth1"})),
+    ),
+    (
+        "macvlan, with access from the host and no range",
+        NetworkRequest(
+            "front", "macvlan", subnets=_LAN, options=pairs({"parent": "eth1", "isthmus.host_access": "true"})
+        ),
+    ),
+    ("macvlan, on a VLAN", NetworkRequest("front", "macvlan", subnets=_LAN, options=pairs({"parent": "eth1.50"}))),
+    ("macvlan, without a parent", NetworkRequest("front", "macvlan", subnets=_LAN)),
+    ("ipvlan", NetworkRequest("front", "ipvlan", subnets=_RANGE, options=pairs({"parent": "eth1"}))),
+    (
+        "ipvlan: l3, private",
+        NetworkRequest(
+            "front",
+            "ipvlan",
+            subnets=_LAN,
+            options=pairs({"parent": "eth1", "ipvlan_mode": "l3", "ipvlan_flag": "private"}),
+        ),
     ),
 )
 """The modes of a network, each with a request for it."""
