@@ -1,8 +1,10 @@
 """Parsing of option values: text in, typed values out, and a clear refusal for what cannot be meant.
 
-Docker's daemon reads its options with Go's `strconv`, so what that takes for true, false or a number is taken here.
+Docker's daemon reads its options with Go's `strconv`, so what that takes for true, false or a number is taken here, and
+durations are written as Go writes them.
 """
 
+import re
 from collections.abc import Mapping
 from enum import Enum
 from ipaddress import ip_address
@@ -23,6 +25,23 @@ class Probe(Enum):
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _E = TypeVar("_E", bound=Enum)
+
+SPAN = re.compile(r"(?:\d{1,12}(?:\.\d{1,9})?(?:ns|us|µs|μs|ms|s|m|h))+|0")
+"""A duration as Go writes it, not a negative one: `24h`, `1h30m`, `1.5s`, `0`."""
+
+_PART = re.compile(r"([\d.]+)(\D+)")
+_SECOND = 10**9
+_UNITS = {
+    "ns": 1,
+    "us": 10**3,
+    "µs": 10**3,
+    "μs": 10**3,
+    "ms": 10**6,
+    "s": _SECOND,
+    "m": 60 * _SECOND,
+    "h": 3600 * _SECOND,
+}
+_TEN_YEARS = 87_600 * 3600 * _SECOND
 
 
 class Options:
@@ -65,6 +84,11 @@ class Options:
                 key, value, f"it must be one of {', '.join(one.value for one in type(default))}"
             ) from None
 
+    def span(self, key: str, default: int) -> int:
+        """The value of *key*, a duration, in nanoseconds."""
+        value = self._values.get(key, "")
+        return span(key, value) if value else default
+
     def address(self, key: str, version: int) -> IPAddress | None:
         """The value of *key*, an address of IP *version* 4 or 6; None if it was not given."""
         value = self._values.get(key, "")
@@ -90,6 +114,23 @@ class Options:
         for key, value in self._values.items():
             if key.startswith(prefix) and key not in known:
                 raise InvalidOption(key, value, f"there is no such option; there are {', '.join(sorted(known))}")
+
+
+def nanoseconds(text: str) -> int:
+    """How long a duration lasts whose *text* fits `SPAN`.
+
+    >>> nanoseconds("1m0.5s")
+    60500000000
+    """
+    return sum(int(float(number) * _UNITS[unit]) for number, unit in _PART.findall(text))
+
+
+def span(key: str, text: str) -> int:
+    """The nanoseconds of *text*, a duration of ten years at most; `InvalidOption`, with *key*, if it is none."""
+    length = nanoseconds(text) if SPAN.fullmatch(text) else -1
+    if not 0 <= length <= _TEN_YEARS:
+        raise InvalidOption(key, text, "it must be a duration from 0 to 87600h, such as 24h or 1h30m")
+    return length
 
 
 def check_interface(key: str, name: str) -> None:

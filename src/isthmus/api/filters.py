@@ -14,21 +14,10 @@ from datetime import datetime
 import msgspec
 
 from isthmus.errors import InvalidOption, InvalidRequest
+from isthmus.options import SPAN, nanoseconds
 
 _SECOND = 10**9
 _UNIX = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?")
-_SPAN = re.compile(r"-?(?:\d{1,12}(?:\.\d{1,9})?(?:ns|us|µs|μs|ms|s|m|h))+")
-_PART = re.compile(r"([\d.]+)(\D+)")
-_UNITS = {
-    "ns": 1,
-    "us": 10**3,
-    "µs": 10**3,
-    "μs": 10**3,
-    "ms": 10**6,
-    "s": _SECOND,
-    "m": 60 * _SECOND,
-    "h": 3600 * _SECOND,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +86,9 @@ def instant(key: str, text: str, now: int) -> int:
 
     A date or time without a zone is local. `InvalidOption`, with *key*, if it names none.
     """
-    if _SPAN.fullmatch(text):
-        span = sum(int(float(number) * _UNITS[unit]) for number, unit in _PART.findall(text) if number.count(".") < 2)
-        return now + span if text.startswith("-") else now - span
+    length = text.removeprefix("-")
+    if length != "0" and SPAN.fullmatch(length):
+        return now + nanoseconds(length) if text.startswith("-") else now - nanoseconds(length)
     if unix := _UNIX.fullmatch(text):
         return int(unix[1]) * _SECOND + int((unix[2] or "0").ljust(9, "0"))
     try:
