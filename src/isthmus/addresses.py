@@ -5,14 +5,17 @@ an index over those records, made anew from them at every start. So choosing is 
 `default_gateway`, `AddressPool.choose`) whose answer binds nobody; the caller commits its record and then tells the
 pool (`AddressPool.take`).
 
+What must be unique is an address within a *segment*: those who hear each other's ARP. Subnets are held against each
+other there (`overlaps`), and the pools of a segment know of all addresses on it.
+
 The rules and the words of the errors are those of moby 29: `daemon/network.go` (what a configuration may say),
 `daemon/libnetwork/ipams/defaultipam` (what may overlap, what is kept back, what comes next) and
 `daemon/libnetwork/network.go` (the gateway). Where we differ, the function says so.
 """
 
 import re
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import (
@@ -64,6 +67,12 @@ class Subnet:
     def version(self) -> int:
         """4 or 6."""
         return self.cidr.version
+
+    @property
+    def reserved(self) -> frozenset[IPAddress]:
+        """The addresses that no endpoint can have."""
+        gateway = () if self.gateway is None else (self.gateway,)
+        return frozenset((*_ends(self.cidr), *gateway, *(address for _, address in self.aux)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +296,7 @@ def choose_subnet(wanted: AnySubnet, pools: Iterable[Pool], taken: Iterable[IPNe
     blocks = sorted(
         (start := int(network.network_address), start + (1 << bits - network.prefixlen))
         for network in taken
-        if network.version == wanted.version and network.prefixlen > 1
+        if network.version == wanted.version and not _leads_everywhere(network)
     )
     for base, length, size in sorted(fitting):
         step = 1 << bits - size
@@ -303,12 +312,17 @@ def choose_subnet(wanted: AnySubnet, pools: Iterable[Pool], taken: Iterable[IPNe
     raise NoMoreSubnets
 
 
+def _leads_everywhere(route: IPNetwork) -> bool:
+    """Tell whether a route to it is a default route, or one of the two halves that VPN clients make of one."""
+    return route.prefixlen <= 1
+
+
 def overlaps(subnet: Subnet, others: Iterable[Subnet]) -> bool:
     """Tell whether *subnet* gives out addresses that one of *others*, in the same segment, may give out too.
 
     Subnets may overlap only if both give out from ranges that are apart, as Docker's macvlan users have it who share a
-    LAN's subnet between networks. (moby also allows overlapping ranges, issue 46756; we do not.) For such networks, the
-    pool of each needs the addresses of the others among its used ones.
+    LAN's subnet between networks. (moby also allows overlapping ranges, issue 46756; we do not.) Since a static address
+    may lie outside the range, the pool of each knows the addresses of the others.
     """
     return any(
         subnet.cidr.overlaps(other.cidr)
@@ -318,16 +332,54 @@ def overlaps(subnet: Subnet, others: Iterable[Subnet]) -> bool:
     )
 
 
-def default_gateway(subnet: Subnet) -> IPAddress:
+def check_reserved(subnet: Subnet, others: Iterable[Subnet], used: Iterable[IPAddress]) -> None:
+    """Raise `AddressInUse` if *subnet* keeps back what *others* in its segment mean for another machine, or is *used*.
+
+    Networks that share a LAN share its router, too, and name it each for itself. So a gateway may be among the others'
+    reserved addresses, and an auxiliary address may be theirs under the same name: that is one machine. Two names are
+    two machines.
+    """
+    names = {address: name for other in others for name, address in other.aux}
+    for name, address in subnet.aux:
+        if names.get(address, name) != name:
+            raise AddressInUse(address)
+    for address in subnet.reserved.intersection(used):
+        raise AddressInUse(address)
+
+
+def covered(destination: IPNetwork, cidrs: Iterable[IPNetwork]) -> tuple[IPNetwork, ...]:
+    """List those of *cidrs* over which a route to *destination* lies, be it wider, narrower or the same.
+
+    A default route lies over none, nor do its halves: a subnet's own route is always narrower, and wins.
+    """
+    if _leads_everywhere(destination):
+        return ()
+    return tuple(cidr for cidr in cidrs if cidr.overlaps(destination))
+
+
+def default_gateway(subnet: Subnet, used: Iterable[IPAddress] = ()) -> IPAddress:
     """Choose the gateway of a *subnet* whose user named none: the first address that could be given out.
 
     So does moby, where the gateway is an ordinary address from the ip-range (`Network.ipamAllocateVersion`); but it
-    fails if an auxiliary address sits there, and we step over it. `InvalidSubnet` if there is no room.
+    fails if an auxiliary address sits there, and we step over it, as over what is *used* in the segment.
+    `InvalidSubnet` if there is no room.
     """
     try:
-        return AddressPool(subnet).choose()
+        return AddressPool(subnet, used).choose()
     except NoFreeAddress:
         raise _no_room(subnet, "a gateway") from None
+
+
+def with_host_address(subnet: Subnet, used: Iterable[IPAddress] = ()) -> Subnet:
+    """Set aside an address of *subnet* for the host: the last that could be given out. `InvalidSubnet` if none could.
+
+    What is *used* in the segment is passed over.
+    """
+    try:
+        address = AddressPool(subnet, used).last()
+    except NoFreeAddress:
+        raise _no_room(subnet, "the host") from None
+    return replace(subnet, aux=tuple(sorted((*subnet.aux, (HOST_ADDRESS, address)))))
 
 
 def _no_room(subnet: Subnet, whom: str) -> InvalidSubnet:
@@ -335,33 +387,38 @@ def _no_room(subnet: Subnet, whom: str) -> InvalidSubnet:
     return InvalidSubnet([f"invalid {where}: no address is left for {whom}; name one, or make it bigger"])
 
 
-def with_host_address(subnet: Subnet) -> Subnet:
-    """*subnet* with an address set aside for the host: the last that could be given out. `InvalidSubnet` if none is."""
-    try:
-        address = AddressPool(subnet).last()
-    except NoFreeAddress:
-        where = f"subnet {subnet.cidr}" if subnet.ip_range is None else f"ip-range {subnet.ip_range}"
-        raise InvalidSubnet(
-            [f"invalid {where}: no address is left for the host; name one, or make it bigger"]
-        ) from None
-    return replace(subnet, aux=tuple(sorted((*subnet.aux, (HOST_ADDRESS, address)))))
-
-
 class AddressPool:
-    """Which addresses of *subnet* are free, when its ends, its gateway, its auxiliary addresses and *used* are not.
+    """Which addresses of *subnet* are free, when its reserved ones, those *used* and others' *reserved* are not.
 
-    *used* are the addresses of the records; those outside the subnet are passed over. The pool is plain memory, made
-    for one thread: it decides nothing and loses nothing when it is thrown away and made anew.
+    *used* are the addresses of all endpoints in the segment, *reserved* those that its other networks keep back; what
+    lies outside the subnet is passed over. The pool is plain memory, made for one thread: it decides nothing and loses
+    nothing when it is thrown away and made anew.
 
-    Inside are the edges between free and taken, as sorted offsets from the subnet's first address: a run of taken
-    addresses is two numbers, however long. An offset is taken if an odd number of edges lies at or below it. To take a
-    free address and to release a taken one are the same act: each of its two edges is put in if it lacks and taken out
-    if it stands. Everything is a bisection and at most one small splice, in a /64 as in a /24.
+    An address may be free and yet be kept for somebody until some time (`keep`). It is then given to anybody who names
+    it (`take`), and chosen only when there is nothing else (`choose`, then the first of `kept`).
+
+    Inside are the edges between what can be chosen and what cannot, as sorted offsets from the subnet's first address:
+    a run of such addresses is two numbers, however long. An offset cannot be chosen if an odd number of edges lies at
+    or below it. To take a free address and to release a taken one are the same act: each of its two edges is put in if
+    it lacks and taken out if it stands. Everything is a bisection and at most one small splice, in a /64 as in a /24.
     """
 
-    __slots__ = ("_base", "_edges", "_first", "_in_range", "_in_use", "_make", "_reserved", "_size", "_stop", "subnet")
+    __slots__ = (
+        "_base",
+        "_edges",
+        "_ends",
+        "_first",
+        "_in_range",
+        "_in_use",
+        "_kept",
+        "_make",
+        "_reserved",
+        "_size",
+        "_stop",
+        "subnet",
+    )
 
-    def __init__(self, subnet: Subnet, used: Iterable[IPAddress] = ()) -> None:
+    def __init__(self, subnet: Subnet, used: Iterable[IPAddress] = (), reserved: Iterable[IPAddress] = ()) -> None:
         cidr, span = subnet.cidr, subnet.ip_range or subnet.cidr
         self.subnet = subnet
         self._make: Callable[[int], IPAddress] = IPv4Address if cidr.version == 4 else IPv6Address
@@ -369,14 +426,16 @@ class AddressPool:
         self._size = cidr.num_addresses
         self._first = int(span.network_address) - self._base
         self._stop = self._first + span.num_addresses
-        reserved = [*_ends(cidr), *(address for _, address in subnet.aux)]
-        if subnet.gateway is not None:
-            reserved.append(subnet.gateway)
-        self._reserved = frozenset(self._offsets(reserved))
+        self._reserved = frozenset(self._offsets((*subnet.reserved, *reserved)))
+        self._kept: dict[int, int] = {}
+        self._ends: list[tuple[int, int]] = []
         taken = sorted(self._reserved.union(self._offsets(used)))
         self._edges: list[int] = []
         for offset in taken:
-            self._flip(offset)
+            if self._edges and self._edges[-1] == offset:
+                self._edges[-1] = offset + 1
+            else:
+                self._edges += (offset, offset + 1)
         self._in_use = len(taken)
         self._in_range = bisect_left(taken, self._stop) - bisect_left(taken, self._first)
 
@@ -387,14 +446,18 @@ class AddressPool:
 
     @property
     def available(self) -> int:
-        """How many addresses can be given out; at most 2**64 - 1 (`DynamicIPsAvailable` of Docker's API)."""
+        """How many addresses can be given out, kept ones included; at most 2**64 - 1 (Docker's `DynamicIPsAvailable`).
+
+        So an address that is only kept counts as free here, too.
+        """
         return min(self._stop - self._first - self._in_range, _UINT64_MAX)
 
-    def choose(self, after: IPAddress | None = None) -> IPAddress:
-        """Choose the first free address of the range, or the first *after* one, going on at the start of the range.
+    def choose(self, after: IPAddress | None = None, besides: Container[IPAddress] = ()) -> IPAddress:
+        """Choose the first free address of the range that is kept for nobody, or the first such one *after* another.
 
         Nothing is taken. Without *after* a released address is the next to be given out; with the address that was last
-        given out, it stays unused for as long as can be. `NoFreeAddress` if the range is full.
+        given out, it stays unused for as long as can be, for the search goes on at the start of the range. *besides*
+        are those that are promised already, and not yet taken. `NoFreeAddress` if there is none.
         """
         start = self._first
         if after is not None and after.version == self.subnet.version:
@@ -403,8 +466,11 @@ class AddressPool:
                 start = following
         for begin in (start, self._first):
             offset = self._free_from(begin)
-            if offset < self._stop:
-                return self._make(self._base + offset)
+            while offset < self._stop:
+                address = self._make(self._base + offset)
+                if address not in besides:
+                    return address
+                offset = self._free_from(offset + 1)
         raise NoFreeAddress(f"no free address in {self.subnet.ip_range or self.subnet.cidr}")
 
     def last(self) -> IPAddress:
@@ -417,34 +483,62 @@ class AddressPool:
             raise NoFreeAddress(f"no free address in {self.subnet.ip_range or self.subnet.cidr}")
         return self._make(self._base + offset)
 
+    def kept(self) -> Iterator[tuple[int, IPAddress]]:
+        """Give the kept addresses of the range, in the order in which that ends, each after the time when it does."""
+        return ((until, self._make(self._base + offset)) for until, offset in self._ends)
+
+    def has(self, address: IPAddress) -> bool:
+        """Tell whether *address* is of this subnet, and free, be it kept or not."""
+        return any(offset in self._kept or not self._blocked(offset) for offset in self._offsets((address,)))
+
     def check(self, address: IPAddress) -> None:
         """Raise `AddressInUse` if *address* is not free, `InvalidRequest` if it is not of this subnet."""
-        if bisect_right(self._edges, self._offset(address)) % 2:
+        if address not in self.subnet.cidr:
+            raise InvalidRequest("requested address is out of range")
+        if not self.has(address):
             raise AddressInUse(address)
 
     def take(self, address: IPAddress) -> None:
         """Count *address* as used, be it in the range or not; raises what `check` raises."""
         self.check(address)
-        self._count(self._offset(address), 1)
+        self.let_go(address)
+        self._count(int(address) - self._base, 1)
 
     def release(self, address: IPAddress) -> None:
         """Count *address* as free; one that is free, reserved or of another subnet stays what it is."""
         for offset in self._offsets((address,)):
-            if offset not in self._reserved and bisect_right(self._edges, offset) % 2:
+            if offset not in self._reserved and offset not in self._kept and self._blocked(offset):
                 self._count(offset, -1)
+
+    def keep(self, address: IPAddress, until: int) -> None:
+        """Keep *address* for whoever names it; one that is taken, kept or of another subnet stays what it is."""
+        for offset in self._offsets((address,)):
+            if not self._blocked(offset):
+                self._flip(offset)
+                self._kept[offset] = until
+                if self._first <= offset < self._stop:
+                    insort(self._ends, (until, offset))
+
+    def let_go(self, address: IPAddress) -> None:
+        """Keep *address* no longer, if it was kept; it is free as before."""
+        for offset in self._offsets((address,)):
+            if offset in self._kept:
+                self._flip(offset)
+                end = self._kept.pop(offset), offset
+                if self._first <= offset < self._stop:
+                    del self._ends[bisect_left(self._ends, end)]
 
     def _offsets(self, addresses: Iterable[IPAddress]) -> Iterator[int]:
         """Give the offsets of those *addresses* that are of this subnet."""
         version, base, size = self.subnet.version, self._base, self._size
         return (offset for a in addresses if a.version == version and 0 <= (offset := int(a) - base) < size)
 
-    def _offset(self, address: IPAddress) -> int:
-        for offset in self._offsets((address,)):
-            return offset
-        raise InvalidRequest("requested address is out of range")
+    def _blocked(self, offset: int) -> bool:
+        """Tell whether it is never chosen: taken or kept."""
+        return bisect_right(self._edges, offset) % 2 == 1
 
     def _free_from(self, offset: int) -> int:
-        """Find the first free offset from *offset* on, which may lie beyond the range."""
+        """Find the first offset from *offset* on that is neither taken nor kept, which may lie beyond the range."""
         at = bisect_right(self._edges, offset)
         return self._edges[at] if at % 2 else offset
 
@@ -454,7 +548,7 @@ class AddressPool:
         self._in_range += change if self._first <= offset < self._stop else 0
 
     def _flip(self, offset: int) -> None:
-        """Make the address at *offset* taken if it is free, free if it is taken."""
+        """Make the address at *offset* one that can be chosen if it cannot, and the other way round."""
         edges = self._edges
         at = stop = bisect_left(edges, offset)
         while stop < len(edges) and edges[stop] <= offset + 1:

@@ -70,21 +70,25 @@ def histories(draw: st.DrawFn) -> tuple[Subnet, set[IPAddress], list[tuple[str, 
     near = st.integers(max(0, first - 2), min(2**bits - 1, first + subnet.cidr.num_addresses + 1))
     address = near.map(lambda number: network(subnet.version, number, bits).network_address)
     used = draw(st.sets(address, max_size=40))
-    return subnet, used, draw(st.lists(st.tuples(st.sampled_from(["take", "release", "choose"]), address), max_size=40))
+    events = st.sampled_from(["take", "release", "choose", "keep", "let go"])
+    return subnet, used, draw(st.lists(st.tuples(events, address), max_size=40))
 
 
 @given(histories())
 def test_a_pool_behaves_as_a_set_of_addresses(
     history: tuple[Subnet, set[IPAddress], list[tuple[str, IPAddress]]],
 ) -> None:
-    """No address is given out twice, none is lost, whatever the order of events."""
+    """No address is given out twice, none is lost, and those that are kept come last, whatever the order of events."""
     subnet, used, events = history
     reserved = kept_back(subnet)
+    assert subnet.reserved == reserved
     taken = reserved | {address for address in used if address in subnet.cidr}
+    kept: dict[IPAddress, int] = {}
     span = list(subnet.ip_range or subnet.cidr)
     pool = AddressPool(subnet, used)
-    for event, address in events:
-        free = [candidate for candidate in span if candidate not in taken]
+    for moment, (event, address) in enumerate(events):
+        until = -moment if moment % 3 else moment
+        free = [candidate for candidate in span if candidate not in taken and candidate not in kept]
         match event:
             case "take" if address not in subnet.cidr:
                 with pytest.raises(InvalidRequest):
@@ -95,6 +99,14 @@ def test_a_pool_behaves_as_a_set_of_addresses(
             case "take":
                 pool.take(address)
                 taken.add(address)
+                kept.pop(address, None)
+            case "keep":
+                pool.keep(address, until)
+                if address in subnet.cidr and address not in taken:
+                    kept.setdefault(address, until)
+            case "let go":
+                pool.let_go(address)
+                kept.pop(address, None)
             case "release":
                 pool.release(address)
                 taken -= {address} - reserved
@@ -102,13 +114,21 @@ def test_a_pool_behaves_as_a_set_of_addresses(
                 with pytest.raises(NoFreeAddress):
                     pool.choose()
                 with pytest.raises(NoFreeAddress):
+                    pool.last()
+                with pytest.raises(NoFreeAddress):
                     pool.choose(address)
             case _:
                 assert pool.choose() == free[0]
                 later = [candidate for candidate in free if address in span and int(candidate) > int(address)]
                 assert pool.choose(address) == (later or free)[0]
+                assert pool.last() == free[-1]
+                others = [candidate for candidate in free if candidate != free[0]]
+                if others:
+                    assert pool.choose(None, {free[0]}) == others[0]
         assert pool.in_use == len(taken)
         assert pool.available == sum(candidate not in taken for candidate in span)
+        assert pool.has(address) == (address in subnet.cidr and address not in taken)
+        assert list(pool.kept()) == sorted((end, one) for one, end in kept.items() if one in span)
 
 
 @given(histories())
@@ -120,7 +140,7 @@ def test_a_pool_made_anew_is_the_same_pool(history: tuple[Subnet, set[IPAddress]
         if event == "release":
             pool.release(address)
             records.discard(address)
-        elif address in subnet.cidr and address not in records | kept_back(subnet):
+        elif event == "take" and address in subnet.cidr and address not in records | kept_back(subnet):
             pool.take(address)
             records.add(address)
     anew = AddressPool(subnet, records)

@@ -14,8 +14,10 @@ from isthmus.addresses import (
     Pool,
     Subnet,
     SubnetRequest,
+    check_reserved,
     choose_subnet,
     complete,
+    covered,
     default_gateway,
     mac_of,
     overlaps,
@@ -298,6 +300,52 @@ def test_subnets_whose_ranges_are_apart_do_not_overlap(one: Subnet, other: Subne
 
 
 @pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (subnet("10.0.0.0/24", "10.0.0.254"), subnet("10.0.0.0/24", "10.0.0.254")),
+        (subnet("10.0.0.0/24", nas="10.0.0.9"), subnet("10.0.0.0/24", nas="10.0.0.9")),
+        (subnet("10.0.0.0/24", "10.0.0.9"), subnet("10.0.0.0/24", host="10.0.0.9")),
+    ],
+)
+def test_networks_of_a_segment_may_name_the_same_machine(one: Subnet, other: Subnet) -> None:
+    """A LAN has one router and one NAS, however many networks share it."""
+    check_reserved(one, [other], [])
+    check_reserved(other, [one], [])
+
+
+def test_two_names_for_an_address_are_two_machines() -> None:
+    """One of them would be wrong, and nobody would find out which."""
+    with pytest.raises(AddressInUse):
+        check_reserved(subnet("10.0.0.0/24", nas="10.0.0.9"), [subnet("10.0.0.0/24", printer="10.0.0.9")], [])
+
+
+@pytest.mark.parametrize("taken", ["10.0.0.254", "10.0.0.9", "10.0.0.255"])
+def test_what_an_endpoint_has_cannot_be_kept_back(taken: str) -> None:
+    """Be it the gateway, an auxiliary address, or where the new subnet ends within the old."""
+    with pytest.raises(AddressInUse):
+        check_reserved(subnet("10.0.0.0/24", "10.0.0.254", nas="10.0.0.9"), [], [ip_address(taken)])
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("10.5.0.0/24", ["10.5.0.0/24"]),
+        ("10.5.0.7/32", ["10.5.0.0/24"]),
+        ("10.0.0.0/8", ["10.5.0.0/24", "10.6.0.0/24"]),
+        ("10.7.0.0/16", []),
+        ("0.0.0.0/0", []),
+        ("128.0.0.0/1", []),
+        ("fd00::/8", ["fd00:5::/64"]),
+        ("8000::/1", []),
+    ],
+)
+def test_a_route_lies_over_subnets_unless_it_is_a_default_route(destination: str, expected: list[str]) -> None:
+    """A VPN's prefix takes packets away from a network; a way out takes none."""
+    cidrs = [ip_network(text) for text in ("10.5.0.0/24", "10.6.0.0/24", "fd00:5::/64")]
+    assert [str(one) for one in covered(ip_network(destination), cidrs)] == expected
+
+
+@pytest.mark.parametrize(
     ("given", "expected"),
     [
         (subnet("10.5.0.0/24"), "10.5.0.1"),
@@ -368,6 +416,28 @@ def test_an_address_that_is_not_free_cannot_be_taken(address: str) -> None:
     pool = AddressPool(subnet("10.5.0.0/24", "10.5.0.1", nas="10.5.0.9"), [IPv4Address("10.5.0.77")])
     with pytest.raises(AddressInUse, match="Address already in use"):
         pool.take(IPv4Address(address))
+
+
+def test_a_kept_address_is_free_to_whoever_names_it() -> None:
+    """It is passed over by choices, and counts for nothing."""
+    pool = AddressPool(subnet("10.5.0.0/29", "10.5.0.1"))
+    for number, until in ((2, 30), (3, 10), (4, 20)):
+        pool.keep(IPv4Address(f"10.5.0.{number}"), until)
+    assert str(pool.choose()) == "10.5.0.5"
+    assert (pool.in_use, pool.available) == (3, 5)
+    assert [until for until, _ in pool.kept()] == [10, 20, 30]
+    pool.take(IPv4Address("10.5.0.3"))
+    pool.let_go(IPv4Address("10.5.0.3"))
+    assert not pool.has(IPv4Address("10.5.0.3"))
+    assert [str(address) for _, address in pool.kept()] == ["10.5.0.4", "10.5.0.2"]
+
+
+def test_what_others_reserve_in_the_segment_is_not_given_out() -> None:
+    """The neighbour network's router is a router for this one, too."""
+    pool = AddressPool(subnet("10.5.0.0/29", "10.5.0.1"), reserved=[IPv4Address("10.5.0.2"), IPv4Address("192.0.2.1")])
+    pool.release(IPv4Address("10.5.0.2"))
+    assert str(pool.choose()) == "10.5.0.3"
+    assert pool.in_use == 4
 
 
 @pytest.mark.parametrize("address", ["10.5.1.0", "10.4.255.255", "fd00::1"])
