@@ -33,8 +33,8 @@ from isthmus.addresses import DEFAULT_POOLS, IPNetwork, Pool, SubnetRequest, par
 from isthmus.errors import InvalidOption, InvalidRequest, InvalidSubnet
 from isthmus.model import IPAddress, IPInterface, Pairs, pairs
 from isthmus.naming import DEFAULT_BRIDGE
-from isthmus.options import Options, check_interface
-from isthmus.rules import DefaultBridge
+from isthmus.options import Options, check_interface, span
+from isthmus.rules import LEASE, DefaultBridge
 
 CONFIG_FILE = "/etc/isthmus/daemon.json"
 """Where the configuration is read from if no flag says otherwise; this one may lack."""
@@ -134,6 +134,8 @@ class Settings:
     allow_direct_routing: bool
     bridge_accept_fwmark: FwMark | None
     default_address_pools: tuple[Pool, ...]
+    denied_address_pools: tuple[IPNetwork, ...]
+    address_lease: int
     default_network_opts: tuple[tuple[str, Pairs], ...]
     dns: tuple[IPAddress, ...]
     dns_opts: tuple[str, ...]
@@ -178,6 +180,8 @@ KEYS = (
     Key("userland-proxy", Kind.SWITCH, "without effect: there is no such proxy"),
     Key("userland-proxy-path", Kind.TEXT, "without effect: there is no such proxy"),
     Key("default-address-pools", Kind.POOLS, "where subnets of new networks come from", "default-address-pool"),
+    Key("denied-address-pools", Kind.LIST, "CIDR in which no subnet is to be chosen", "denied-address-pool"),
+    Key("address-lease", Kind.TEXT, "how long an address is kept for a sandbox that left (default 24h)"),
     Key("default-network-opts", Kind.OPTIONS, "option of new networks of a driver", "default-network-opt"),
     Key("dns", Kind.LIST, "DNS server for sandboxes"),
     Key("dns-opts", Kind.LIST, "resolver option for sandboxes", "dns-opt"),
@@ -359,6 +363,7 @@ def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
 def _settings(read: "_Reader", ignored: list[str]) -> Settings:
     """Read every key; what is wrong is kept by *read*."""
     exec_root = read.path("exec-root", "/run/isthmus")
+    lease = read.parsed("address-lease", span)
     debug, level = read.switch("debug", default=False), read.choice("log-level", LogLevel.INFO)
     iptables, masquerade = read.switch("iptables", default=True), read.switch("ip-masq", default=True)
     settings = Settings(
@@ -389,6 +394,8 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         allow_direct_routing=read.switch("allow-direct-routing", default=False),
         bridge_accept_fwmark=read.parsed("bridge-accept-fwmark", _fwmark),
         default_address_pools=read.pools("default-address-pools") or DEFAULT_POOLS,
+        denied_address_pools=read.each("denied-address-pools", _network),
+        address_lease=LEASE if lease is None else lease,
         default_network_opts=read.options("default-network-opts"),
         dns=read.each("dns", _address),
         dns_opts=read.each("dns-opts", _word),
@@ -628,6 +635,15 @@ def _network4(key: str, text: str) -> IPv4Network:
 
 def _network6(key: str, text: str) -> IPv6Network:
     return _interface6(key, text).network
+
+
+def _network(key: str, text: str) -> IPNetwork:
+    interface = _interface(text)
+    if interface is None:
+        raise InvalidOption(key, text, "it must be a CIDR block such as 10.200.0.0/16")
+    if interface.ip != interface.network.network_address:
+        raise InvalidOption(key, text, f"it should be {interface.network}")
+    return interface.network
 
 
 def _interface(text: str) -> IPInterface | None:

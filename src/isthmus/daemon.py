@@ -216,6 +216,8 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
     foreign = kernel.host().link(settings.bridge) if settings.bridge not in {"", NO_BRIDGE} else None
     rules = Rules(
         pools=pools,
+        denied=settings.denied_address_pools,
+        lease=settings.address_lease,
         driver_options=dict(settings.default_network_opts),
         forward=frozenset({4, 6}) if settings.ip_forward else frozenset(),
         closing=not settings.ip_forward_no_drop,

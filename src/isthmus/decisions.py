@@ -6,19 +6,25 @@ the decisions are made with. Where Docker has words for a refusal, they are Dock
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from itertools import islice
+from operator import itemgetter
 
 from isthmus.addresses import (
     HOST_ADDRESS,
     AddressPool,
     AnySubnet,
+    IPNetwork,
     NoFreeAddress,
     Subnet,
     SubnetRequest,
+    check_reserved,
     choose_subnet,
     complete,
+    covered,
     default_gateway,
     overlaps,
     parse_ipam,
@@ -27,6 +33,7 @@ from isthmus.addresses import (
 )
 from isthmus.drivers import BUILTIN, Driver
 from isthmus.errors import (
+    AddressInUse,
     AlreadyConnected,
     Forbidden,
     InvalidOption,
@@ -37,7 +44,20 @@ from isthmus.errors import (
     PoolOverlap,
     Predefined,
 )
-from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, IPInterface, Network, Pairs, Sandbox, pairs
+from isthmus.model import (
+    HOST,
+    Endpoint,
+    HandLink,
+    Host,
+    IPAddress,
+    IPInterface,
+    Lease,
+    Network,
+    Pairs,
+    Record,
+    Sandbox,
+    pairs,
+)
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
 from isthmus.options import Options, check_interface
@@ -54,6 +74,8 @@ SERIAL = "com.docker.network.ipam.serial"
 
 LINK_MODES = ("bridge", "private", "vepa")
 """The modes of a macvlan that is put into a sandbox by hand: passthru would take the parent over, MAC and all."""
+LEASE = "isthmus.lease"
+"""The IPAM option that says for how long an address is kept for a sandbox that left."""
 
 IFNAME = "com.docker.network.endpoint.ifname"
 
@@ -78,6 +100,14 @@ _WITH_HOST = {
 }
 
 _ALONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ipam:
+    """A network's IPAM options, by what they mean; *lease* in nanoseconds."""
+
+    serial: bool
+    lease: int
 
 
 class Decisions:
@@ -126,6 +156,7 @@ class Decisions:
         )
         if not (network.ipv4 or network.ipv6):
             raise InvalidRequest("IPv4 or IPv6 must be enabled")
+        self._ipam(network)
         if network.config_only:
             parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
             return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
@@ -139,7 +170,8 @@ class Decisions:
         base = self._state.network(request.config_from)
         if not base.config_only:
             raise Forbidden(f"network {base.name} is not a configuration network (it was not made with --config-only)")
-        own = [word for word, given in (("subnets", request.subnets), ("options", request.options)) if given]
+        given = {"subnets": request.subnets, "options": request.options, "IPAM options": request.ipam_options}
+        own = [word for word, values in given.items() if values]
         if own:
             raise Forbidden(f"{' and '.join(own)} come from the configuration network {base.name}; give them there")
         subnets = tuple(
@@ -159,41 +191,61 @@ class Decisions:
             ipv4=base.ipv4,
             ipv6=base.ipv6,
             internal=base.internal or request.internal,
+            ipam_driver=base.ipam_driver,
+            ipam_options=base.ipam_options,
         )
 
     def _subnets(
         self, network: Network, requests: Iterable[SubnetRequest], driver: Driver, host: Host
     ) -> tuple[Subnet, ...]:
-        """The subnets of a network: those asked for, and for a family without one a free one from the pools."""
+        """The subnets of a network: those asked for, and for a family without one a free one from the pools.
+
+        What was asked for is held against the network's segment only. What we choose keeps clear of all that we know,
+        since the same subnet twice confuses people even where it does no harm.
+        """
         asked = parse_ipam(requests, ipv4=network.ipv4, ipv6=network.ipv6)
         if network.ipam_driver == "null":
             return ()
-        others = [
-            subnet
-            for other in self._state.networks.values()
-            if not other.config_only and other.id != network.id
-            for subnet in other.subnets
-        ]
-        taken = [subnet.cidr for subnet in others] + [ip_network(route) for route in host.routes]
         traits = driver.traits(network)
+        routed = not traits.segment
+        beside = self._routed() if routed else self._state.beside(network)
+        others = [subnet for other in beside if other.id != network.id for subnet in other.subnets]
+        neighbours = () if routed else [one for other in beside for one in self._state.on_network(other.id)]
+        used = [address.ip for endpoint in neighbours for address in endpoint.addresses]
+        taken = [ip_network(route) for route in host.routes] + list(self._rules.denied)
+        taken += [one.cidr for other in self._networks_made() if other.id != network.id for one in other.subnets]
         chosen: list[Subnet] = []
         for wish in complete(asked, ipv4=network.ipv4, ipv6=network.ipv6):
             if isinstance(wish, AnySubnet):
                 subnet = Subnet(choose_subnet(wish, self._rules.pools, taken))
-            elif overlaps(wish, others):
+            # A router has one route to a subnet, so what it routes has to be apart whatever the ranges are.
+            elif overlaps(Subnet(wish.cidr) if routed else wish, others):
                 raise PoolOverlap
             else:
                 subnet = wish
             if any(one.version == subnet.version for one in chosen) and not driver.many_subnets:
                 raise Forbidden(f"{network.driver} driver doesn't support multiple subnets")
+            reserved = [address for other in others for address in other.reserved]
+            if subnet.gateway is None and traits.gateway:
+                subnet = replace(subnet, gateway=default_gateway(subnet, (*used, *reserved)))
+            if traits.host_address and HOST_ADDRESS not in dict(subnet.aux):
+                subnet = with_host_address(subnet, (*used, *reserved))
+            check_reserved(subnet, others, used)
             taken.append(subnet.cidr)
             others.append(subnet)
-            if subnet.gateway is None and traits.gateway:
-                subnet = replace(subnet, gateway=default_gateway(subnet))
-            if traits.host_address and HOST_ADDRESS not in dict(subnet.aux):
-                subnet = with_host_address(subnet)
             chosen.append(subnet)
         return tuple(chosen)
+
+    def _routed(self) -> tuple[Network, ...]:
+        """The networks whose router is the host."""
+        return tuple(one for one in self._networks_made() if not _driver(one.driver).traits(one).segment)
+
+    def clashes(self, destination: IPNetwork) -> tuple[Network, ...]:
+        """The networks of which the host routes a part elsewhere if it has this route, which is not ours.
+
+        Only those are asked about whose router is the host: a LAN's own route leads to the networks on it.
+        """
+        return tuple(one for one in self._routed() if covered(destination, (subnet.cidr for subnet in one.subnets)))
 
     def endpoint(self, user: Sandbox, network: Network, request: EndpointRequest) -> Endpoint:
         """The endpoint by which *user*, which stands already, joins *network*."""
@@ -233,12 +285,14 @@ class Decisions:
             traits = driver.traits(network)
             asked = dict(request.options).get(IFNAME, "")
             ifname = self._interface(user, traits.prefix, asked, before)
-            addresses = self._addresses(network, demanded)
+            addresses = self._addresses(network, user.name, demanded, before)
+            lease = self._state.lease(network.id, user.name)
             mac = _mac(request.mac)
             if mac and not traits.macs:
                 raise InvalidOption("mac-address", mac, f"on {network.name}, an endpoint has the MAC of its parent")
             if not mac and traits.macs:
-                mac = mac_of(network.id, addresses[0].ip if addresses else self._id())
+                kept = lease.mac if lease else ""
+                mac = kept or mac_of(network.id, addresses[0].ip if addresses else self._id())
         return Endpoint(
             id=self._id(),
             network=network.id,
@@ -255,31 +309,94 @@ class Decisions:
             gateway_priority=request.gateway_priority,
         )
 
-    def _addresses(self, network: Network, demanded: list[IPAddress]) -> tuple[IPInterface, ...]:
-        """An address of each family that the network has: the demanded one, or the next that is free."""
+    def _addresses(
+        self, network: Network, name: str, demanded: Iterable[IPAddress] = (), before: Iterable[Endpoint] = ()
+    ) -> tuple[IPInterface, ...]:
+        """An address of each family of the network: the demanded one, that which *name* had, or the next free one."""
         chosen: list[IPInterface] = []
         pools = self._state.pools[network.id]
-        serial = dict(network.ipam_options).get(SERIAL) == "true"
+        near = {other.id for other in self._state.beside(network)}
+        promised = {address.ip for endpoint in before if endpoint.network in near for address in endpoint.addresses}
         for address in demanded:
             pool = next((pool for pool in pools if address in pool.subnet.cidr), None)
             if pool is None:
                 raise InvalidRequest(f"invalid endpoint settings:\nno configured subnet contains IP address {address}")
             pool.check(address)
+            if address in promised:
+                raise AddressInUse(address)
             chosen.append(_within(address, pool))
+        lease = self._state.lease(network.id, name)
+        had = [address for address in (lease.addresses if lease else ()) if address not in promised]
         for version, on in ((4, network.ipv4), (6, network.ipv6)):
             fitting = [pool for pool in pools if pool.subnet.version == version]
             if not on or not fitting or any(address.version == version for address in chosen):
                 continue
-            for pool in fitting:
-                try:
-                    address = pool.choose(self._state.last_given(pool) if serial else None)
-                except NoFreeAddress:
-                    continue
-                chosen.append(_within(address, pool))
-                break
-            else:
-                raise PoolExhausted(f"IPv{version}", network.name, network.id)
+            again = [_within(address, pool) for pool in fitting for address in had if pool.has(address)]
+            chosen.append(again[0] if again else self._next(network, version, fitting, promised))
         return tuple(sorted(chosen, key=lambda interface: interface.version))
+
+    def _next(
+        self, network: Network, version: int, pools: Iterable[AddressPool], promised: Container[IPAddress]
+    ) -> IPInterface:
+        """The next free address of the first of *pools* that has one; else the one that is kept the least longer."""
+        serial = self._ipam(network).serial
+        for pool in pools:
+            after = self._state.last_given(network.id, pool) if serial else None
+            with suppress(NoFreeAddress):
+                return _within(pool.choose(after, promised), pool)
+        ends = (
+            (until, _within(address, pool))
+            for pool in pools
+            for until, address in islice((end for end in pool.kept() if end[1] not in promised), 1)
+        )
+        first = min(ends, key=itemgetter(0), default=None)
+        if first is None:
+            raise PoolExhausted(f"IPv{version}", network.name, network.id)
+        return first[1]
+
+    def leases(self, leaving: Iterable[Endpoint]) -> tuple[Lease, ...]:
+        """What is kept of the endpoints that are *leaving*, for when a sandbox of the same name comes again."""
+        leases = []
+        for endpoint in leaving:
+            network = self._state.networks[endpoint.network]
+            time = self._ipam(network).lease
+            if not endpoint.mac or not time:
+                continue
+            addresses = tuple(address.ip for address in endpoint.addresses)
+            follows = bool(addresses) and endpoint.mac == mac_of(network.id, addresses[0])
+            name, mac = self._state.sandboxes[endpoint.sandbox].name, "" if follows else endpoint.mac
+            leases.append(Lease(network.id, name, addresses, mac, self._clock() + time))
+        return tuple(leases)
+
+    def spent(self, new: Iterable[Record]) -> tuple[Lease, ...]:
+        """The leases that end with the making of these *new* records: of who is there again, and of what they take."""
+        new = tuple(new)
+        users = {user.id: user for user in new if isinstance(user, Sandbox)}
+        spent: list[Lease | None] = []
+        for endpoint in (one for one in new if isinstance(one, Endpoint)):
+            user = users.get(endpoint.sandbox) or self._state.sandboxes[endpoint.sandbox]
+            spent.append(self._state.lease(endpoint.network, user.name))
+            spent += (self._state.keeper(endpoint.network, address.ip) for address in endpoint.addresses)
+        return tuple(dict.fromkeys(lease for lease in spent if lease))
+
+    def left_behind(self, network: Network) -> tuple[Lease, ...]:
+        """The leases on *network*, as it is to be, of addresses that it does not have any more."""
+
+        def fits(address: IPAddress) -> bool:
+            return any(address in subnet.cidr and address not in subnet.reserved for subnet in network.subnets)
+
+        leases = self._state.leases_on(network.id)
+        return tuple(lease for lease in leases if not all(map(fits, lease.addresses)))
+
+    def _ipam(self, network: Network) -> _Ipam:
+        """What the IPAM options of *network* say.
+
+        Raises:
+            InvalidOption: one of them cannot be.
+        """
+        read = Options(dict(network.ipam_options))
+        read.only("isthmus.", frozenset({LEASE}))
+        return _Ipam(read.boolean(SERIAL, default=False), read.span(LEASE, self._rules.lease))
 
     def _interface(self, user: Sandbox, prefix: str, asked: str, before: Iterable[Endpoint]) -> str:
         """The interface's name inside: what was asked for, or the prefix with the lowest number that is free."""
@@ -419,7 +536,8 @@ class Decisions:
                 if any(address.network == one.cidr and address.ip != one.gateway for one in network.subnets)
             ]
             if len(fitting) < len(network.subnets):
-                yield replace(endpoint, addresses=self._addresses(network, []))
+                user = self._state.sandboxes[endpoint.sandbox]
+                yield replace(endpoint, addresses=self._addresses(network, user.name))
 
     def _networks_made(self) -> tuple[Network, ...]:
         """The networks that are more than a configuration for others."""

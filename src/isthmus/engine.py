@@ -17,7 +17,7 @@ from isthmus.decisions import Decisions
 from isthmus.drivers import BUILTIN
 from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
 from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Routed, Scope, Shaken
-from isthmus.model import HOST, Endpoint, Host, Network, Record, Sandbox, Setting, pairs
+from isthmus.model import HOST, Endpoint, Host, Lease, Network, Record, Sandbox, Setting, pairs
 from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.render import Area
@@ -71,10 +71,11 @@ class Engine:
         """
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
+        self._let_leases_end()
         for network in self._decide.default_networks(self._look()):
-            self._commit(put=[network])
+            self._commit(put=[network], drop=self._decide.left_behind(network))
             for endpoint in self._decide.moved(network):
-                self._commit(put=[endpoint])
+                self._commit(put=[endpoint], drop=self._decide.spent([endpoint]))
         return self._guard() + self._bring_all()
 
     def mend(self, news: Iterable[News]) -> Plan:
@@ -136,7 +137,7 @@ class Engine:
             plan = self.reconcile(self._everything())
         except (IsthmusError, ExceptionGroup):
             return self._bring({user.netns for user in self._state.sandboxes.values()}, of_host=True)
-        self._forget(*self._removing())
+        self._finish_removing()
         return plan
 
     def _bring(self, netns: Iterable[str], *, of_host: bool) -> Plan:
@@ -199,7 +200,7 @@ class Engine:
             raise NetworkInUse(network.name, users)
         if any(other.config_from == network.name for other in self._state.networks.values()):
             raise Forbidden(f'configuration network "{network.name}" is in use')
-        self._take_away((network,), self._host)
+        self._take_away((network,), self._host, with_them=self._state.leases_on(network.id))
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
@@ -217,6 +218,7 @@ class Engine:
 
     def connect(self, network: str, sandbox: str, request: EndpointRequest) -> None:
         """Put a sandbox on one more network."""
+        self._let_leases_end()
         user, target = self._state.sandbox(sandbox), self._state.network(network)
         endpoint = self._decide.endpoint(user, target, request)
         self._refuse_waiting((endpoint,))
@@ -234,7 +236,8 @@ class Engine:
         endpoints = [one for one in self._state.of_sandbox(user.id) if one.network == target.id]
         if not endpoints:
             raise NotConnected(user.name, target.name)
-        self._take_away(endpoints, lambda: self._sandbox(user.netns))
+        kept = self._decide.leases(endpoints)
+        self._take_away(endpoints, lambda: self._sandbox(user.netns), kept=kept)
         self._announce_endpoint("disconnect", target, user)
 
     # Sandboxes.
@@ -249,6 +252,7 @@ class Engine:
 
     def create_sandbox(self, request: SandboxRequest) -> Created:
         """Make a sandbox, on the networks that the request names."""
+        self._let_leases_end()
         user, endpoints = self._decide.sandbox(request)
         self._refuse_waiting(endpoints)
         self._carry_out((user, *endpoints), lambda: self._sandbox(user.netns))
@@ -262,7 +266,8 @@ class Engine:
         user = self._state.sandbox(name)
         endpoints = self._state.of_sandbox(user.id)
         links = self._state.links_of(user.id)
-        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=(*endpoints, *links))
+        kept = self._decide.leases(endpoints)
+        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=(*endpoints, *links), kept=kept)
         for endpoint in endpoints:
             self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
         self._announce("container", "destroy", user.id, {"name": user.name})
@@ -306,46 +311,66 @@ class Engine:
 
     def _carry_out(self, new: tuple[Record, ...], area: Callable[[], Area]) -> None:
         """Record what is *new*, and make the kernel hold it; if the kernel refuses, take it back and say why."""
-        self._commit(put=new)
+        spent = self._decide.spent(new)
+        self._commit(put=new, drop=spent)
         try:
             self.reconcile(area())
         except (IsthmusError, ExceptionGroup) as refusal:
             try:
-                self._take_away(new[:1], area, with_them=new[1:])
+                self._take_away(new[:1], area, with_them=new[1:], kept=spent)
             except (IsthmusError, ExceptionGroup) as again:
                 # What is left is recorded as being removed, so the next look at it goes on.
                 refusal.add_note(f"and it could not be taken back whole: {again}")
             raise
 
-    def _take_away(self, old: Iterable[Record], area: Callable[[], Area], *, with_them: Iterable[Record] = ()) -> None:
-        """Record that *old* goes, take it out of the kernel, and forget it together with what goes *with_them*."""
-        leaving = tuple(record if isinstance(record, Setting) else replace(record, removing=True) for record in old)
+    def _take_away(
+        self,
+        old: Iterable[Record],
+        area: Callable[[], Area],
+        *,
+        with_them: Iterable[Record] = (),
+        kept: Iterable[Lease] = (),
+    ) -> None:
+        """Record that *old* goes, take it out of the kernel, and forget it together with what goes *with_them*.
+
+        What is *kept* of it is recorded in the same moment.
+        """
+        leaving = tuple(
+            record if isinstance(record, Setting | Lease) else replace(record, removing=True) for record in old
+        )
         self._commit(put=leaving)
         self.reconcile(area())
-        self._forget(*with_them, *leaving)
+        self._commit(put=kept, drop=(*with_them, *leaving))
 
     def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = ()) -> None:
         put, drop = tuple(put), tuple(drop)
-        changes: dict[str, bytes | None] = {records.key(record): records.encode(record) for record in put}
-        changes.update((records.key(record), None) for record in drop)
+        changes: dict[str, bytes | None] = {records.key(record): None for record in (*self._ended, *drop)}
+        changes.update((records.key(record), records.encode(record)) for record in put)
         self._store.commit(changes)
-        for record in put:
-            self._state.put(record)
+        self._ended.clear()
+        # What goes makes room for what comes: an address passes from an endpoint to a lease, and back.
         for record in drop:
             self._state.drop(record)
+        for record in put:
+            self._state.put(record)
 
-    def _forget(self, *old: Record) -> None:
-        if old:
-            self._commit(drop=old)
+    def _let_leases_end(self) -> None:
+        """Have no leases any more whose time is over; the store hears of it with the next commit."""
+        for lease in self._state.stale_leases(self._clock()):
+            self._state.drop(lease)
+            self._ended.append(lease)
 
-    def _removing(self) -> Iterable[Record]:
-        """What is still being removed, and what goes with it, inner things first."""
+    def _finish_removing(self) -> None:
+        """Forget what was still being removed, with all that goes with it, inner things first."""
         state = self._state
-        sandboxes = {user.id for user in state.sandboxes.values() if user.removing}
-        yield from (one for one in state.endpoints.values() if one.removing or one.sandbox in sandboxes)
-        yield from (one for one in state.links.values() if one.removing or one.sandbox in sandboxes)
-        yield from (state.sandboxes[key] for key in sandboxes)
-        yield from (one for one in state.networks.values() if one.removing)
+        users = {user.id: user for user in state.sandboxes.values() if user.removing}
+        endpoints = [one for one in state.endpoints.values() if one.removing or one.sandbox in users]
+        links = [one for one in state.links.values() if one.removing or one.sandbox in users]
+        networks = [one for one in state.networks.values() if one.removing]
+        leases = [lease for network in networks for lease in state.leases_on(network.id)]
+        gone: list[Record] = [*endpoints, *links, *users.values(), *leases, *networks]
+        if gone:
+            self._commit(put=self._decide.leases(endpoints), drop=gone)
 
     # Areas.
 
@@ -409,6 +434,7 @@ class Engine:
 
     def _adopt(self, state: State) -> None:
         self._state = state
+        self._ended: list[Lease] = []
         self._decide = Decisions(state, self._rules, clock=self._clock, random=self._random)
 
     def _announce(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What people ask for: networks, endpoints, sandboxes, and links made by hand.
+"""What people ask for: networks, endpoints, sandboxes, links made by hand, and addresses kept for who left.
 
 These values are stored, so nothing here can be derived: no counters, no "ready" flags, no address bitmaps. A record
 says only *wanted* or *removing*; whether it is done is asked of the kernel. `removing` is needed, because the half of
@@ -136,7 +136,22 @@ class Setting:
     value: str
 
 
-Record = Network | Endpoint | Sandbox | HandLink | Setting
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a sandbox of that *name* had on a *network* when it left, kept for it *until* a time.
+
+    `addresses` are its addresses there. `mac` is that which it had all the same, whatever its addresses were; "" if it
+    followed from them.
+    """
+
+    network: str
+    name: str
+    addresses: tuple[IPAddress, ...]
+    mac: str
+    until: int
+
+
+Record = Network | Endpoint | Sandbox | HandLink | Setting | Lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.addresses import Pool, SubnetRequest
+from isthmus.addresses import IPNetwork, Pool, SubnetRequest
 from isthmus.model import Pairs
+
+LEASE = 24 * 3600 * 10**9
+"""For how long an address is kept for a sandbox that left, if nobody says otherwise, in nanoseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +23,17 @@ class DefaultBridge:
 class Rules:
     """What the daemon's configuration says to the engine.
 
-    *pools* give subnets to networks whose user names none, *driver_options* their options by driver. In the IP
-    versions of *forward* the host is made to forward where a network needs it; *closing* keeps it, then, from
-    forwarding between interfaces of others. Without *default_bridge* there is no network `bridge`. Our rules are made
-    for the IP versions of *firewall*; packets that bear one of *marks* may enter every network.
+    *pools* give subnets to networks whose user names none, but nothing that overlaps one of *denied*. An address is
+    kept for *lease* nanoseconds for a sandbox that left, if its network has no time of its own. *driver_options* are
+    those of new networks by driver. In the IP versions of *forward* the host is made to forward where a network needs
+    it; *closing* keeps it, then, from forwarding between interfaces of others. Without *default_bridge* there is no
+    network `bridge`. Our rules are made for the IP versions of *firewall*; packets that bear one of *marks* may enter
+    every network.
     """
 
     pools: tuple[Pool, ...]
+    denied: tuple[IPNetwork, ...] = ()
+    lease: int = LEASE
     driver_options: Mapping[str, Pairs] = field(default_factory=dict)
     forward: frozenset[int] = frozenset({4, 6})
     closing: bool = True

@@ -3,16 +3,24 @@
 It is memory only, made anew from the records at every start and kept in step by `put` and `drop`, so nothing in it
 can leak or go stale. Names and IDs are resolved here, as Docker does: a full ID, then an exact name, then the
 beginning of an ID.
+
+The pools of networks in one segment share what they know: each has the endpoints of all of them among its used
+addresses, their reserved addresses among its own, and passes over what is kept for any who left.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from isthmus.addresses import AddressPool
+from isthmus.addresses import AddressPool, IPNetwork
+from isthmus.drivers import BUILTIN
 from isthmus.errors import Ambiguous, NetworkNotFound, SandboxNotFound
-from isthmus.model import Endpoint, HandLink, IPAddress, Network, Record, Sandbox, Setting
+from isthmus.model import Endpoint, HandLink, IPAddress, Lease, Network, Record, Sandbox, Setting
 
 _T = TypeVar("_T", Network, Sandbox)
+
+_MOST_LEASES = 10_000
+"""How many leases there are at most, so that memory has a bound whoever comes and goes; a kilobyte each."""
 
 
 class State:
@@ -29,11 +37,12 @@ class State:
         self._on_network: dict[str, dict[str, None]] = {}
         self._of_sandbox: dict[str, dict[str, None]] = {}
         self._in_netns: dict[str, dict[str, None]] = {}
-        self._last: dict[AddressPool, IPAddress] = {}
-        # Pools are made by networks, so networks come first; then in the order of their making.
-        for record in sorted(
-            records, key=lambda record: (not isinstance(record, Network), getattr(record, "created", 0))
-        ):
+        self._in_segment: dict[str, dict[str, None]] = {}
+        self._leases: dict[str, dict[str, Lease]] = {}
+        self._ends: list[tuple[int, str, str]] = []
+        self._keepers: dict[tuple[str, IPAddress], Lease] = {}
+        self._last: dict[tuple[str, IPNetwork], IPAddress] = {}
+        for record in sorted(records, key=_order):
             self.put(record)
 
     def records(self) -> Iterator[Record]:
@@ -43,6 +52,7 @@ class State:
         yield from self.endpoints.values()
         yield from self.links.values()
         yield from (Setting(key, value) for key, value in self.settings.items())
+        yield from (lease for leases in self._leases.values() for lease in leases.values())
 
     def put(self, record: Record) -> None:
         """Know *record*, instead of what bore its ID before."""
@@ -59,21 +69,20 @@ class State:
                 self.links[record.id] = record
             case Setting():
                 self.settings[record.id] = record.value
+            case Lease():
+                self._put_lease(record)
 
     def drop(self, record: Record) -> None:
         """Forget *record*."""
         match record:
             case Network():
-                self.networks.pop(record.id, None)
-                self._names[Network].pop(record.name, None)
-                for pool in self.pools.pop(record.id, ()):
-                    self._last.pop(pool, None)
+                self._drop_network(record)
             case Endpoint():
                 if self.endpoints.pop(record.id, None):
                     self._on_network.get(record.network, {}).pop(record.id, None)
                     self._of_sandbox.get(record.sandbox, {}).pop(record.id, None)
-                    for address in record.addresses:
-                        for pool in self.pools.get(record.network, ()):
+                    for pool in self._pools_around(record.network):
+                        for address in record.addresses:
                             pool.release(address.ip)
             case Sandbox():
                 self.sandboxes.pop(record.id, None)
@@ -84,6 +93,8 @@ class State:
                 self.links.pop(record.id, None)
             case Setting():
                 self.settings.pop(record.id, None)
+            case Lease():
+                self._drop_lease(record)
 
     def network(self, name: str) -> Network:
         """The network that *name* stands for.
@@ -131,9 +142,34 @@ class State:
         """The links that were put into the sandbox of this ID by hand."""
         return tuple(link for link in self.links.values() if link.sandbox == sandbox)
 
-    def last_given(self, pool: AddressPool) -> IPAddress | None:
-        """The address of *pool* that an endpoint got last, after which the next is looked for."""
-        return self._last.get(pool)
+    def last_given(self, network: str, pool: AddressPool) -> IPAddress | None:
+        """The address of a network's *pool* that an endpoint on it got last, after which the next is looked for.
+
+        It is not stored: after a restart it is that of the last who is still there.
+        """
+        return self._last.get((network, pool.subnet.cidr))
+
+    def beside(self, network: Network) -> tuple[Network, ...]:
+        """The other networks in the segment of *network*, which need not be known yet."""
+        keys = self._in_segment.get(_segment(network), ())
+        return tuple(self.networks[key] for key in keys if key != network.id)
+
+    def lease(self, network: str, name: str) -> Lease | None:
+        """What is kept on the network of this ID for a sandbox of this *name*."""
+        return self._leases.get(network, {}).get(name)
+
+    def leases_on(self, network: str) -> tuple[Lease, ...]:
+        """All that is kept on the network of this ID."""
+        return tuple(self._leases.get(network, {}).values())
+
+    def keeper(self, network: str, address: IPAddress) -> Lease | None:
+        """The lease that keeps this *address* in the segment of the network of this ID."""
+        return self._keepers.get((self._segment_of(network), address))
+
+    def stale_leases(self, now: int) -> tuple[Lease, ...]:
+        """The leases that have ended by *now*, and those that end next if there are too many."""
+        count = max(bisect_left(self._ends, (now + 1,)), len(self._ends) - _MOST_LEASES)
+        return tuple(self._leases[network][name] for _, network, name in self._ends[:count])
 
     def _put_network(self, network: Network) -> None:
         before = self.networks.get(network.id)
@@ -142,8 +178,45 @@ class State:
             self._names[Network].pop(before.name, None)
         self._names[Network][network.name] = network.id
         if before is None or before.subnets != network.subnets:
-            used = [address.ip for endpoint in self.on_network(network.id) for address in endpoint.addresses]
-            self.pools[network.id] = tuple(AddressPool(subnet, used) for subnet in network.subnets)
+            segment = _segment(network)
+            self._in_segment.setdefault(segment, {})[network.id] = None
+            self._fill(segment)
+
+    def _drop_network(self, network: Network) -> None:
+        if self.networks.pop(network.id, None):
+            self._names[Network].pop(network.name, None)
+            for pool in self.pools.pop(network.id):
+                self._last.pop((network.id, pool.subnet.cidr), None)
+            segment = _segment(network)
+            del self._in_segment[segment][network.id]
+            self._fill(segment)
+
+    def _fill(self, segment: str) -> None:
+        """Make the pools of the networks in *segment*."""
+        networks = [self.networks[key] for key in self._in_segment[segment]]
+        endpoints = [endpoint for network in networks for endpoint in self.on_network(network.id)]
+        used = [address.ip for endpoint in endpoints for address in endpoint.addresses]
+        reserved = [address for network in networks for subnet in network.subnets for address in subnet.reserved]
+        leases = [lease for network in networks for lease in self.leases_on(network.id)]
+        for network in networks:
+            pools = tuple(AddressPool(subnet, used, reserved) for subnet in network.subnets)
+            for pool in pools:
+                for lease in leases:
+                    for address in lease.addresses:
+                        pool.keep(address, lease.until)
+            self.pools[network.id] = pools
+        if not networks:
+            del self._in_segment[segment]
+
+    def _pools_around(self, network: str) -> Iterator[AddressPool]:
+        """The pools in the segment of the network of this ID."""
+        for key in self._in_segment.get(self._segment_of(network), ()):
+            yield from self.pools[key]
+
+    def _segment_of(self, network: str) -> str:
+        """The segment of the network of this ID; "" if there is none."""
+        home = self.networks.get(network)
+        return _segment(home) if home else ""
 
     def _put_endpoint(self, endpoint: Endpoint) -> None:
         before = self.endpoints.get(endpoint.id)
@@ -153,13 +226,38 @@ class State:
             self._of_sandbox.setdefault(endpoint.sandbox, {})[endpoint.id] = None
         if before is not None and before.addresses == endpoint.addresses:
             return
-        for pool in self.pools.get(endpoint.network, ()):
+        for pool in self._pools_around(endpoint.network):
             for address in before.addresses if before else ():
                 pool.release(address.ip)
             for address in endpoint.addresses:
-                if address.ip in pool.subnet.cidr:
+                if pool.has(address.ip):
                     pool.take(address.ip)
-                    self._last[pool] = address.ip
+        for pool in self.pools.get(endpoint.network, ()):
+            for address in endpoint.addresses:
+                if address.ip in pool.subnet.cidr:
+                    self._last[endpoint.network, pool.subnet.cidr] = address.ip
+
+    def _put_lease(self, lease: Lease) -> None:
+        before = self.lease(lease.network, lease.name)
+        if before:
+            self._drop_lease(before)
+        self._leases.setdefault(lease.network, {})[lease.name] = lease
+        insort(self._ends, (lease.until, lease.network, lease.name))
+        segment = self._segment_of(lease.network)
+        for address in lease.addresses:
+            self._keepers[segment, address] = lease
+            for pool in self._pools_around(lease.network):
+                pool.keep(address, lease.until)
+
+    def _drop_lease(self, lease: Lease) -> None:
+        known = self._leases.get(lease.network, {}).pop(lease.name, None)
+        if known:
+            del self._ends[bisect_left(self._ends, (known.until, known.network, known.name))]
+            segment = self._segment_of(lease.network)
+            for address in known.addresses:
+                self._keepers.pop((segment, address), None)
+                for pool in self._pools_around(lease.network):
+                    pool.let_go(address)
 
     @staticmethod
     def _find(kind: str, name: str, by_id: dict[str, _T], by_name: dict[str, str]) -> _T | None:
@@ -171,3 +269,25 @@ class State:
         if len(matches) > 1:
             raise Ambiguous(kind, name, len(matches), "ID prefix")
         return matches[0] if matches else None
+
+
+def _segment(network: Network) -> str:
+    """What stands for the segment of *network*: a link's name, or its own ID where nobody else is in it."""
+    return ("" if network.config_only else BUILTIN[network.driver].traits(network).segment) or network.id
+
+
+def _order(record: Record) -> tuple[int, int]:
+    """How records are to be put, one by one.
+
+    Pools are made by networks, and an address is taken by who has it before it is kept for who left; else, in the order
+    of their making.
+    """
+    match record:
+        case Network():
+            return 0, record.created
+        case Setting():
+            return 1, 0
+        case Lease():
+            return 2, record.until
+        case _:
+            return 1, record.created

@@ -19,12 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.errors import InvalidRequest, StoreUnavailable
-from isthmus.model import Endpoint, HandLink, HandRoute, Network, Record, Sandbox, Setting
+from isthmus.model import Endpoint, HandLink, HandRoute, Lease, Network, Record, Sandbox, Setting
 from isthmus.store import records
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 IDS = st.text("0123456789abcdef", min_size=1, max_size=64)
-ZONED = st.builds("fe80::{:x}%{}".format, st.integers(0, 2**64 - 1), st.sampled_from(["eth0", "1"]))
+NAMES = st.from_regex(r"[a-zA-Z0-9][a-zA-Z0-9_.-]*", fullmatch=True)
+ZONED = st.builds("fe80::{:x}%{}".format, st.integers(0, 2**16 - 1), st.sampled_from(["eth0", "1"]))
 
 for address, interface, network, bits in (
     (IPv4Address, IPv4Interface, IPv4Network, 32),
@@ -45,6 +46,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(Sandbox, id=IDS),
     st.builds(HandLink, id=IDS, sandbox=IDS),
     st.builds(Setting, id=IDS),
+    st.builds(Lease, network=IDS, name=NAMES),
 )
 
 
@@ -57,10 +59,11 @@ def test_a_record_comes_back_as_it_was(record: Record) -> None:
 @given(RECORDS, RECORDS)
 def test_two_records_share_a_key_only_if_they_are_one_thing(one: Record, other: Record) -> None:
     """A record that overwrote another's would lose that."""
-    same = type(one) is type(other) and (one.id, getattr(one, "network", "")) == (
-        other.id,
-        getattr(other, "network", ""),
-    )
+
+    def identity(record: Record) -> tuple[object, ...]:
+        return type(record), *(getattr(record, field, "") for field in ("id", "network", "name"))
+
+    same = identity(one) == identity(other) if isinstance(one, Lease) else identity(one)[:3] == identity(other)[:3]
     assert (records.key(one) == records.key(other)) <= same
 
 
@@ -93,6 +96,7 @@ def test_keys_are_paths_by_kind() -> None:
     assert records.key(Sandbox("s", "web", 1, "web", "none")) == "sandbox/s"
     assert records.key(LINK) == "link/ab/c"
     assert records.key(Setting("closed4", "x")) == "setting/closed4"
+    assert records.key(Lease("ab", "web", (), "", 1)) == "lease/ab/web"
 
 
 def test_a_stored_value_is_json_that_people_can_read() -> None:

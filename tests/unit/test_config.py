@@ -1,7 +1,7 @@
 """The daemon's configuration: dockerd's keys and flags mean here what they mean there, and nonsense is told as such."""
 
 import json
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_address, ip_interface
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_address, ip_interface, ip_network
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -52,6 +52,8 @@ def test_without_file_and_flags_everything_is_as_in_dockerd() -> None:
     )
     assert settings.pidfile == PurePosixPath("/run/isthmus/isthmus.pid")
     assert settings.default_address_pools == DEFAULT_POOLS
+    assert settings.denied_address_pools == ()
+    assert settings.address_lease == 24 * 3600 * 10**9
     assert settings.icc
     assert settings.ip_masq
     assert settings.ip_forward
@@ -139,6 +141,7 @@ def test_flags_mean_what_the_keys_of_the_file_mean() -> None:
         *("--icc=false", "--ipv6", "--mtu=1400", "--default-address-pool", "base=10.200.0.0/16,size=24"),
         *("--default-network-opt=bridge=com.docker.network.driver.mtu=1300", "--dns=9.9.9.9", "--dns", "1.1.1.1"),
         *("--label", "a=b=c", "--dns-opt=ndots:1", "--host-gateway-ip=10.0.0.1"),
+        *("--denied-address-pool=10.0.0.0/8", "--denied-address-pool", "fd00:5::/64", "--address-lease=1h30m"),
     ]
     keys = {
         "hosts": ["unix:///x.sock", "unix:///y.sock", "unix:///z.sock"],
@@ -154,11 +157,15 @@ def test_flags_mean_what_the_keys_of_the_file_mean() -> None:
         "labels": ["a=b=c"],
         "dns-opts": ["ndots:1"],
         "host-gateway-ips": ["10.0.0.1"],
+        "denied-address-pools": ["10.0.0.0/8", "fd00:5::/64"],
+        "address-lease": "1h30m",
     }
     settings = parse(flags, None)
     assert settings == parse([], json.dumps(keys))
     assert settings.log_level is LogLevel.DEBUG
     assert settings.default_address_pools == (Pool(IPv4Network("10.200.0.0/16"), 24),)
+    assert settings.denied_address_pools == (ip_network("10.0.0.0/8"), ip_network("fd00:5::/64"))
+    assert settings.address_lease == 5400 * 10**9
     assert settings.default_network_opts == (("bridge", (("com.docker.network.driver.mtu", "1300"),)),)
     assert settings.dns == (ip_address("9.9.9.9"), ip_address("1.1.1.1"))
     assert settings.labels == (("a", "b=c"),)
@@ -270,6 +277,15 @@ BAD = [
     ("default-address-pools", [{"base": "10.0.0.0/16", "size": 8}]),
     ("default-address-pools", [{"base": "10.0.0.0/16"}]),
     ("default-address-pools", "10.0.0.0/16"),
+    ("denied-address-pools", "10.0.0.0/8"),
+    ("denied-address-pools", ["10.0.0.1/8"]),
+    ("denied-address-pools", ["10.0.0.1"]),
+    ("denied-address-pools", ["ten"]),
+    ("address-lease", "soon"),
+    ("address-lease", "-1h"),
+    ("address-lease", "24"),
+    ("address-lease", "100000h"),
+    ("address-lease", 7),
     ("default-network-opts", {"bridge": {"mtu": 1400}}),
     ("default-network-opts", ["bridge"]),
     ("dns", ["dns.example"]),

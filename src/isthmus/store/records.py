@@ -1,6 +1,6 @@
 """Records as a store keeps them: a key that is a path, and bytes that are JSON.
 
-    network/<id>   endpoint/<network>/<id>   sandbox/<id>   link/<sandbox>/<id>   setting/<id>
+    network/<id>   endpoint/<network>/<id>   sandbox/<id>   link/<sandbox>/<id>   setting/<id>   lease/<network>/<name>
 
 A value is `{"format": 1, "record": {...}}`, with the fields of the record by name and addresses as text. A field that
 is lacking has its default, and one that is unknown is passed over. So a field can be added to a record, and either
@@ -18,7 +18,7 @@ import msgspec
 
 from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidRequest, StoreUnavailable
-from isthmus.model import Endpoint, HandLink, IPAddress, IPInterface, Network, Record, Sandbox, Setting
+from isthmus.model import Endpoint, HandLink, IPAddress, IPInterface, Lease, Network, Record, Sandbox, Setting
 
 FORMAT = 1
 """The format that is written, and the highest that is read."""
@@ -47,6 +47,8 @@ def key(record: Record) -> str:
             return f"link/{record.sandbox}/{record.id}"
         case Setting():
             return f"setting/{record.id}"
+        case Lease():
+            return f"lease/{record.network}/{record.name}"
 
 
 def encode(record: Record) -> bytes:
@@ -172,4 +174,5 @@ _RECORDS = {
     "sandbox": _record_reader(Sandbox),
     "link": _record_reader(HandLink),
     "setting": _record_reader(Setting),
+    "lease": _record_reader(Lease),
 }
