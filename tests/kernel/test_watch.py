@@ -5,17 +5,17 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import ip_interface, ip_network
+from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
 
-from isthmus.kernel import FirewallTouched, Lost, News, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Lost, News, Routed, Shaken
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
 from isthmus.plan import Plan, Remove
-from isthmus.resources import Address, Namespace, Port, Route, Veth
+from isthmus.resources import Address, Child, Namespace, Port, Route, Veth
 from tests.kernel.realm import apart, run, started
 from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
 
@@ -87,14 +87,24 @@ def test_what_others_do_to_ours_is_heard(tmp_path: Path, command: str, news: New
 
 
 @apart
-def test_what_others_do_to_their_own_is_not_heard(tmp_path: Path) -> None:
+def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_path: Path) -> None:
     """A busy host would have the engine look all the time."""
     with started(tmp_path) as kernel:
         settle(kernel, *NET, *RULES, *endpoint("web", WEB, 2))
         with watching(tmp_path, kernel) as watch:
             stranger("lan0")
+            assert heard_by_now(watch) == {Appeared("lan0"), Appeared("far")}
             run("ip", "address", "add", "192.168.7.5/24", "dev", "lan0")
             run("ip", "route", "add", "10.50.0.0/16", "via", "192.168.7.1")
+            assert heard_by_now(watch) == {
+                Routed("192.168.7.0/24"),
+                Routed("10.50.0.0/16"),
+            }
+            run("ip", "link", "set", "lan0", "mtu", "1400")
+            run("ip", "link", "set", "lan0", "alias", "their own")
+            run("ip", "route", "add", "default", "via", "192.168.7.1")
+            run("ip", "route", "add", "unreachable", "10.51.0.0/16")
+            run("ip", "route", "add", "local", "10.52.0.0/16", "dev", "lan0")
             run("ip", "route", "del", "10.50.0.0/16")
             run("ip", "address", "flush", "dev", "lan0")
             run("ip", "link", "del", "lan0")
@@ -154,3 +164,78 @@ def test_ipv6_is_heard_like_ipv4(tmp_path: Path) -> None:
             assert Shaken("web") in heard(watch, Shaken("web"))
             run("ip", "-n", "web", "address", "del", "fd00:9::2/64", "dev", "eth0")
             assert Shaken("web") in heard(watch, Shaken("web"))
+
+
+@pytest.mark.parametrize(
+    ("commands", "news"),
+    [
+        (("ip link add lan0 type bridge",), {Appeared("lan0")}),
+        (("ip link set up0 down", "ip link set up0 up"), {Appeared("up0")}),
+        (("ip link set up0 down", "ip link set up0 name lan0", "ip link set lan0 up"), {Appeared("lan0")}),
+        (("ip link add vethabcdef type veth peer name vp0",), {Appeared("vethabcdef"), Appeared("vp0")}),
+        (("ip -6 route add fd09::/64 dev up0",), {Routed("fd09::/64")}),
+        (("ip route add 10.7.0.0/16 dev up0 table 1000",), {Routed("10.7.0.0/16")}),
+        (("ip route add 10.7.0.0/16 dev up0 proto 105",), set()),
+        (("ip route add 10.7.0.0/16 dev br-a",), set()),
+        (("ip address add 10.7.0.1/16 dev br-a",), set()),
+    ],
+    ids=str,
+)
+@apart
+def test_what_others_bring_is_heard(tmp_path: Path, commands: tuple[str, ...], news: set[News]) -> None:
+    """A network waits for its parent, and a new route may lie over a subnet of ours."""
+    with started(tmp_path) as kernel:
+        stranger("up0")
+        settle(kernel, *NET)
+        with watching(tmp_path, kernel) as watch:
+            for command in commands:
+                run(*command.split())
+            assert heard_by_now(watch) == news
+
+
+CHILD = Child("web", "eth0", "up0", "macvlan", "bridge", WEB, mac="02:42:0a:09:00:02", ipv6=False)
+SHIM = Child(HOST, "shim0", "up0", "macvlan", "bridge", NETWORK, mac="02:42:0a:09:00:09", ipv6=False)
+LAN = (
+    Namespace("web"),
+    CHILD,
+    Address("web", "eth0", ip_interface("10.9.0.2/24"), WEB),
+    Route("web", ip_network("0.0.0.0/0"), "eth0", WEB, ip_address("10.9.0.1")),
+    SHIM,
+    Route(HOST, ip_network("10.9.0.2/32"), "shim0", NETWORK),
+)
+
+
+@pytest.mark.parametrize(
+    ("command", "news"),
+    [
+        ("ip -n web link del eth0", {Lost(WEB)}),
+        ("ip -n web link set eth0 down", {Lost(WEB)}),
+        ("ip -n web route del default", {Shaken("web")}),
+        ("ip -n web addr flush dev eth0", {Shaken("web")}),
+        ("ip link del shim0", {Lost(NETWORK)}),
+        ("ip link del up0", {Lost(WEB), Lost(NETWORK)}),
+    ],
+)
+@apart
+def test_what_others_do_to_our_children_is_heard(tmp_path: Path, command: str, news: set[News]) -> None:
+    """A macvlan goes with its parent, and the kernel ties its namespace to ours only if told to."""
+    with started(tmp_path) as kernel:
+        stranger("up0")
+        settle(kernel, *LAN)
+        with watching(tmp_path, kernel) as watch:
+            run(*command.split())
+            assert news <= heard_by_now(watch)
+
+
+@apart
+def test_our_own_doing_to_children_is_not_heard(tmp_path: Path) -> None:
+    """Nobody is even woken when one is attached."""
+    with started(tmp_path) as kernel:
+        stranger("up0")
+        with watching(tmp_path, kernel) as watch:
+            settle(kernel, *LAN[:4])
+            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            settle(kernel, *LAN)
+            assert heard_by_now(watch) == set()
+            settle(kernel, LAN[0])
+            assert heard_by_now(watch) == set()

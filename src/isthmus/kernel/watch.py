@@ -1,4 +1,4 @@
-"""What goes while nobody of ours took it: links, addresses, routes and rules, heard of as it happens.
+"""What goes while nobody of ours took it, and what others bring: heard of as it happens.
 
 Programs of others remove what is ours: systemd-networkd deletes routes that it does not know, firewalls begin with `nft
 flush ruleset`, people type `ip link del`. The kernel tells of it, and a `Watch` says whose it was, so that the engine
@@ -8,6 +8,10 @@ anything.
 Of our own doing little comes through. A link that the kernel's side retires loses its mark first; the addresses that it
 takes along are known by its group. (A veth that is made is seen down for a moment: such news has `ifi_change` all set,
 and is dropped.) What still does is harmless: the engine looks, and finds all as it should be.
+
+What comes is heard of by a socket of its own, in the host's namespace alone: a parent that a network waits for, a route
+that lies over a subnet of ours. A link that is renamed while it is up is not heard of, for the kernel tells of that in
+the words in which it tells of all else.
 """
 
 import os
@@ -15,16 +19,19 @@ import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from struct import Struct
 
 from isthmus import naming
-from isthmus.kernel import FirewallTouched, Lost, News, Overrun, Shaken, namespaces, nfnetlink
+from isthmus.kernel import Appeared, FirewallTouched, Lost, News, Overrun, Routed, Shaken, namespaces, nfnetlink
 from isthmus.kernel.linux import DYING, whose
 from isthmus.kernel.netlink import (
     AF_BRIDGE,
+    AF_UNSPEC,
     EVERYTHING,
     IF_BITS,
     IF_EQUAL,
     IFF_UP,
+    IFLA_IFNAME,
     LOAD_BYTE,
     LOAD_HALF,
     LOAD_WORD,
@@ -34,11 +41,13 @@ from isthmus.kernel.netlink import (
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_NEWLINK,
+    RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_IPV6_ROUTE,
     RTMGRP_LINK,
+    RTN_UNICAST,
     AddressMessage,
     Event,
     Instruction,
@@ -72,6 +81,7 @@ class Watch:
         self._directory = directory
         self._socket = Socket()
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
+        self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _COMING_FILTER, _decode)
         self._rules = nfnetlink.changes((firewall_port,))
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
@@ -80,17 +90,19 @@ class Watch:
         """Give all descriptors back."""
         self._socket.close()
         self._links.close()
+        self._comings.close()
         self._rules.close()
 
-    def filenos(self) -> tuple[int, int]:
+    def filenos(self) -> tuple[int, int, int]:
         """Return the descriptors to wait on."""
-        return self._links.fileno(), self._rules.fileno()
+        return self._links.fileno(), self._comings.fileno(), self._rules.fileno()
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
         links = self._links.read()
+        comings = self._comings.read()
         rules = self._rules.read()
-        if not (links.complete and rules.complete):
+        if not (links.complete and comings.complete and rules.complete):
             self._dying.clear()
             return (Overrun(),)
         news: dict[News, None] = {}
@@ -108,6 +120,7 @@ class Watch:
                 news[Shaken(name)] = None
         if any(_touches(event.message) for event in rules.events):
             news[FirewallTouched()] = None
+        news.update((one, None) for event in comings.events if (one := self._coming(event.message)))
         self._forget(links.events)
         return tuple(news)
 
@@ -146,6 +159,17 @@ class Watch:
             # In the host's namespace most links are not ours.
             return number is not None or bool((now := self._ask(index)) and whose(now.alias))
         return message.protocol == PROTOCOL
+
+    def _coming(self, message: _Message) -> News | None:
+        """Return what it means for us that this came, if it is still there and not ours."""
+        if isinstance(message, RouteMessage):
+            destination = message.destination
+            known = destination.is_link_local or destination.is_multicast
+            now = None if known or not message.oif else self._ask(message.oif)
+            return None if known or (now and _is_ours(now)) else Routed(str(destination))
+        if isinstance(message, LinkMessage) and (now := self._ask(message.ifindex)) and not _is_ours(now):
+            return Appeared(now.name)
+        return None
 
     def _name(self, number: int | None) -> str | None:
         """Return the name of the namespace that ours knows by this *number*; None if it is none of ours (any more)."""
@@ -189,6 +213,11 @@ def _touches(change: nfnetlink.Change) -> bool:
     return not theirs or change.event == nfnetlink.NFT_MSG_DELCHAIN
 
 
+def _is_ours(message: LinkMessage) -> bool:
+    """Whether a link is ours, or was until it was retired."""
+    return message.group == DYING or whose(message.alias) is not None
+
+
 def _decode(message: bytes) -> _Message | None:
     return _DECODERS[int.from_bytes(message[4:6], sys.byteorder)](message)
 
@@ -198,11 +227,13 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_DELLINK: link,
     RTM_DELADDR: address,
     RTM_DELROUTE: route,
+    RTM_NEWROUTE: route,
 }
 _GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
 _LOW = 0 if sys.byteorder == "little" else 3  # where in a word the byte with IFF_UP is
 
-_KERNEL, _MAIN_TABLE = 2, 254  # RTPROT_KERNEL, RT_TABLE_MAIN: the routes to the subnets of addresses
+_KERNEL = 2  # RTPROT_KERNEL: the routes to the subnets of addresses
+_MAIN_TABLE, _LOCAL_TABLE = 254, 255
 
 # nlmsg_type is at 4, ifi_flags at 24, ifi_change at 28, rtm_table at 20, rtm_protocol at 21. A jump is over so many
 # instructions.
@@ -223,6 +254,41 @@ _FILTER: tuple[Instruction, ...] = (
     (LOAD_BYTE, 0, 0, 21),
     (IF_EQUAL, 1, 0, PROTOCOL),
     (IF_EQUAL, 0, 1, _KERNEL),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
+)
+
+_COMING_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+# A link's name is the first of its attributes, which begin at 32.
+_NAME_OF_15 = int.from_bytes(Struct("=HH").pack(4 + 15 + 1, IFLA_IFNAME), "big")
+_VETH = int.from_bytes(b"veth", "big")
+
+# As above; ifi_family is at 16, rtm_dst_len at 17, rtm_type at 23. The host's ends of our veths, which come and go up
+# for each endpoint, are dropped by the form of their names (`naming.veth`), so that nobody is woken by them.
+_COMING_FILTER: tuple[Instruction, ...] = (
+    (LOAD_HALF, 0, 0, 4),
+    (IF_EQUAL, 13, 0, socket.htons(RTM_NEWROUTE)),
+    (IF_EQUAL, 0, 21, socket.htons(RTM_NEWLINK)),
+    (LOAD_BYTE, 0, 0, 16),
+    (IF_EQUAL, 0, 19, AF_UNSPEC),
+    (LOAD_WORD, 0, 0, 28),
+    (IF_EQUAL, 4, 0, 0xFFFF_FFFF),
+    (LOAD_BYTE, 0, 0, 28 + _LOW),
+    (IF_BITS, 0, 15, IFF_UP),
+    (LOAD_BYTE, 0, 0, 24 + _LOW),
+    (IF_BITS, 0, 13, IFF_UP),
+    (LOAD_WORD, 0, 0, 32),
+    (IF_EQUAL, 0, 10, _NAME_OF_15),
+    (LOAD_WORD, 0, 0, 36),
+    (IF_EQUAL, 9, 8, _VETH),
+    (LOAD_BYTE, 0, 0, 23),
+    (IF_EQUAL, 0, 7, RTN_UNICAST),
+    (LOAD_BYTE, 0, 0, 21),
+    (IF_EQUAL, 5, 0, PROTOCOL),
+    (LOAD_BYTE, 0, 0, 20),
+    (IF_EQUAL, 3, 0, _LOCAL_TABLE),
+    (LOAD_BYTE, 0, 0, 17),
+    (IF_EQUAL, 1, 0, 0),
     (RETURN, 0, 0, EVERYTHING),
     (RETURN, 0, 0, 0),
 )
