@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from errno import (
     EACCES,
+    EADDRINUSE,
     EADDRNOTAVAIL,
+    EBUSY,
     EEXIST,
     EHOSTUNREACH,
     EINVAL,
@@ -42,6 +44,7 @@ from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
     Address,
     Bridge,
+    Child,
     Element,
     IPNetwork,
     Namespace,
@@ -51,6 +54,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
     satisfied,
 )
 
@@ -107,6 +111,9 @@ class Administrator(Protocol):
 
     def set_down(self, name: str, netns: str = HOST) -> None:
         """Set a link down."""
+
+    def set_up(self, name: str, netns: str = HOST) -> None:
+        """Set a link up."""
 
     def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
         """Give a link another MTU."""
@@ -188,6 +195,10 @@ class Shell:
     def set_down(self, name: str, netns: str = HOST) -> None:
         """Set a link down."""
         ip(netns, "link", "set", name, "down")
+
+    def set_up(self, name: str, netns: str = HOST) -> None:
+        """Set a link up."""
+        ip(netns, "link", "set", name, "up")
 
     def set_mtu(self, name: str, mtu: int, netns: str = HOST) -> None:
         """Give a link another MTU."""
@@ -739,6 +750,381 @@ def test_elements_that_count_have_a_counter(running: Machine) -> None:
     counts = running.kernel.counts()
     assert {(one.set, one.match) for one in counts} == {("masquerade4", ("br-a",))}
     assert [(one.packets, one.bytes) for one in counts] == [(0, 0)]
+
+
+# What stands on the wire of another link.
+
+LAN = HostLink("lan0", "veth", 1500, mac="02:00:00:00:77:01")
+CHILD = Child("web", "eth0", "lan0", "macvlan", "bridge", END, mac="02:42:0a:00:00:02", mtu=1400, ipv6=True)
+SHIM = Child(HOST, "shim0", "lan0", "macvlan", "bridge", NET, mac="02:42:0a:00:00:01", mtu=1500, ipv6=False)
+INNER = Child("db", "eth0", "br-b", "macvlan", "private", SECOND_END, mac="02:42:0a:00:00:03", mtu=1500, ipv6=False)
+BELOW = Bridge(HOST, "br-b", OTHER, mtu=1500, ipv6=False)
+NEAR = Route(HOST, ip_network("10.0.0.2/32"), "shim0", NET)
+ON_CHILD: tuple[Resource, ...] = (ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
+STANDING: tuple[Resource, ...] = (WEB, DB, BELOW, CHILD, *ON_CHILD, SHIM, NEAR, INNER)
+VLAN = Vlan(HOST, "lan0.5", "lan0", 5, NET)
+ON_VLAN = replace(CHILD, parent="lan0.5")
+IPVLAN = Child("web", "eth0", "lan0", "ipvlan", "l2", END, mac=LAN.mac, mtu=1400, ipv6=True)
+
+
+def needs(machine: Machine, kind: str) -> None:
+    """Skip the test where Linux has no such links; the fake kernel has all."""
+    if isinstance(machine.admin, Shell):
+        more = ("id", "4000") if kind == "vlan" else ()
+        done = subprocess.run(
+            ["ip", "link", "add", "link", LAN.name, "name", "probe", "type", kind, *more],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if "Unknown device type" in done.stderr:
+            pytest.skip(f"this kernel has no {kind}")
+        assert done.returncode == 0, done.stderr
+        ip(HOST, "link", "delete", "probe")
+
+
+@pytest.fixture
+def wired(machine: Machine) -> Machine:
+    """A machine with a link of its own that others can stand on."""
+    machine.admin.add_link(LAN)
+    return machine
+
+
+@pytest.fixture
+def standing(wired: Machine) -> Machine:
+    """The same, with all that is above."""
+    wired.kernel.apply(diff(STANDING, ()))
+    return wired
+
+
+def test_what_stands_on_a_link_is_observed_as_it_was_made(standing: Machine) -> None:
+    """In a namespace of ours, in the host's, on a link of others and on one of ours."""
+    standing.holds(*STANDING)
+    assert diff(STANDING, standing.seen()) is NOTHING
+    assert standing.seen() >= {CHILD, SHIM, INNER}
+
+
+def test_what_stands_on_a_link_is_seen_where_the_scope_names_it(standing: Machine) -> None:
+    """With what is on it, and with nothing else."""
+    standing.holds(CHILD, *ON_CHILD, scope=Scope(links=frozenset({("web", "eth0")})))
+    standing.holds(SHIM, NEAR, scope=Scope(links=frozenset({(HOST, "shim0")})))
+
+
+def test_all_that_stands_on_a_link_is_gone_after_removal(standing: Machine) -> None:
+    """The link itself is its administrator's."""
+    standing.kernel.apply(diff((), standing.seen()))
+    standing.holds()
+    assert standing.kernel.host().link("lan0") == LAN
+
+
+@pytest.mark.parametrize("resource", [CHILD, SHIM, INNER, VLAN], ids=lambda one: "-".join(one.key))
+def test_removing_what_does_not_stand_is_success(wired: Machine, resource: Resource) -> None:
+    """Its parent may be gone, and it with that."""
+    wired.do(Remove(resource))
+    wired.holds()
+
+
+@pytest.mark.parametrize("resource", [CHILD, SHIM, INNER], ids=lambda one: "-".join(one.key))
+def test_making_what_stands_is_success(standing: Machine, resource: Resource) -> None:
+    """After a crash nobody knows how far it came."""
+    standing.make(resource)
+    standing.holds(*STANDING)
+
+
+@pytest.mark.parametrize("mode", ["private", "vepa", "bridge", "passthru"])
+def test_a_macvlan_is_made_in_every_mode(wired: Machine, mode: str) -> None:
+    """A mode that reads otherwise would have it made anew for ever."""
+    child = replace(CHILD, mode=mode)
+    wired.make(WEB, child)
+    wired.holds(WEB, child)
+
+
+@pytest.mark.parametrize("flag", ["", "private", "vepa"])
+@pytest.mark.parametrize("mode", ["l2", "l3"])
+def test_an_ipvlan_is_made_in_every_mode(wired: Machine, mode: str, flag: str) -> None:
+    """It has the MAC of its parent."""
+    needs(wired, "ipvlan")
+    child = replace(IPVLAN, mode=mode, flag=flag)
+    wired.make(WEB, replace(child, mac=None))
+    wired.holds(WEB, child)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        replace(CHILD, mode="private"),
+        replace(CHILD, parent="br-b"),
+        replace(CHILD, owner=SECOND_END),
+        replace(SHIM, mode="vepa"),
+    ],
+    ids=repr,
+)
+def test_what_cannot_be_changed_is_made_anew(standing: Machine, new: Child) -> None:
+    """Whether a plan took the old one away before or not."""
+    standing.make(new)
+    rest = [one for one in STANDING if one not in {CHILD, SHIM} or one.key != new.key]
+    gone = ON_CHILD if new.key == CHILD.key else (NEAR,)
+    standing.holds(new, *(one for one in rest if one not in gone))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        replace(CHILD, mac="02:42:0a:00:00:09"),
+        replace(CHILD, mtu=1500),
+        replace(SHIM, mtu=1400),
+        replace(SHIM, ipv6=True),
+    ],
+    ids=repr,
+)
+def test_a_field_of_what_stands_is_changed_in_place(standing: Machine, new: Child) -> None:
+    """What is on it stays."""
+    was = next(one for one in STANDING if one.key == new.key)
+    standing.do(Change(new, was))
+    standing.holds(new, *without(was, of=STANDING))
+
+
+def test_a_child_gets_ipv6_and_loses_it(wired: Machine) -> None:
+    """A network may be made anew with other families."""
+    off = replace(CHILD, ipv6=False)
+    wired.make(WEB, off)
+    wired.refuses(Make(ADDRESS6), EACCES)
+    wired.do(Change(CHILD, off), Make(ADDRESS6))
+    wired.holds(WEB, CHILD, ADDRESS6)
+    wired.do(Remove(ADDRESS6), Change(off, CHILD))
+    wired.holds(WEB, off)
+
+
+def test_what_is_left_to_the_kernel_is_its_parents(wired: Machine) -> None:
+    """None is not ours to say."""
+    child = replace(CHILD, mac=None, mtu=None, ipv6=None)
+    wired.make(WEB, child)
+    wired.holds(WEB, child)
+    assert {one.mtu for one in wired.seen() if isinstance(one, Child)} == {LAN.mtu}
+
+
+def test_a_link_takes_along_what_stands_on_it(standing: Machine) -> None:
+    """Wherever that is, and with all that is on it."""
+    standing.admin.delete_link("lan0")
+    standing.holds(WEB, DB, BELOW, INNER)
+
+
+def test_a_bridge_takes_along_what_stands_on_it(standing: Machine) -> None:
+    """Its ports it would leave."""
+    standing.do(Remove(BELOW))
+    standing.holds(*without(BELOW, INNER, of=STANDING))
+
+
+def test_a_pair_of_veths_takes_along_what_stands_on_it(wired: Machine) -> None:
+    """A plan that replaces the pair replaces them, too."""
+    pair = Veth(HOST, "di-1", HOST, "do-1", NET, ipv6=False)
+    child = replace(CHILD, parent="di-1")
+    wired.make(WEB, pair, child, ADDRESS)
+    wired.holds(WEB, pair, child, ADDRESS)
+    other = replace(pair, owner=OTHER)
+    wanted = (WEB, other, child, ADDRESS)
+    wired.kernel.apply(diff(wanted, wired.seen()))
+    wired.holds(*wanted)
+
+
+def test_a_namespace_takes_along_what_stands_in_it(standing: Machine) -> None:
+    """Its parent has room again."""
+    standing.do(Remove(CHILD), Remove(WEB))
+    standing.holds(*without(WEB, CHILD, *ON_CHILD, of=STANDING))
+    standing.make(WEB, CHILD)
+    standing.holds(*without(*ON_CHILD, of=STANDING))
+
+
+def test_what_stands_on_a_link_that_goes_down_keeps_addresses_and_routes(standing: Machine) -> None:
+    """Nothing has to be done when the cable is back."""
+    standing.admin.set_down("lan0")
+    standing.holds(*STANDING)
+    standing.admin.set_up("lan0")
+    standing.holds(*STANDING)
+
+
+def test_a_macvlan_may_stand_on_a_link_that_is_down(wired: Machine) -> None:
+    """The link may come up when it likes."""
+    wired.admin.set_down("lan0")
+    wired.make(WEB, CHILD, *ON_CHILD)
+    wired.holds(WEB, CHILD, *ON_CHILD)
+
+
+def test_what_stands_on_a_link_has_no_greater_mtu(standing: Machine) -> None:
+    """It is lowered along, and stays so."""
+    standing.admin.set_mtu("lan0", 1300)
+    lower = replace(CHILD, mtu=1300), replace(SHIM, mtu=1300)
+    standing.holds(*without(CHILD, SHIM, of=STANDING), *lower)
+    standing.refuses(Change(CHILD, lower[0]), EINVAL)
+    standing.admin.set_mtu("lan0", 1500)
+    standing.holds(*without(CHILD, SHIM, of=STANDING), *lower)
+
+
+@pytest.mark.parametrize(
+    ("operation", "errnos"),
+    [
+        (Make(replace(CHILD, name="sixteen-letters!")), {ERANGE, EINVAL}),
+        (Make(replace(CHILD, name="eth1", parent="nothing")), {ENODEV}),
+        (Make(replace(CHILD, name="eth1", parent="lo")), {EINVAL}),
+        (Make(replace(CHILD, name="eth1", netns="nowhere")), {ENOENT}),
+        (Make(replace(CHILD, name="eth1", mtu=1501)), {EINVAL}),
+        (Make(replace(CHILD, name="eth1", mac="01:00:5e:00:00:01")), {EADDRNOTAVAIL}),
+        (Make(replace(CHILD, name="eth1", mode="passthru")), {EINVAL}),
+        (Make(replace(CHILD, name="lo")), {EEXIST}),
+        (Make(replace(SHIM, name="lan0", parent="br-b")), {EEXIST}),
+        (Make(replace(SHIM, name="br-b")), {EEXIST}),
+        (Make(Port(HOST, "lan0", "br-b", OTHER)), {EBUSY}),
+        (Make(replace(VLAN, parent="nothing")), {ENODEV}),
+    ],
+    ids=str,
+)
+def test_what_cannot_stand_is_refused(standing: Machine, operation: Operation, errnos: set[int]) -> None:
+    """The caller is told which command failed and why, and nothing is half done."""
+    standing.refuses(operation, *errnos)
+
+
+@pytest.mark.parametrize(
+    ("operation", "errnos"),
+    [
+        (Make(replace(IPVLAN, name="eth1", parent="lo", mac=None)), {EINVAL}),
+        (Make(replace(IPVLAN, name="eth1", mac=None)), {EBUSY}),
+    ],
+    ids=str,
+)
+def test_an_ipvlan_that_cannot_stand_is_refused(standing: Machine, operation: Operation, errnos: set[int]) -> None:
+    """Likewise; macvlan and ipvlan exclude each other."""
+    needs(standing, "ipvlan")
+    standing.refuses(operation, *errnos)
+
+
+def test_a_macvlan_in_passthru_mode_keeps_others_off_its_parent(wired: Machine) -> None:
+    """The parent's wire is its alone, until it goes."""
+    only = replace(CHILD, mode="passthru")
+    wired.make(WEB, only)
+    wired.refuses(Make(SHIM), EINVAL)
+    wired.do(Remove(only), Make(SHIM))
+    wired.holds(WEB, SHIM)
+
+
+def test_a_port_of_a_bridge_is_no_parent(wired: Machine) -> None:
+    """All its frames are the bridge's."""
+    port = Port(HOST, "lan0", "br-b", OTHER)
+    scope = replace(EVERYTHING, ports=frozenset({"lan0"}))
+    wired.make(WEB, BELOW, port)
+    wired.refuses(Make(CHILD), EBUSY)
+    wired.holds(WEB, BELOW, port, scope=scope)
+
+
+@pytest.mark.parametrize("mac", [CHILD.mac, LAN.mac])
+def test_two_on_one_wire_cannot_be_up_with_one_mac(standing: Machine, mac: str) -> None:
+    """The second is there, but down; and may have the MAC when the first is gone."""
+    second = replace(CHILD, name="eth1", mac=mac, ipv6=None)
+    with pytest.raises(Refused) as refused:
+        standing.make(second)
+    assert refused.value.errno == EADDRINUSE
+    assert mac in str(refused.value)
+    standing.holds(*STANDING, replace(second, up=False))
+
+
+def test_a_mac_is_free_as_soon_as_its_holder_is_removed(standing: Machine) -> None:
+    """Who connects elsewhere with the same address comes with the same MAC, at once."""
+    moved = replace(CHILD, netns="db", name="eth1")
+    standing.do(Remove(CHILD), Remove(WEB), Make(moved))
+    standing.holds(*without(WEB, CHILD, *ON_CHILD, of=STANDING), moved)
+
+
+def test_a_macvlan_on_a_macvlan_stands_beside_it(standing: Machine) -> None:
+    """A driver has to name the real parent, or there would be a difference for ever."""
+    second = replace(CHILD, name="eth1", parent="shim0", mac=None, ipv6=None)
+    standing.make(second)
+    standing.holds(*STANDING, replace(second, parent="lan0"))
+
+
+def replace_parent(admin: Administrator) -> None:
+    """Take the parent away, and make another of its name."""
+    admin.delete_link(LAN.name)
+    admin.add_link(LAN)
+
+
+STANDING_DAMAGES: dict[str, Callable[[Administrator], None]] = {
+    "child deleted": lambda admin: admin.delete_link("eth0", "web"),
+    "child down": lambda admin: admin.set_down("eth0", "web"),
+    "child mtu": lambda admin: admin.set_mtu("eth0", 1300, "web"),
+    "child's address deleted": lambda admin: admin.delete_address("eth0", ADDRESS.interface, "web"),
+    "shim deleted": lambda admin: admin.delete_link("shim0"),
+    "shim down": lambda admin: admin.set_down("shim0"),
+    "parent replaced": replace_parent,
+    "bridge below deleted": lambda admin: admin.delete_link("br-b"),
+    "namespace deleted": lambda admin: admin.delete_namespace("web"),
+}
+
+
+@pytest.mark.parametrize("damage", STANDING_DAMAGES)
+def test_damage_to_what_stands_is_seen_and_made_good_in_one_round(standing: Machine, damage: str) -> None:
+    """A parent that comes back has nothing on it."""
+    STANDING_DAMAGES[damage](standing.admin)
+    plan = diff(STANDING, standing.seen())
+    assert plan is not NOTHING
+    standing.kernel.apply(plan)
+    standing.holds(*STANDING)
+
+
+@pytest.fixture
+def tagged(wired: Machine) -> Machine:
+    """A machine with a VLAN that something stands on."""
+    needs(wired, "vlan")
+    wired.make(WEB, VLAN, ON_VLAN, *ON_CHILD)
+    return wired
+
+
+def test_a_vlan_is_observed_with_what_stands_on_it(tagged: Machine) -> None:
+    """Docker makes `eth0.5` likewise."""
+    wanted = (WEB, VLAN, ON_VLAN, *ON_CHILD)
+    tagged.make(VLAN)
+    tagged.holds(*wanted)
+    assert diff(wanted, tagged.seen()) is NOTHING
+    tagged.kernel.apply(diff((), tagged.seen()))
+    tagged.holds()
+
+
+def test_a_vlan_goes_with_its_parent_and_takes_along_what_stands_on_it(tagged: Machine) -> None:
+    """Down to the last address."""
+    tagged.admin.delete_link("lan0")
+    tagged.holds(WEB)
+
+
+def test_a_vlan_of_another_number_is_made_anew_with_what_stands_on_it(tagged: Machine) -> None:
+    """A plan knows that the child goes along."""
+    wanted = (WEB, replace(VLAN, vid=6), ON_VLAN, *ON_CHILD)
+    tagged.kernel.apply(diff(wanted, tagged.seen()))
+    tagged.holds(*wanted)
+
+
+def test_a_vlan_goes_down_and_comes_up_with_its_parent(tagged: Machine) -> None:
+    """By itself, so it needs no mending then."""
+    tagged.admin.set_down("lan0")
+    tagged.holds(WEB, replace(VLAN, up=False), ON_VLAN, *ON_CHILD)
+    tagged.admin.set_up("lan0")
+    tagged.holds(WEB, VLAN, ON_VLAN, *ON_CHILD)
+
+
+def test_a_vlan_cannot_be_up_on_a_parent_that_is_down(wired: Machine) -> None:
+    """It is there, down, and comes up with it."""
+    needs(wired, "vlan")
+    wired.admin.set_down("lan0")
+    with pytest.raises(Refused) as refused:
+        wired.make(VLAN)
+    assert refused.value.errno == ENETDOWN
+    wired.holds(replace(VLAN, up=False))
+    wired.admin.set_up("lan0")
+    wired.holds(VLAN)
+
+
+def test_a_vlan_is_on_its_parent_once(tagged: Machine) -> None:
+    """Whoever has it."""
+    tagged.refuses(Make(replace(VLAN, name="lan0-five")), EEXIST)
+    tagged.make(replace(VLAN, name="lan0.6", vid=6))
+    tagged.holds(WEB, VLAN, ON_VLAN, *ON_CHILD, replace(VLAN, name="lan0.6", vid=6))
 
 
 # What other programs see on Linux.

@@ -627,12 +627,12 @@ class FakeKernel:
         self._free(operation, end)
 
     def _free(self, operation: object, end: _End) -> None:
-        _, name = end
+        netns, name = end
         if len(name.encode()) > _NAME_BYTES:
             raise _refused(operation, ERANGE)
         if name in {"", ".", ".."} or any(letter in "/:" or letter.isspace() for letter in name):
             raise _refused(operation, EINVAL)
-        if end in self._links:
+        if end in self._links or (netns != HOST and name == _LOOPBACK.name):
             raise _refused(operation, EEXIST)
 
     @staticmethod

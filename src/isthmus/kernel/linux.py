@@ -161,7 +161,7 @@ class LinuxKernel:
     """
 
     def __init__(self, exec_root: Path, *, known: Path = Path("/run/netns"), pool: int = 4) -> None:
-        self._spaces = Spaces(exec_root / "netns", known, pool)
+        self._spaces = Spaces(exec_root / "netns", known, pool, _take_back)
         self._firewall = Firewall()
         self._inet6 = os.path.exists("/proc/sys/net/ipv6")
         # Any number does that nobody has; from up here, the kernel does not give them out itself.
@@ -969,6 +969,14 @@ def _veth(  # noqa: PLR0917 (it is called three times, next to the definition of
 def _stands(message: LinkMessage) -> bool:
     """Whether a link is of a kind that stands on another."""
     return message.kind == "vlan" or message.kind in _CHILDREN
+
+
+def _take_back(space: Space) -> None:
+    """Delete our children in a namespace that is ours no longer: who comes in its place needs their MACs."""
+    with suppress(OSError):
+        links = map(link, space.socket.dump(dumplinks()))
+        ours = (one for one in links if one.kind in _CHILDREN and naming.owner(one.alias))
+        space.socket.attempt(*(dellink(one.ifindex) for one in ours))
 
 
 def _child(netns: str, message: LinkMessage, parent: str, owner: Owner) -> Child:

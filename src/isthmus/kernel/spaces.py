@@ -11,7 +11,7 @@ import contextlib
 import os
 import resource
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from errno import EEXIST
 from pathlib import Path
 from types import MappingProxyType
@@ -53,15 +53,16 @@ class Spaces:
     """All namespaces of ours, by name; `HOST` is the one in which the thread that makes this stands, and must stay.
 
     *Directory* holds the mounts, *known* is where iproute2 looks for names. Up to *pool* namespaces are made in
-    advance.
+    advance. One whose mount somebody took away may live on; *leave* is called with it before it is let go.
     """
 
-    def __init__(self, directory: Path, known: Path, pool: int) -> None:
+    def __init__(self, directory: Path, known: Path, pool: int, leave: Callable[[Space], None]) -> None:
         namespaces.share(str(directory))
         known.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._directory = f"{directory}/"
         self._known = f"{known}/"
         self._size = pool
+        self._leave = leave
         self._pool: deque[tuple[int, Socket]] = deque()
         self.host = Space(HOST, namespaces.current(), Socket())
         self._open: dict[str, Space] = {}
@@ -99,6 +100,7 @@ class Spaces:
             if status is not None and space.identity == (status.st_dev, status.st_ino):
                 self._open[name] = space  # again, so that the first is the one that was not used for longest
                 return space
+            self._leave(space)
             space.close()
             self._forget_number(name)
         if status is None:
