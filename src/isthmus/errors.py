@@ -16,6 +16,7 @@ kind that moby's `httpstatus` gives it), `cni` (CNI spec 1.1, error codes) and `
     │   ├── Predefined                                bridge, host and none are not the user's to make or remove
     │   ├── NetworkInUse
     │   ├── AddressInUse
+    │   │   └── AddressElsewhere                      ... and it is a machine on the wire that is not ours
     │   ├── PoolOverlap
     │   └── AlreadyConnected
     ├── NameTaken                       409    7    1
@@ -30,7 +31,7 @@ Messages use Docker's words where Docker has them (moby 29, `daemon/network.go` 
 where it has none, one lower-case sentence names the key, the value and the way out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 
@@ -139,6 +140,14 @@ class AddressInUse(Forbidden):
         self.address = address
 
 
+class AddressElsewhere(AddressInUse):
+    """A machine on the wire of *segment*, with this *mac*, has *address* already."""
+
+    def __init__(self, address: object, mac: str, segment: str) -> None:
+        super().__init__(address)
+        self.args = (f"Address already in use: a machine on the wire of {segment} has {address}, its MAC is {mac}",)
+
+
 class PoolOverlap(Forbidden):
     """The subnet overlaps that of another network, or a route of the host, in the same segment."""
 
@@ -168,12 +177,19 @@ class Busy(IsthmusError):
 
 
 class PoolExhausted(IsthmusError):
-    """No address of the *family* ("IPv4", "IPv6") is free in the network *name*."""
+    """No address of the *family* ("IPv4", "IPv6") is free in the network *name*.
+
+    *Elsewhere* are those that others on the wire were found to have, with their MACs.
+    """
 
     cni = 11
 
-    def __init__(self, family: str, name: str, network_id: str) -> None:
-        super().__init__(f"no available {family} addresses on this network's address pools: {name} ({network_id})")
+    def __init__(self, family: str, name: str, network_id: str, elsewhere: Mapping[object, str] | None = None) -> None:
+        others = ", ".join(f"{address} is {mac}'s" for address, mac in (elsewhere or {}).items())
+        super().__init__(
+            f"no available {family} addresses on this network's address pools: {name} ({network_id})"
+            + (f"; on the wire {others}" if others else "")
+        )
 
 
 class NotConnected(IsthmusError):

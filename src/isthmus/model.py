@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
 
-from isthmus.addresses import Subnet
+from isthmus.addresses import IPNetwork, Subnet
 
 Pairs = tuple[tuple[str, str], ...]
 IPAddress = IPv4Address | IPv6Address
@@ -52,11 +52,44 @@ class Network:
     removing: bool = False
 
 
+Hop = tuple[IPNetwork, IPAddress | None]
+"""A route of a lease: where to, and by which gateway; None if there is nobody between."""
+
+FOREVER = 0xFFFF_FFFF
+"""The seconds of a lease that does not end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DhcpLease:
+    """What a DHCP server granted at the time *obtained*. *t1* (renew), *t2* (rebind) and *seconds* (end) count from it.
+
+    *server* is the server's identifier: an IPv4 address, or a DUID in hexadecimal. Where there are *routes*, they hold
+    the default route, too, and *routers* is empty (RFC 3442).
+    """
+
+    address: IPInterface
+    server: str
+    server_mac: str
+    obtained: int
+    seconds: int
+    t1: int
+    t2: int
+    routers: tuple[IPAddress, ...] = ()
+    routes: tuple[Hop, ...] = ()
+    dns: tuple[IPAddress, ...] = ()
+    domain: str = ""
+    search: tuple[str, ...] = ()
+    hostname: str = ""
+    mtu: int = 0
+    broadcast: IPAddress | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A sandbox's place on a network: one interface, with its MAC and at most one address of each family.
 
-    `asked` holds the addresses that the user demanded (shown in inspect as `IPAMConfig`); the others were chosen by us.
+    `asked` holds the addresses that the user demanded (shown in inspect as `IPAMConfig`); the others were chosen by us,
+    or came with the `leases` of DHCP servers.
     """
 
     id: str
@@ -72,6 +105,7 @@ class Endpoint:
     links: tuple[str, ...] = ()
     options: Pairs = ()
     gateway_priority: int = 0
+    leases: tuple[DhcpLease, ...] = ()
     removing: bool = False
 
 

@@ -1,0 +1,105 @@
+"""What has to be asked of the wire before an endpoint can be had, and what it answered.
+
+On a LAN others have addresses, too, and servers give them out. The engine waits for nobody: where a decision needs to
+know what the wire says, it raises `Unanswered` with its questions, and nothing was changed. Who asked for the decision
+asks the wire (`lan`), and comes again with the evidence.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from isthmus.model import DhcpLease, IPAddress
+from isthmus.options import Probe
+
+
+@dataclass(frozen=True, slots=True)
+class WhoHas:
+    """Does anybody have *address* on *segment*, the link by which it is reached? The endpoint will have this *mac*."""
+
+    segment: str
+    address: IPAddress
+    mac: str
+    probe: Probe
+
+
+@dataclass(frozen=True, slots=True)
+class WhichLease:
+    """Which address of IP *version* does the server on *segment* give to a sandbox, by name, on a network, by ID?
+
+    It shall be *wanted*, which the sandbox had before, if it can. A *mac* of "" stands for that of its parent.
+    """
+
+    segment: str
+    network: str
+    sandbox: str
+    version: int
+    mac: str
+    hostname: str = ""
+    wanted: IPAddress | None = None
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What tells it from all others; it lasts as long as the endpoint."""
+        return self.network, self.sandbox, self.version
+
+
+Question = WhoHas | WhichLease
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The answers so far: by segment and address the MAC of who has it, "" for nobody; by `WhichLease.key` the lease.
+
+    A lease of None tells that no server gave one in time. What is not in here was not asked yet.
+    """
+
+    holders: Mapping[tuple[str, IPAddress], str] = field(default_factory=dict)
+    leases: Mapping[tuple[str, str, int], DhcpLease | None] = field(default_factory=dict)
+
+    def __or__(self, other: "Evidence") -> "Evidence":
+        """Both together."""
+        return Evidence({**self.holders, **other.holders}, {**self.leases, **other.leases})
+
+
+class Unanswered(Exception):  # noqa: N818 - nothing is wrong: the wire has to be asked first
+    """The *questions* on whose answers a decision hangs; nothing was changed."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        self.questions = tuple(questions)
+        super().__init__(f"the wire has to be asked first: {self.questions}")
+
+
+class Inquiry:
+    """What one decision asks of the *evidence*, and what it has to ask of the wire.
+
+    Without evidence nothing is asked: all that could be is taken to be free, and no server to have answered.
+    """
+
+    def __init__(self, evidence: Evidence | None) -> None:
+        self._evidence = evidence
+        self._open: dict[Question, None] = {}
+
+    def taken(self, segment: str) -> dict[IPAddress, str]:
+        """The addresses that somebody has on *segment*, each with the MAC of who has it."""
+        holders = self._evidence.holders if self._evidence else {}
+        return {address: mac for (where, address), mac in holders.items() if mac and where == segment}
+
+    def asked(self, segment: str, address: IPAddress) -> bool:
+        """Whether it is known who has *address*."""
+        return self._evidence is None or (segment, address) in self._evidence.holders
+
+    def ask(self, question: WhoHas) -> None:
+        """See that it is known who has an address."""
+        if not self.asked(question.segment, question.address):
+            self._open[question] = None
+
+    def lease(self, question: WhichLease) -> DhcpLease | None:
+        """The lease that the server gave; None as long as it has not answered."""
+        if self._evidence is None or question.key in self._evidence.leases:
+            return self._evidence.leases[question.key] if self._evidence else None
+        self._open[question] = None
+        return None
+
+    def close(self) -> tuple[Question, ...]:
+        """The questions that are left; if there are any, the decision does not stand."""
+        return tuple(self._open)
