@@ -88,7 +88,7 @@ def stages(window: tuple[int, int], spans: Sequence[Span]) -> dict[str, float]:
     }
     nanoseconds = {
         "HTTP: from the client to the handler": handled - window[0],
-        "parse, route, hand to the engine": job[1] - handled,
+        "parse, route, come to the engine": job[1] - handled,
         "decide": sums["decide"],
         "commit: records": sums["commit"] - nested["commit", "store"],
         "commit: SQLite": nested["commit", "store"],
@@ -100,7 +100,7 @@ def stages(window: tuple[int, int], spans: Sequence[Span]) -> dict[str, float]:
         "apply: the namespace": nested["apply", "namespace"],
         "apply: kernel": nested["apply", "kernel"],
         "view, events, log": _length(job) - sum(sums.values()),
-        "hand back to the loop, make the answer": answered - job[2],
+        "make the answer": answered - job[2],
         "HTTP: from the handler to the client": window[1] - answered,
     }
     return {stage: value / 1000 for stage, value in nanoseconds.items()}

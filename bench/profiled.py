@@ -90,8 +90,8 @@ def main(out: str, flags: list[str]) -> int:
         setattr(owner, name, clock(stage, function, spans))  # type: ignore[arg-type]  # decided by the line above
     call = Worker.call
 
-    def timed_call(worker: Worker[S], work: Callable[[S], object]) -> Awaitable[object]:
-        return call(worker, timed("job", work, spans))
+    def timed_call(worker: Worker[S], work: Callable[[S], object], *, brief: bool = False) -> Awaitable[object]:
+        return call(worker, timed("job", work, spans), brief=brief)
 
     setattr(Worker, "call", timed_call)  # noqa: B010 - an assignment would have to be of exactly that type
     try:

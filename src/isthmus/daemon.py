@@ -1,8 +1,9 @@
 """The daemon: builds the object graph, brings the kernel to what is wanted, serves, mends, stops.
 
-Two threads matter. The engine's owns store and kernel (`worker`); the loop's waits for clients and for the kernel's
-news. A third only writes the log. Stopping, by SIGTERM or by death, changes nothing that stands: sandboxes, links and
-rules go on, and the next start adopts them.
+The loop's thread waits for clients and for the kernel's news, and does what is brief; what takes longer has a thread of
+its own (`worker`), and so has the writing of the log. The main thread only hears signals: `/proc` shows the namespace
+that it stands in as ours, so it must never visit another. Stopping, by SIGTERM or by death, changes nothing that
+stands: sandboxes, links and rules go on, and the next start adopts them.
 """
 
 import asyncio
@@ -18,9 +19,11 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TypeVar
 
 import uvloop
@@ -61,7 +64,7 @@ PATIENCE = 60.0
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What the engine's thread owns."""
+    """What the worker owns."""
 
     store: LocalStore
     kernel: LinuxKernel
@@ -95,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         with contextlib.ExitStack() as held:
             _hold_namespace(held)
             _make_directories(settings)
-            uvloop.run(_run(settings))
+            _run_apart(settings)
     except IsthmusError as error:
         log.error("%s", error)  # noqa: TRY400 - it is told whole, and no traceback is the user's business
         return error.exit_code
@@ -150,11 +153,27 @@ def _make_directories(settings: Settings) -> None:
             raise InvalidRequest(f"cannot use the {key} {path}: {error.strerror}; name another directory") from error
 
 
-async def _run(settings: Settings) -> None:
-    loop = asyncio.get_running_loop()
+def _run_apart(settings: Settings) -> None:
+    """Run the loop on a thread of its own until a signal tells us to stop; raises what it raises."""
+    loop = uvloop.new_event_loop()
     stopping = asyncio.Event()
-    for stop in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(stop, stopping.set)
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            loop.call_soon_threadsafe(stopping.set)
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(_run(settings, stopping))
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    with ThreadPoolExecutor(1, "loop") as thread:
+        thread.submit(run).result()
+
+
+async def _run(settings: Settings, stopping: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
     _raise_limits()
     for warning in settings.warnings:
         log.warning("%s", warning)
@@ -166,13 +185,12 @@ async def _run(settings: Settings) -> None:
         while announced:
             events.publish(announced.popleft())
 
-    worker: Worker[House] = Worker(loop, publish)
     async with contextlib.AsyncExitStack() as held:
         identity = _identity(Path(settings.data_root))
         sockets = [listen(address, os.environ, settings.group) for address in settings.hosts]
         held.callback(_close_all, sockets)
+        worker = await Worker.start(lambda: _build(settings, identity, announced.append), publish)
         held.push_async_callback(worker.stop)
-        await worker.start(lambda: _build(settings, identity, announced.append))
         watch = Watch(Path(settings.exec_root) / "netns", await worker.call(lambda house: house.kernel.firewall_port))
         held.callback(watch.close)
         mender = Mender(worker, watch)
@@ -189,8 +207,8 @@ async def _run(settings: Settings) -> None:
         gc.collect()
         gc.freeze()
 
-        def call(work: Callable[[Engine], _T], /) -> Awaitable[_T]:
-            return worker.call(lambda house: work(house.engine))
+        def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
+            return worker.call(lambda house: work(house.engine), brief=brief)
 
         server = Server(Api(call, events, _about(settings, identity), time.time_ns))
         await server.start(*sockets)
@@ -206,7 +224,7 @@ async def _run(settings: Settings) -> None:
 
 
 def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) -> House:
-    """The object graph; called on the engine's thread, in whose namespace the kernel is looked at."""
+    """The object graph; called on a thread of the worker's, in whose namespace the kernel is looked at."""
     exec_root, data_root = Path(settings.exec_root), Path(settings.data_root)
     kernel = LinuxKernel(exec_root)
     store = LocalStore(data_root / "store")

@@ -1,16 +1,20 @@
-"""The engine's thread: work comes in one by one from the loop, results go back, and what can wait is done in between.
+"""What changes the kernel or the store is done one piece after another: at once where that is brief, else on a thread.
 
-Everything that changes the kernel or the store happens here, so nothing in the engine needs a lock. Chores (taking
-dead links apart, making namespaces ahead of need) are done when nobody has asked for anything for a moment, or when
-they have waited for too long.
+To hand work to a thread and its result back wakes somebody twice, which takes longer than most of the work. So brief
+work is done where it is asked for, on the loop's thread, if the worker's thread is idle; all else is handed over, and
+what is asked for meanwhile waits behind it, while the loop goes on. Whose turn it is needs no lock: the thread has the
+subject from a hand-over to the answer, and both of these happen on the loop's thread. So nothing in the engine needs
+one either.
+
+Chores (taking dead links apart) are done on the thread, when nobody has asked for anything for a moment, or when they
+have waited for too long.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from queue import Empty, SimpleQueue
+from collections.abc import Callable
+from queue import SimpleQueue
 from threading import Thread
-from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 log = logging.getLogger("isthmus")
@@ -23,7 +27,7 @@ OVERDUE = 0.5
 
 
 class Subject(Protocol):
-    """What a worker owns."""
+    """What a worker owns. It is used from two threads, but never from both at once."""
 
     def chores(self) -> bool:
         """Do a piece of what can wait; tell whether more of it is left."""
@@ -38,93 +42,116 @@ _R = TypeVar("_R")
 
 
 class Worker(Generic[_S]):
-    """A thread with a subject that only `call`ed functions see, one at a time, in order."""
+    """A *subject* that only `call`ed functions see, one at a time, in order; `start` makes one with its thread.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, before: Callable[[], None] = lambda: None) -> None:
-        """*before* is called on the loop's thread before each answer is given."""
-        self._loop = loop
+    All methods are to be called on the loop's thread.
+    """
+
+    def __init__(self, subject: _S, thread: "_Thread", before: Callable[[], None]) -> None:
+        self._subject = subject
+        self._thread = thread
         self._before = before
-        self._queue: SimpleQueue[Callable[[_S], None] | None] = SimpleQueue()
-        self._thread: Thread | None = None
+        self._loop = asyncio.get_running_loop()
+        self._asked = self._waiting_since = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = self._loop.call_later(QUIET, self._rest)
 
-    async def start(self, make: Callable[[], _S]) -> None:
-        """Start the thread, which makes its subject itself; raises what *make* raises."""
-        made: asyncio.Future[None] = self._loop.create_future()
-        self._thread = Thread(target=self._run, args=(make, made), name="engine", daemon=True)
-        self._thread.start()
-        await made
+    @classmethod
+    async def start(cls, make: Callable[[], _S], before: Callable[[], None] = lambda: None) -> "Worker[_S]":
+        """A worker whose subject *make* makes, on the thread; raises what that raises.
 
-    def call(self, work: Callable[[_S], _T], /) -> Awaitable[_T]:
-        """Have *work* done with the subject; awaiting the answer gives what it returns, or raises what it raises.
-
-        To be called on the loop's thread. Work that nobody waits for any more is done all the same.
+        *Before* is called, on the loop's thread, before each answer is given.
         """
+        thread = _Thread(asyncio.get_running_loop())
+        try:
+            return cls(await thread.do(make), thread, before)
+        except BaseException:
+            await thread.stop()
+            raise
+
+    async def call(self, work: Callable[[_S], _T], /, *, brief: bool = False) -> _T:
+        """What *work* returns when it is done with the subject; raises what it raises.
+
+        *Brief* work may be done on the loop's thread: it waits for nothing but the kernel. Work that nobody waits for
+        any more is done all the same.
+        """
+        self._asked = self._loop.time()
+        if self._timer is None:
+            self._waiting_since = self._asked
+            self._timer = self._loop.call_later(QUIET, self._rest)
+        try:
+            if brief and self._thread.idle:
+                return work(self._subject)
+            return await self._thread.do(lambda: work(self._subject))
+        finally:
+            self._before()
+
+    async def stop(self) -> None:
+        """Let what was asked for be done, then let go of the subject and end the thread."""
+        closed = self._thread.do(self._subject.close)
+        await self._thread.stop()
+        await closed
+
+    def _rest(self) -> None:
+        """Have chores done, if it is time for them."""
+        early = min(self._asked + QUIET, self._waiting_since + OVERDUE) - self._loop.time()
+        if early > 0:
+            self._timer = self._loop.call_later(early, self._rest)
+        else:
+            self._thread.do(self._do_chores).add_done_callback(self._rested)
+
+    def _do_chores(self) -> bool:
+        try:
+            return self._subject.chores()
+        except Exception:
+            log.exception("what could wait failed, and is left for the next time")
+            return False
+
+    def _rested(self, more: "asyncio.Future[bool]") -> None:
+        self._waiting_since = self._loop.time()
+        self._timer = self._loop.call_later(QUIET, self._rest) if more.result() else None
+
+
+class _Thread:
+    """A thread that does what it is given, one piece after another; all methods are for the loop's thread."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._given = 0
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread = Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was given is done and answered."""
+        return not self._given
+
+    def do(self, work: Callable[[], _T]) -> "asyncio.Future[_T]":
+        """Have *work* done; the answer is what it returns or raises."""
         answer: asyncio.Future[_T] = self._loop.create_future()
 
-        def job(subject: _S) -> None:
+        def job() -> None:
             try:
-                result = work(subject)
+                result = work()
             except BaseException as error:  # noqa: BLE001 - it is the caller's, whatever it is
-                self._loop.call_soon_threadsafe(self._answer, _fail, answer, error)
+                self._loop.call_soon_threadsafe(self._answer, answer, answer.set_exception, error)
             else:
-                self._loop.call_soon_threadsafe(self._answer, _succeed, answer, result)
+                self._loop.call_soon_threadsafe(self._answer, answer, answer.set_result, result)
 
+        self._given += 1
         self._queue.put(job)
         return answer
 
     async def stop(self) -> None:
-        """Let what was asked for be done, then end the thread."""
-        if self._thread:
-            self._queue.put(None)
-            await asyncio.to_thread(self._thread.join)
+        """End the thread when all that it was given is done; what comes later is not."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
 
-    def _answer(self, give: Callable[["asyncio.Future[_T]", _R], None], answer: "asyncio.Future[_T]", what: _R) -> None:
-        self._before()
-        give(answer, what)
+    def _run(self) -> None:
+        while job := self._queue.get():
+            job()
 
-    def _run(self, make: Callable[[], _S], made: "asyncio.Future[None]") -> None:
-        try:
-            subject = make()
-        except BaseException as error:  # noqa: BLE001 - it is the starter's, whatever it is
-            self._loop.call_soon_threadsafe(_fail, made, error)
-            return
-        self._loop.call_soon_threadsafe(_succeed, made, None)
-        try:
-            self._serve(subject)
-        finally:
-            subject.close()
-
-    def _serve(self, subject: _S) -> None:
-        due: float | None = monotonic()
-        while True:
-            try:
-                job = self._queue.get(timeout=None if due is None else QUIET)
-            except Empty:
-                due = monotonic() if _do_chores(subject) else None
-                continue
-            if job is None:
-                return
-            job(subject)
-            if due is None:
-                due = monotonic()
-            elif monotonic() - due > OVERDUE:
-                _do_chores(subject)
-                due = monotonic()
-
-
-def _do_chores(subject: Subject) -> bool:
-    try:
-        return subject.chores()
-    except Exception:
-        log.exception("what could wait failed, and is left for the next time")
-        return False
-
-
-def _succeed(answer: "asyncio.Future[_T]", result: _T) -> None:
-    if not answer.done():
-        answer.set_result(result)
-
-
-def _fail(answer: "asyncio.Future[_T]", error: BaseException) -> None:
-    if not answer.done():
-        answer.set_exception(error)
+    def _answer(self, answer: "asyncio.Future[_T]", give: Callable[[_R], None], what: _R) -> None:
+        self._given -= 1
+        if not answer.done():
+            give(what)

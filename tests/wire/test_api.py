@@ -585,7 +585,7 @@ def test_pruning_is_one_piece_of_work_for_the_engine(world: World) -> None:
     sandbox(world)
     pieces: list[object] = []
 
-    async def call(work: Callable[[Engine], T], /) -> T:
+    async def call(work: Callable[[Engine], T], /, *, brief: bool = False) -> T:  # noqa: ARG001 - all of it is
         pieces.append(work)
         return work(world.engine)
 

@@ -41,10 +41,10 @@ _T = TypeVar("_T")
 
 
 class Call(Protocol):
-    """The way to the engine's thread: runs *work* there and brings back what it returns or raises."""
+    """The way to the engine: lets *work* be done with it and brings back what that returns or raises."""
 
-    def __call__(self, work: Callable[[Engine], _T], /) -> Awaitable[_T]:
-        """What *work* returns; awaiting it raises what *work* raises."""
+    def __call__(self, work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
+        """What *work* returns; awaiting it raises what *work* raises. *Brief* work may hold up the loop."""
 
 
 class Api:
@@ -158,11 +158,18 @@ async def _not_found(_api: Api, _request: Request) -> Response:
     return refusal(404, "page not found")
 
 
-async def _change(api: Api, request: Request, work: Callable[[Engine], _T], then: Callable[[_T], Response]) -> Response:
+async def _change(
+    api: Api,
+    request: Request,
+    work: Callable[[Engine], _T],
+    then: Callable[[_T], Response],
+    *,
+    brief: bool = False,
+) -> Response:
     """Let the engine do *work* and answer as *then* says; or, if the client asks for that, tell what it would do."""
     if request.flag("dry-run"):
         return answer(200, {"Plan": await api.call(lambda engine: engine.rehearse(work))})
-    return then(await api.call(work))
+    return then(await api.call(work, brief=brief))
 
 
 def _filters(request: Request, known: frozenset[str]) -> filters.Filters:
@@ -273,7 +280,7 @@ async def _network(api: Api, request: Request) -> Response:
         raise InvalidRequest(
             f'invalid value for verbose: {verbose}: strconv.ParseBool: parsing "{verbose}": invalid syntax'
         )
-    view = await api.call(lambda engine: engine.network(name))
+    view = await api.call(lambda engine: engine.network(name), brief=True)
     if request.query.get("scope", view.network.scope) not in {"", view.network.scope}:
         raise NetworkNotFound(name)
     return answer(200, translate.network_inspect(view, request.version))
@@ -299,7 +306,9 @@ async def _connect(api: Api, request: Request) -> Response:
     (name,) = request.names
     connect = body.decode(body.NetworkConnect, request.headers, request.body)
     sandbox, wish = translate.named(connect.container), translate.endpoint_request(connect.endpoint_config)
-    return await _change(api, request, lambda engine: engine.connect(name, sandbox, wish), lambda _: Response(200))
+    return await _change(
+        api, request, lambda engine: engine.connect(name, sandbox, wish), lambda _: Response(200), brief=True
+    )
 
 
 async def _disconnect(api: Api, request: Request) -> Response:
@@ -308,7 +317,9 @@ async def _disconnect(api: Api, request: Request) -> Response:
     sandbox = translate.named(disconnect.container)
 
     # `Force` is for endpoints that outlived their container, which cannot be here.
-    return await _change(api, request, lambda engine: engine.disconnect(name, sandbox), lambda _: Response(200))
+    return await _change(
+        api, request, lambda engine: engine.disconnect(name, sandbox), lambda _: Response(200), brief=True
+    )
 
 
 async def _prune_networks(api: Api, request: Request) -> Response:
@@ -348,7 +359,7 @@ async def _containers(api: Api, request: Request) -> Response:
 
 async def _container(api: Api, request: Request) -> Response:
     (name,) = request.names
-    view = await api.call(lambda engine: engine.sandbox(name))
+    view = await api.call(lambda engine: engine.sandbox(name), brief=True)
     return answer(200, translate.container_inspect(view, request.version))
 
 
@@ -380,7 +391,7 @@ async def _sandboxes(api: Api, request: Request) -> Response:
 
 async def _sandbox(api: Api, request: Request) -> Response:
     (name,) = request.names
-    return answer(200, translate.sandbox(await api.call(lambda engine: engine.sandbox(name))))
+    return answer(200, translate.sandbox(await api.call(lambda engine: engine.sandbox(name), brief=True)))
 
 
 async def _create_sandbox(api: Api, request: Request) -> Response:
@@ -391,12 +402,13 @@ async def _create_sandbox(api: Api, request: Request) -> Response:
         request,
         lambda engine: engine.create_sandbox(wish),
         lambda made: answer(201, {"Id": made.id, "Warnings": [*warnings, *filter(None, [made.warning])]}),
+        brief=True,
     )
 
 
 async def _remove_sandbox(api: Api, request: Request) -> Response:
     (name,) = request.names
-    return await _change(api, request, lambda engine: engine.remove_sandbox(name), lambda _: Response(204))
+    return await _change(api, request, lambda engine: engine.remove_sandbox(name), lambda _: Response(204), brief=True)
 
 
 async def _prune_sandboxes(api: Api, request: Request) -> Response:
@@ -424,7 +436,7 @@ def _is_empty(engine: Engine, view: SandboxView) -> bool:
 
 async def _links(api: Api, request: Request) -> Response:
     (name,) = request.names
-    return answer(200, [translate.link(view) for view in await api.call(lambda engine: engine.links(name))])
+    return answer(200, [translate.link(view) for view in await api.call(lambda engine: engine.links(name), brief=True)])
 
 
 async def _add_link(api: Api, request: Request) -> Response:
