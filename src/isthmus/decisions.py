@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import islice
 from operator import itemgetter
@@ -32,7 +33,9 @@ from isthmus.addresses import (
     with_host_address,
 )
 from isthmus.drivers import BUILTIN, Driver
+from isthmus.drivers.traits import Traits
 from isthmus.errors import (
+    AddressElsewhere,
     AddressInUse,
     AlreadyConnected,
     Forbidden,
@@ -46,6 +49,7 @@ from isthmus.errors import (
 )
 from isthmus.model import (
     HOST,
+    DhcpLease,
     Endpoint,
     HandLink,
     Host,
@@ -60,7 +64,8 @@ from isthmus.model import (
 )
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
-from isthmus.options import Options, check_interface
+from isthmus.options import Options, Probe, check_interface
+from isthmus.questions import ASSUMING, Evidence, Inquiry, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.rules import Rules
@@ -71,6 +76,15 @@ PREDEFINED = frozenset({"bridge", "host", "none", "default"})
 
 SERIAL = "com.docker.network.ipam.serial"
 """The IPAM option by which addresses are given out one after the other, rather than always the lowest that is free."""
+
+DHCP = "dhcp"
+"""The IPAM driver by which a server on the LAN gives out the addresses."""
+
+IPV6 = "isthmus.ipv6"
+"""The IPAM option that says how IPv6 addresses come where a server gives out those of IPv4."""
+
+CLAIM = 10 * 10**9
+"""For how long, in nanoseconds, an address is held for who asks the wire about it: longer than any asking takes."""
 
 LINK_MODES = ("bridge", "private", "vepa")
 """The modes of a macvlan that is put into a sandbox by hand: passthru would take the parent over, MAC and all."""
@@ -102,12 +116,20 @@ _WITH_HOST = {
 _ALONE = "container cannot be connected to multiple networks with one of the networks in private (none) mode"
 
 
+class Ipv6(Enum):
+    """How IPv6 addresses come where a server gives out those of IPv4: from routers' announcements, or likewise."""
+
+    SLAAC = "slaac"
+    DHCPV6 = "dhcpv6"
+
+
 @dataclass(frozen=True, slots=True)
 class _Ipam:
     """A network's IPAM options, by what they mean; *lease* in nanoseconds."""
 
     serial: bool
     lease: int
+    ipv6: Ipv6
 
 
 class Decisions:
@@ -118,6 +140,7 @@ class Decisions:
         self._rules = rules
         self._clock = clock
         self._random = random
+        self._claims: dict[tuple[str, IPAddress], int] = {}
 
     def network(self, request: NetworkRequest, host: Host) -> Network:
         """The network that *request* asks for on this *host*."""
@@ -135,7 +158,7 @@ class Decisions:
                 'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node '
                 "to swarm and try again."
             )
-        if request.ipam_driver not in {"default", "null", ""}:
+        if request.ipam_driver not in {"default", "null", DHCP, ""}:
             raise NotFound(f'could not find plugin "{request.ipam_driver}" among the IPAM drivers: plugin not found')
         options = dict(self._rules.driver_options.get(request.driver, ())) | dict(request.options)
         network = Network(
@@ -204,9 +227,11 @@ class Decisions:
         since the same subnet twice confuses people even where it does no harm.
         """
         asked = parse_ipam(requests, ipv4=network.ipv4, ipv6=network.ipv6)
-        if network.ipam_driver == "null":
-            return ()
         traits = driver.traits(network)
+        if network.ipam_driver == DHCP:
+            _check_dhcp(traits, asked)
+        if network.ipam_driver in {"null", DHCP}:
+            return ()
         routed = not traits.segment
         beside = self._routed() if routed else self._state.beside(network)
         others = [subnet for other in beside if other.id != network.id for subnet in other.subnets]
@@ -247,8 +272,14 @@ class Decisions:
         """
         return tuple(one for one in self._routed() if covered(destination, (subnet.cidr for subnet in one.subnets)))
 
-    def endpoint(self, user: Sandbox, network: Network, request: EndpointRequest) -> Endpoint:
-        """The endpoint by which *user*, which stands already, joins *network*."""
+    def endpoint(
+        self, user: Sandbox, network: Network, request: EndpointRequest, evidence: Evidence | None = None
+    ) -> Endpoint:
+        """The endpoint by which *user*, which stands already, joins *network*.
+
+        Raises:
+            Unanswered: there is *evidence*, and it does not suffice.
+        """
         if network.config_only:
             raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
         if network.driver == "host":
@@ -265,10 +296,42 @@ class Decisions:
             raise AlreadyConnected(user.name, network.name)
         if present and any(one.driver == "null" for one in (*present, network)):
             raise InvalidRequest(_ALONE)
-        return self._endpoint(user, network, request)
+        inquiry = Inquiry(evidence)
+        endpoint = self._endpoint(user, network, request, inquiry)
+        self._settle(inquiry, (endpoint,))
+        return endpoint
+
+    def _settle(self, inquiry: Inquiry, endpoints: Iterable[Endpoint]) -> None:
+        """See that nothing has to be asked before there can be *endpoints*.
+
+        What is being asked for somebody is offered to nobody else for a while, or many who come at once would all ask
+        for the same addresses.
+        """
+        questions = inquiry.close()
+        now = self._clock()
+        if questions:
+            self._claims = {claim: until for claim, until in self._claims.items() if until > now}
+            for question in questions:
+                if isinstance(question, WhoHas):
+                    self._claims[question.segment, question.address] = now + CLAIM
+            raise Unanswered(questions)
+        if self._claims:
+            for endpoint in endpoints:
+                segment = self._traits(endpoint.network).segment
+                for address in endpoint.addresses:
+                    self._claims.pop((segment, address.ip), None)
+
+    def _traits(self, network: str) -> Traits:
+        record = self._state.networks[network]
+        return _driver(record.driver).traits(record)
 
     def _endpoint(
-        self, user: Sandbox, network: Network, request: EndpointRequest, before: Iterable[Endpoint] = ()
+        self,
+        user: Sandbox,
+        network: Network,
+        request: EndpointRequest,
+        inquiry: Inquiry,
+        before: Iterable[Endpoint] = (),
     ) -> Endpoint:
         """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
         driver = _driver(network.driver)
@@ -281,18 +344,21 @@ class Decisions:
         link_local = tuple(_address("link-local-ip", text) for text in request.link_local)
         ifname = mac = ""
         addresses: tuple[IPInterface, ...] = ()
+        leases: tuple[DhcpLease, ...] = ()
         if driver.addressed:
             traits = driver.traits(network)
-            asked = dict(request.options).get(IFNAME, "")
-            ifname = self._interface(user, traits.prefix, asked, before)
-            addresses = self._addresses(network, user.name, demanded, before)
-            lease = self._state.lease(network.id, user.name)
-            mac = _mac(request.mac)
-            if mac and not traits.macs:
-                raise InvalidOption("mac-address", mac, f"on {network.name}, an endpoint has the MAC of its parent")
-            if not mac and traits.macs:
-                kept = lease.mac if lease else ""
-                mac = kept or mac_of(network.id, addresses[0].ip if addresses else self._id())
+            ifname = self._interface(user, traits.prefix, dict(request.options).get(IFNAME, ""), before)
+            mac = self._mac(user, network, request, traits)
+            if network.ipam_driver == DHCP:
+                leases = self._leased(user, network, demanded, mac, inquiry)
+                addresses = tuple(lease.address for lease in leases)
+            else:
+                addresses = self._addresses(network, user.name, demanded, before, inquiry)
+            if traits.macs and not mac:
+                mac = mac_of(network.id, addresses[0].ip if addresses else self._id())
+            if traits.probe is not Probe.OFF and not leases:
+                for address in addresses:
+                    inquiry.ask(WhoHas(traits.segment, address.ip, mac, traits.probe))
         return Endpoint(
             id=self._id(),
             network=network.id,
@@ -307,21 +373,57 @@ class Decisions:
             links=request.links,
             options=request.options,
             gateway_priority=request.gateway_priority,
+            leases=leases,
         )
 
+    def _mac(self, user: Sandbox, network: Network, request: EndpointRequest, traits: Traits) -> str:
+        """The MAC that *user* has on *network* whatever its address; "" if it follows from that, or there is none."""
+        mac = _mac(request.mac)
+        if mac and not traits.macs:
+            raise InvalidOption("mac-address", mac, f"on {network.name}, an endpoint has the MAC of its parent")
+        if mac or not traits.macs:
+            return mac
+        kept = self._state.lease(network.id, user.name)
+        if kept and kept.mac:
+            return kept.mac
+        # Here the address follows from the MAC, by the server's records.
+        return mac_of(network.id, user.name) if network.ipam_driver == DHCP else ""
+
+    def _leased(
+        self, user: Sandbox, network: Network, demanded: Iterable[IPAddress], mac: str, inquiry: Inquiry
+    ) -> tuple[DhcpLease, ...]:
+        """The lease that the server of *network* gives to *user*, if it gives one in time."""
+        for address in demanded:
+            raise InvalidOption("ip", address, f"on {network.name} the DHCP server gives the addresses: leave it out")
+        if not network.ipv4:
+            return ()
+        segment, kept = self._traits(network.id).segment, self._state.lease(network.id, user.name)
+        wanted = next((address for address in (kept.addresses if kept else ()) if address.version == 4), None)
+        hostname = user.hostname or user.name
+        lease = inquiry.lease(WhichLease(segment, network.id, user.name, 4, mac, hostname, wanted))
+        return (lease,) if lease else ()
+
     def _addresses(
-        self, network: Network, name: str, demanded: Iterable[IPAddress] = (), before: Iterable[Endpoint] = ()
+        self,
+        network: Network,
+        name: str,
+        demanded: Iterable[IPAddress] = (),
+        before: Iterable[Endpoint] = (),
+        inquiry: Inquiry = ASSUMING,
     ) -> tuple[IPInterface, ...]:
         """An address of each family of the network: the demanded one, that which *name* had, or the next free one."""
         chosen: list[IPInterface] = []
         pools = self._state.pools[network.id]
-        near = {other.id for other in self._state.beside(network)}
-        promised = {address.ip for endpoint in before if endpoint.network in near for address in endpoint.addresses}
+        segment = self._traits(network.id).segment
+        elsewhere = inquiry.taken(segment)
+        promised = self._promised(segment, before, inquiry).union(elsewhere)
         for address in demanded:
             pool = next((pool for pool in pools if address in pool.subnet.cidr), None)
             if pool is None:
                 raise InvalidRequest(f"invalid endpoint settings:\nno configured subnet contains IP address {address}")
             pool.check(address)
+            if address in elsewhere:
+                raise AddressElsewhere(address, elsewhere[address], segment)
             if address in promised:
                 raise AddressInUse(address)
             chosen.append(_within(address, pool))
@@ -332,13 +434,28 @@ class Decisions:
             if not on or not fitting or any(address.version == version for address in chosen):
                 continue
             again = [_within(address, pool) for pool in fitting for address in had if pool.has(address)]
-            chosen.append(again[0] if again else self._next(network, version, fitting, promised))
+            try:
+                chosen.append(again[0] if again else self._next(network, fitting, promised))
+            except NoFreeAddress:
+                raise PoolExhausted(f"IPv{version}", network.name, network.id, elsewhere.items()) from None
         return tuple(sorted(chosen, key=lambda interface: interface.version))
 
-    def _next(
-        self, network: Network, version: int, pools: Iterable[AddressPool], promised: Container[IPAddress]
-    ) -> IPInterface:
-        """The next free address of the first of *pools* that has one; else the one that is kept the least longer."""
+    def _promised(self, segment: str, before: Iterable[Endpoint], inquiry: Inquiry) -> set[IPAddress]:
+        """The addresses in *segment* that the endpoints *before* have, and those that the wire is asked for others."""
+        beside = (endpoint for endpoint in before if self._traits(endpoint.network).segment == segment)
+        promised = {address.ip for endpoint in beside for address in endpoint.addresses}
+        if self._claims:
+            now = self._clock()
+            claims = (address for (where, address), until in self._claims.items() if where == segment and until > now)
+            promised.update(address for address in claims if not inquiry.asked(segment, address))
+        return promised
+
+    def _next(self, network: Network, pools: Iterable[AddressPool], promised: Container[IPAddress]) -> IPInterface:
+        """The next free address of the first of *pools* that has one; else the one that is kept the least longer.
+
+        Raises:
+            NoFreeAddress: there is none.
+        """
         serial = self._ipam(network).serial
         for pool in pools:
             after = self._state.last_given(network.id, pool) if serial else None
@@ -351,7 +468,7 @@ class Decisions:
         )
         first = min(ends, key=itemgetter(0), default=None)
         if first is None:
-            raise PoolExhausted(f"IPv{version}", network.name, network.id)
+            raise NoFreeAddress(network.name)
         return first[1]
 
     def leases(self, leaving: Iterable[Endpoint]) -> tuple[Lease, ...]:
@@ -395,8 +512,10 @@ class Decisions:
             InvalidOption: one of them cannot be.
         """
         read = Options(dict(network.ipam_options))
-        read.only("isthmus.", frozenset({LEASE}))
-        return _Ipam(read.boolean(SERIAL, default=False), read.span(LEASE, self._rules.lease))
+        read.only("isthmus.", frozenset({LEASE, IPV6}))
+        return _Ipam(
+            read.boolean(SERIAL, default=False), read.span(LEASE, self._rules.lease), read.choice(IPV6, Ipv6.SLAAC)
+        )
 
     def _interface(self, user: Sandbox, prefix: str, asked: str, before: Iterable[Endpoint]) -> str:
         """The interface's name inside: what was asked for, or the prefix with the lowest number that is free."""
@@ -411,8 +530,10 @@ class Decisions:
             return asked
         return next(name for name in (f"{prefix}{number}" for number in range(len(used) + 1)) if name not in used)
 
-    def sandbox(self, request: SandboxRequest) -> tuple[Sandbox, tuple[Endpoint, ...]]:
-        """The sandbox that *request* asks for, with its endpoints."""
+    def sandbox(
+        self, request: SandboxRequest, evidence: Evidence | None = None
+    ) -> tuple[Sandbox, tuple[Endpoint, ...]]:
+        """The sandbox that *request* asks for, with its endpoints; raises what `endpoint` raises."""
         if not _NAME.fullmatch(request.name):
             raise InvalidRequest(f"Invalid container name ({request.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
         taken = self._state.sandbox_named(request.name)
@@ -440,12 +561,14 @@ class Decisions:
             _refuse_conflicts(request, _WITH_HOST)
             user = replace(user, netns=HOST)
         endpoints: list[Endpoint] = []
+        inquiry = Inquiry(evidence)
         for network, wish in self._networks(user, request):
             if network.config_only:
                 raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
             if any(one.network == network.id for one in endpoints):
                 raise AlreadyConnected(user.name, network.name)
-            endpoints.append(self._endpoint(user, network, wish, endpoints))
+            endpoints.append(self._endpoint(user, network, wish, inquiry, endpoints))
+        self._settle(inquiry, endpoints)
         return user, tuple(endpoints)
 
     def _joining(self, user: Sandbox, request: SandboxRequest) -> Sandbox:
@@ -598,6 +721,26 @@ def _mac(text: str) -> str:
     if int(mac[:2], 16) & 1 or mac == "00:00:00:00:00:00":
         raise InvalidRequest(f"invalid MAC address {text}: an interface cannot have a multicast or zero address")
     return mac
+
+
+def by_dhcp(network: Network) -> tuple[int, ...]:
+    """The IP versions of which a server gives out the addresses on *network*."""
+    if network.ipam_driver != DHCP:
+        return ()
+    asks6 = network.ipv6 and dict(network.ipam_options).get(IPV6) == Ipv6.DHCPV6.value
+    return (4,) * network.ipv4 + (6,) * asks6
+
+
+def _check_dhcp(traits: Traits, subnets: Iterable[object]) -> None:
+    """Refuse to have addresses from a server where none can be asked, or what goes with addresses of our own only."""
+    if not traits.wired or not traits.macs:
+        raise InvalidOption(
+            "ipam-driver", DHCP, "a server can be asked on macvlan (but for passthru) and bridged networks only"
+        )
+    if any(subnets):
+        raise InvalidRequest("with --ipam-driver dhcp the server says which subnet it is: leave --subnet out")
+    if traits.host_address:
+        raise InvalidOption("isthmus.host_access", "true", "where a server gives the addresses, none is set aside")
 
 
 def _check_link(request: LinkRequest) -> None:

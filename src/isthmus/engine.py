@@ -11,22 +11,25 @@ The engine is synchronous and used from one thread, so nothing here needs a lock
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from ipaddress import ip_network
 
 from isthmus import present, render
+from isthmus.addresses import IPNetwork
 from isthmus.decisions import Decisions
 from isthmus.drivers import BUILTIN
 from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
 from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Routed, Scope, Shaken
-from isthmus.model import HOST, Endpoint, Host, Lease, Network, Record, Sandbox, Setting, pairs
+from isthmus.model import HOST, DhcpLease, Endpoint, Host, IPAddress, Lease, Network, Record, Sandbox, Setting, pairs
 from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
+from isthmus.questions import Evidence
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Element, Sysctl, Table
+from isthmus.resources import Address, Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
-from isthmus.views import Created, Event, LinkView, NatRule, NetworkView, SandboxView
+from isthmus.views import Checked, Created, Event, LinkView, NatRule, NetworkView, SandboxView, Standing
 
 
 class Engine:
@@ -51,6 +54,7 @@ class Engine:
         self._publish = publish
         self._paths = paths
         self._waiting: dict[str, str] = {}
+        self._troubles: dict[tuple[str, str], str] = {}
         self._adopt(State())
 
     # The heart.
@@ -97,8 +101,8 @@ class Engine:
                     netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
                     netns.add(name)
-                case Routed():
-                    pass
+                case Routed(destination=destination):
+                    self._announce_clashes(ip_network(destination))
                 case Appeared(name=name):
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)
@@ -175,11 +179,12 @@ class Engine:
 
     def networks(self) -> tuple[NetworkView, ...]:
         """All networks, in the order of their making."""
-        return tuple(present.network(self._state, network) for network in self._state.networks.values())
+        told = self._told()
+        return tuple(present.network(self._state, network, told) for network in self._state.networks.values())
 
     def network(self, name: str) -> NetworkView:
         """The network that *name* stands for."""
-        return present.network(self._state, self._state.network(name))
+        return present.network(self._state, self._state.network(name), self._told())
 
     def create_network(self, request: NetworkRequest) -> Created:
         """Make a network."""
@@ -216,11 +221,15 @@ class Engine:
 
     # Endpoints.
 
-    def connect(self, network: str, sandbox: str, request: EndpointRequest) -> None:
-        """Put a sandbox on one more network."""
+    def connect(self, network: str, sandbox: str, request: EndpointRequest, evidence: Evidence | None = None) -> None:
+        """Put a sandbox on one more network.
+
+        Raises:
+            Unanswered: there is *evidence*, and it does not suffice; nothing was changed.
+        """
         self._let_leases_end()
         user, target = self._state.sandbox(sandbox), self._state.network(network)
-        endpoint = self._decide.endpoint(user, target, request)
+        endpoint = self._decide.endpoint(user, target, request, evidence)
         self._refuse_waiting((endpoint,))
         self._carry_out((endpoint,), lambda: self._sandbox(user.netns))
         self._announce_endpoint("connect", target, user)
@@ -244,16 +253,17 @@ class Engine:
 
     def sandboxes(self) -> tuple[SandboxView, ...]:
         """All sandboxes, in the order of their making."""
-        return tuple(present.sandbox(self._state, user, self._paths) for user in self._state.sandboxes.values())
+        told = self._told()
+        return tuple(present.sandbox(self._state, user, self._paths, told) for user in self._state.sandboxes.values())
 
     def sandbox(self, name: str) -> SandboxView:
         """The sandbox that *name* stands for."""
-        return present.sandbox(self._state, self._state.sandbox(name), self._paths)
+        return present.sandbox(self._state, self._state.sandbox(name), self._paths, self._told())
 
-    def create_sandbox(self, request: SandboxRequest) -> Created:
-        """Make a sandbox, on the networks that the request names."""
+    def create_sandbox(self, request: SandboxRequest, evidence: Evidence | None = None) -> Created:
+        """Make a sandbox, on the networks that the request names; raises what `connect` raises."""
         self._let_leases_end()
-        user, endpoints = self._decide.sandbox(request)
+        user, endpoints = self._decide.sandbox(request, evidence)
         self._refuse_waiting(endpoints)
         self._carry_out((user, *endpoints), lambda: self._sandbox(user.netns))
         self._announce("container", "create", user.id, {"name": user.name})
@@ -300,6 +310,76 @@ class Engine:
     def links(self, sandbox: str) -> tuple[LinkView, ...]:
         """The interfaces that were put into a sandbox by hand."""
         return tuple(present.link(link) for link in self._state.links_of(self._state.sandbox(sandbox).id))
+
+    # What the wire tells.
+
+    def standing(self) -> Standing:
+        """What stands on segments that others are on, too."""
+        return present.standing(self._state, self._waiting.keys(), self._paths)
+
+    def conflict(self, segment: str, address: IPAddress, mac: str) -> None:
+        """Tell everybody that somebody else on *segment*, with this *mac*, claims an *address* of ours."""
+        for network in self._state.networks.values():
+            driver = BUILTIN[network.driver]
+            if network.config_only or driver.traits(network).segment != segment:
+                continue
+            told = {"name": network.name, "type": network.driver, "address": str(address), "mac": mac}
+            trouble = f"a machine on the wire of {segment} claims {address}, too; its MAC is {mac}"
+            for endpoint in self._state.on_network(network.id):
+                if any(one.ip == address for one in endpoint.addresses):
+                    self._trouble(endpoint.id, "conflict", trouble)
+                    self._announce("network", "conflict", network.id, {**told, "container": endpoint.sandbox})
+            if any(isinstance(one, Address) and one.interface.ip == address for one in driver.reach(network, ())):
+                self._trouble(network.id, "conflict", trouble)
+                self._announce("network", "conflict", network.id, told)
+
+    def leased(self, key: tuple[str, str, int], lease: DhcpLease | None, trouble: str) -> None:
+        """Have an endpoint use the address that a server gave it, and none of that IP version if there is no lease.
+
+        *Key* is that of the question (`WhichLease`). *Trouble* is shown with the endpoint; "" if there is none.
+        """
+        network, sandbox, version = key
+        user = self._state.sandbox_named(sandbox)
+        before = (
+            next((one for one in self._state.of_sandbox(user.id) if one.network == network), None) if user else None
+        )
+        if user is None or before is None or before.removing:
+            return
+        self._trouble(before.id, f"DHCP, IPv{version}", trouble)
+        others = (one for one in before.leases if one.address.version != version)
+        leases = tuple(sorted((*others, *([lease] if lease else ())), key=lambda one: one.address.version))
+        if leases != before.leases:
+            self._commit(put=[replace(before, leases=leases, addresses=tuple(one.address for one in leases))])
+            self.reconcile(self._sandbox(user.netns))
+
+    def check(self, name: str) -> Checked:
+        """Look whether a network is as it should be, and change nothing."""
+        network = self._state.network(name)
+        host = self._look()
+        traits = BUILTIN[network.driver].traits(network)
+        areas = [self._host(host), *map(self._sandbox, dict.fromkeys(self._standing_on([network.id])))]
+        plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
+        link = host.link(traits.nic)
+        return Checked(
+            tuple(present.findings(self._state, network, host, self._waiting, self._told(), plans)),
+            "" if network.id in self._waiting or not traits.macs else traits.nic,
+            tuple(subnet.gateway for subnet in network.subnets if subnet.gateway),
+            wireless=bool(link and link.wireless),
+        )
+
+    def _trouble(self, about: str, topic: str, text: str) -> None:
+        """Remember what is not as it should be with an endpoint or a network, or that it is."""
+        known = self._state.endpoints.keys() | self._state.networks.keys()
+        self._troubles = {key: told for key, told in self._troubles.items() if key[0] in known}
+        self._troubles.pop((about, topic), None)
+        if text:
+            self._troubles[about, topic] = text
+
+    def _told(self) -> present.Troubles:
+        told: dict[str, tuple[str, ...]] = {}
+        for (about, topic), text in self._troubles.items():
+            told[about] = (*told.get(about, ()), f"{topic}: {text}")
+        return told
 
     # What is counted.
 
@@ -439,6 +519,12 @@ class Engine:
 
     def _announce(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:
         self._publish(Event(kind, action, identity, pairs(attributes), self._clock()))
+
+    def _announce_clashes(self, destination: IPNetwork) -> None:
+        """Tell of the networks of which the host routes a part elsewhere by somebody's new route."""
+        for network in self._decide.clashes(destination):
+            told = {"name": network.name, "type": network.driver, "route": str(destination)}
+            self._announce("network", "clash", network.id, told)
 
     def _announce_endpoint(self, action: str, network: Network, user: Sandbox) -> None:
         attributes = {"container": user.id, "name": network.name, "type": network.driver}

@@ -31,7 +31,7 @@ Messages use Docker's words where Docker has them (moby 29, `daemon/network.go` 
 where it has none, one lower-case sentence names the key, the value and the way out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -179,13 +179,13 @@ class Busy(IsthmusError):
 class PoolExhausted(IsthmusError):
     """No address of the *family* ("IPv4", "IPv6") is free in the network *name*.
 
-    *Elsewhere* are those that others on the wire were found to have, with their MACs.
+    *Elsewhere* are those that others on the wire were found to have, each with a MAC.
     """
 
     cni = 11
 
-    def __init__(self, family: str, name: str, network_id: str, elsewhere: Mapping[object, str] | None = None) -> None:
-        others = ", ".join(f"{address} is {mac}'s" for address, mac in (elsewhere or {}).items())
+    def __init__(self, family: str, name: str, network_id: str, elsewhere: Iterable[tuple[object, str]] = ()) -> None:
+        others = ", ".join(f"{address} is {mac}'s" for address, mac in elsewhere)
         super().__init__(
             f"no available {family} addresses on this network's address pools: {name} ({network_id})"
             + (f"; on the wire {others}" if others else "")

@@ -108,6 +108,11 @@ class Endpoint:
     leases: tuple[DhcpLease, ...] = ()
     removing: bool = False
 
+    @property
+    def mtu(self) -> int | None:
+        """The MTU that a server gave it; None if none did."""
+        return min((lease.mtu for lease in self.leases if lease.mtu), default=None)
+
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:

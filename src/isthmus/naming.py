@@ -53,7 +53,7 @@ def veth(endpoint_id: str) -> str:
 
 
 def dummy(network_id: str) -> tuple[str, str]:
-    """The parent that we make for a network whose user named none (by Docker's name), and the end that leads nowhere."""
+    """The parent that we make for a network whose user named none (Docker's form), and its end that leads nowhere."""
     return f"dm-{network_id[:12]}", f"dn-{network_id[:12]}"
 
 

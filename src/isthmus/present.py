@@ -1,27 +1,48 @@
 """What the edges are told: records joined with what follows from them. Pure, as far as the state is."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
+from ipaddress import ip_network
 
+from isthmus.addresses import covered
+from isthmus.decisions import by_dhcp
 from isthmus.drivers import BUILTIN
+from isthmus.drivers.traits import Traits
 from isthmus.kernel import Count
-from isthmus.model import HOST, Endpoint, HandLink, Host, Network, Sandbox
-from isthmus.resources import Element
+from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
+from isthmus.options import Probe
+from isthmus.plan import Plan
+from isthmus.questions import WhichLease
+from isthmus.render import routers_of
+from isthmus.resources import Address, Child, Element
 from isthmus.state import State
-from isthmus.views import EndpointView, LinkView, NatRule, NetworkView, SandboxView, SubnetStatus
+from isthmus.views import (
+    EndpointView,
+    Finding,
+    LanClient,
+    LinkView,
+    NatRule,
+    NetworkView,
+    SandboxView,
+    Standing,
+    SubnetStatus,
+)
+
+Troubles = Mapping[str, tuple[str, ...]]
+"""What the wire told that is not as it should be, by the ID of the endpoint, or of the network, that it is about."""
 
 
-def network(state: State, record: Network) -> NetworkView:
+def network(state: State, record: Network, troubles: Troubles) -> NetworkView:
     """A network with its endpoints, and how full its subnets are."""
-    endpoints = tuple(endpoint(state, one) for one in state.on_network(record.id))
+    endpoints = tuple(endpoint(state, one, troubles) for one in state.on_network(record.id))
     status = tuple(SubnetStatus(str(pool.subnet.cidr), pool.in_use, pool.available) for pool in state.pools[record.id])
-    return NetworkView(record, endpoints, status)
+    return NetworkView(record, endpoints, status, troubles.get(record.id, ()))
 
 
-def endpoint(state: State, record: Endpoint) -> EndpointView:
+def endpoint(state: State, record: Endpoint, troubles: Troubles) -> EndpointView:
     """An endpoint with the names that it answers to, in Docker's order: name, aliases, short ID, hostname."""
     home = state.networks[record.network]
     user = state.sandboxes[record.sandbox]
-    routers = BUILTIN[home.driver].routers(home, record)
+    routers = routers_of(home, record)
     addresses = {address.version: address for address in record.addresses}
     names = (user.name, *record.aliases, user.id[:12], user.hostname)
     return EndpointView(
@@ -33,14 +54,74 @@ def endpoint(state: State, record: Endpoint) -> EndpointView:
         routers.get(4) if 4 in addresses else None,
         routers.get(6) if 6 in addresses else None,
         () if home.predefined else tuple(dict.fromkeys(name for name in names if name)),
+        troubles.get(record.id, ()),
     )
 
 
-def sandbox(state: State, record: Sandbox, paths: Mapping[str, str]) -> SandboxView:
+def sandbox(state: State, record: Sandbox, paths: Mapping[str, str], troubles: Troubles) -> SandboxView:
     """A sandbox with its endpoints; *paths* has that of the host's namespace, and under "*" the directory of ours."""
-    endpoints = [endpoint(state, one) for one in state.of_sandbox(record.id)]
-    path = paths[HOST] if record.netns == HOST else f"{paths['*']}/{record.netns}"
+    endpoints = [endpoint(state, one, troubles) for one in state.of_sandbox(record.id)]
+    path = _path(paths, record.netns)
     return SandboxView(record, tuple(sorted(endpoints, key=lambda view: view.network.name)), path)
+
+
+def _path(paths: Mapping[str, str], netns: str) -> str:
+    return paths[HOST] if netns == HOST else f"{paths['*']}/{netns}"
+
+
+def standing(state: State, waiting: Container[str], paths: Mapping[str, str]) -> Standing:
+    """What stands on segments that others are on, too, but for the networks *waiting*, which are given by ID."""
+    holders: dict[str, dict[IPAddress, str]] = {}
+    clients: list[LanClient] = []
+    for record in state.networks.values():
+        traits = BUILTIN[record.driver].traits(record)
+        if traits.wired and not (record.config_only or record.removing or record.id in waiting):
+            if traits.probe is not Probe.OFF:
+                holders.setdefault(traits.segment, {}).update(_holders(state, record))
+            clients.extend(_clients(state, record, traits, paths))
+    return Standing(holders, tuple(clients))
+
+
+def _holders(state: State, record: Network) -> Iterator[tuple[IPAddress, str]]:
+    """The addresses of ours on a network, each with its MAC: the host's own, and the endpoints'."""
+    own = tuple(BUILTIN[record.driver].reach(record, ()))
+    macs = {one.name: one.mac or "" for one in own if isinstance(one, Child)}
+    yield from ((one.interface.ip, macs[one.link]) for one in own if isinstance(one, Address))
+    yield from ((one.ip, endpoint.mac) for endpoint in state.on_network(record.id) for one in endpoint.addresses)
+
+
+def _clients(state: State, record: Network, traits: Traits, paths: Mapping[str, str]) -> Iterator[LanClient]:
+    """The endpoints of a network that have addresses from a server, once for each IP version."""
+    for version in by_dhcp(record):
+        for one in state.on_network(record.id):
+            user = state.sandboxes[one.sandbox]
+            hostname = user.hostname or user.name
+            question = WhichLease(traits.segment, record.id, user.name, version, one.mac, hostname)
+            lease = next((lease for lease in one.leases if lease.address.version == version), None)
+            yield LanClient(question, lease, _path(paths, user.netns), one.ifname, traits.switched)
+
+
+def findings(  # noqa: PLR0917 - all that there is to look at
+    state: State,
+    record: Network,
+    host: Host,
+    waiting: Mapping[str, str],
+    troubles: Troubles,
+    plans: Iterable[Plan],
+) -> Iterator[Finding]:
+    """What a look at a network told: its parent, the kernel, the host's routes, and what was heard of its addresses."""
+    if record.id in waiting:
+        yield Finding("parent", ok=False, text=f"the host has no link {waiting[record.id]}, or it is down")
+    lines = [str(operation) for plan in plans for operation in plan]
+    yield Finding("kernel", ok=not lines, text="; ".join(lines) or "all is there that should be")
+    routes = [route for route in host.routes if covered(ip_network(route), (one.cidr for one in record.subnets))]
+    if BUILTIN[record.driver].traits(record).segment:
+        routes = []  # the route to a LAN leads to those who stand on it
+    told = f"the host routes {', '.join(routes)} elsewhere: what it sends there does not reach this network"
+    yield Finding("routes", ok=not routes, text=told if routes else "none of others lies over its subnets")
+    names = {one.id: state.sandboxes[one.sandbox].name for one in state.on_network(record.id)}
+    for about, name in {record.id: "the host", **names}.items():
+        yield from (Finding("addresses", ok=False, text=f"{name}: {text}") for text in troubles.get(about, ()))
 
 
 def link(record: HandLink) -> LinkView:

@@ -14,7 +14,7 @@ from isthmus.options import Probe
 
 @dataclass(frozen=True, slots=True)
 class WhoHas:
-    """Does anybody have *address* on *segment*, the link by which it is reached? The endpoint will have this *mac*."""
+    """Whether anybody on *segment*, the link that reaches it, has *address*. The endpoint will have this *mac*."""
 
     segment: str
     address: IPAddress
@@ -24,7 +24,7 @@ class WhoHas:
 
 @dataclass(frozen=True, slots=True)
 class WhichLease:
-    """Which address of IP *version* does the server on *segment* give to a sandbox, by name, on a network, by ID?
+    """Which address of IP *version* a sandbox, by name, gets of the server on *segment*, for a network, by its ID.
 
     It shall be *wanted*, which the sandbox had before, if it can. A *mac* of "" stands for that of its parent.
     """
@@ -61,7 +61,7 @@ class Evidence:
         return Evidence({**self.holders, **other.holders}, {**self.leases, **other.leases})
 
 
-class Unanswered(Exception):  # noqa: N818 - nothing is wrong: the wire has to be asked first
+class Unanswered(Exception):
     """The *questions* on whose answers a decision hangs; nothing was changed."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
@@ -103,3 +103,7 @@ class Inquiry:
     def close(self) -> tuple[Question, ...]:
         """The questions that are left; if there are any, the decision does not stand."""
         return tuple(self._open)
+
+
+ASSUMING = Inquiry(None)
+"""Asks nothing, and takes every address to be free."""

@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from isthmus import firewall
 from isthmus.drivers import BUILTIN
 from isthmus.kernel import Scope
-from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress
+from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, Network
 from isthmus.naming import Owner
 from isthmus.resources import (
     Address,
@@ -81,6 +81,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
         if endpoint in staying:
             wanted.extend(resources)
             wanted.extend(_sysctls(endpoint, netns))
+            wanted.extend(_leased_routes(network, endpoint, netns))
     for touched in dict.fromkeys(endpoint.network for endpoint in endpoints):
         ways = tuple(_reach(state, touched, lambda _: True))
         # Most often the host has no place there, or one that is the same without these endpoints.
@@ -198,13 +199,30 @@ def gateway_endpoint(
         (-endpoint.gateway_priority, network.name, endpoint, routers[version])
         for endpoint in endpoints
         for network in (state.networks[endpoint.network],)
-        for routers in (BUILTIN[network.driver].routers(network, endpoint),)
+        for routers in (routers_of(network, endpoint),)
         if version in routers and any(address.version == version for address in endpoint.addresses)
     ]
     if not candidates:
         return None
     _, _, endpoint, router = min(candidates, key=lambda candidate: candidate[:2])
     return endpoint, router
+
+
+def routers_of(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
+    """By IP version, where *endpoint* sends what leaves its network: what a DHCP server says of that counts most."""
+    routers = dict(BUILTIN[network.driver].routers(network, endpoint))
+    for lease in () if network.internal else endpoint.leases:
+        ways = [gateway for destination, gateway in lease.routes if not destination.prefixlen] or lease.routers
+        routers.update((lease.address.version, way) for way in ways[:1])
+    return routers
+
+
+def _leased_routes(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Route]:
+    """The routes that a DHCP server gave besides the default one."""
+    for lease in () if network.internal else endpoint.leases:
+        for destination, gateway in lease.routes:
+            if destination.prefixlen:
+                yield Route(netns, destination, endpoint.ifname, Owner(network.id, endpoint.id), via=gateway)
 
 
 def hand_link(link: HandLink, netns: str) -> Iterator[Resource]:

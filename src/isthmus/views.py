@@ -1,8 +1,10 @@
 """What the engine tells the edges: records joined with what follows from them. Each edge words it in its own way."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from isthmus.model import Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
+from isthmus.model import DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
+from isthmus.questions import WhichLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +18,10 @@ class SubnetStatus:
 
 @dataclass(frozen=True, slots=True)
 class EndpointView:
-    """An endpoint with its network, its sandbox's name, the network's gateways, and the names it answers to."""
+    """An endpoint with its network, its sandbox's name, the network's gateways, and the names it answers to.
+
+    *Trouble* says what the wire told of it that is not as it should be, and what to do.
+    """
 
     endpoint: Endpoint
     network: Network
@@ -26,15 +31,17 @@ class EndpointView:
     gateway4: IPAddress | None
     gateway6: IPAddress | None
     dns_names: tuple[str, ...]
+    trouble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """A network with all its endpoints."""
+    """A network with all its endpoints. *Trouble* is as in `EndpointView`, of the host's own place on it."""
 
     network: Network
     endpoints: tuple[EndpointView, ...]
     status: tuple[SubnetStatus, ...]
+    trouble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,56 @@ class LinkView:
     peer: str
     type: str
     addresses: tuple[IPInterface, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LanClient:
+    """An endpoint that has an address of one IP version from a server: what it asks, and the *lease* that it has.
+
+    *Netns* is the path of the namespace that its interface, *ifname*, is in. *Switched* tells that a bridge of ours
+    lies between it and the segment's link.
+    """
+
+    question: WhichLease
+    lease: DhcpLease | None
+    netns: str
+    ifname: str
+    switched: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What of ours stands on segments that others are on, too.
+
+    *Holders* has, by segment, the MAC of each address of ours there; "" stands for that of the segment's own link.
+    *Clients* are the endpoints whose addresses come from a server.
+    """
+
+    holders: Mapping[str, Mapping[IPAddress, str]]
+    clients: tuple[LanClient, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a look at one *subject* of a network told, and whether it is as it should be."""
+
+    subject: str
+    ok: bool
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What the engine found of a network, and what is left to ask of the wire.
+
+    That is whether a second MAC is answered on *nic*, by one of *targets* or by any neighbour; a *nic* of "" leaves
+    nothing to ask. *Wireless* tells a Wi-Fi card.
+    """
+
+    findings: tuple[Finding, ...]
+    nic: str = ""
+    targets: tuple[IPAddress, ...] = ()
+    wireless: bool = False
 
 
 @dataclass(frozen=True, slots=True)

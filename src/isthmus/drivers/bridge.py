@@ -145,7 +145,14 @@ def traits(network: Network) -> Traits:
     options = parse(network.options)
     if not options.bridged:
         return Traits(prefix=options.prefix, gateway=True)
-    return Traits(prefix=options.prefix, segment=_device(network), probe=options.probe)
+    return Traits(
+        prefix=options.prefix,
+        segment=_device(network),
+        wired=True,
+        switched=True,
+        nic=options.uplink,
+        probe=options.probe,
+    )
 
 
 def waits_for(network: Network, host: Host) -> str:
@@ -203,7 +210,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resou
         mine,
         mac=endpoint.mac,
         master=_device(network),
-        mtu=options.mtu,
+        mtu=options.mtu or endpoint.mtu,
         isolated=None if options.icc else True,
         ipv6=network.ipv6,
     )

@@ -117,12 +117,14 @@ class Children:
     def traits(self, network: Network) -> Traits:
         """The LAN has its own router, or none (as in Docker since 29); we are not it."""
         options = self._options(network)
-        wired = options.parent and options.mode not in self.routed
+        wired = bool(options.parent) and options.mode not in self.routed
         return Traits(
             prefix=options.prefix,
             macs=self._has_macs(options),
             host_address=options.host_access is True,
             segment=self._parent(network),
+            wired=wired,
+            nic=options.parent,
             probe=options.probe if wired else Probe.OFF,
         )
 
@@ -183,7 +185,7 @@ class Children:
             mine,
             options.flag,
             mac=endpoint.mac or None,
-            mtu=options.mtu,
+            mtu=options.mtu or endpoint.mtu,
             ipv6=network.ipv6,
         )
         if options.mode not in self.routed:

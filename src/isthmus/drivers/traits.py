@@ -14,8 +14,10 @@ class Traits:
     a user may demand. With *host_address* the host has an address of its own in each subnet, beside the endpoints.
 
     *segment* is the link in the host's namespace by which the broadcast domain of the network is reached, and which
-    stands for that; "" where the host is the router: then its subnets are apart from all that the host routes. *probe*
-    tells how that segment is asked for an address before an endpoint has it.
+    stands for that; "" where the host is the router: then its subnets are apart from all that the host routes. It is
+    *wired* if others than ours may be on it, and *probe* tells how they are asked for an address then. It is *switched*
+    if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
+    frames leave it.
     """
 
     prefix: str = "eth"
@@ -23,4 +25,7 @@ class Traits:
     macs: bool = True
     host_address: bool = False
     segment: str = ""
+    wired: bool = False
+    switched: bool = False
+    nic: str = ""
     probe: Probe = Probe.OFF
