@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import pytest
 
+from isthmus import bpf
 from isthmus.kernel import namespaces, netlink, nfnetlink, sysctl
 from isthmus.kernel.netlink import AddrGenMode, NetlinkError, Socket
 
@@ -260,7 +261,7 @@ def test_a_dump_is_of_one_moment_while_links_come_and_go() -> None:
 
 def monitor(*, tied: bool) -> netlink.Monitor[netlink.LinkMessage]:
     """Hear of all links."""
-    everything = ((netlink.RETURN, 0, 0, netlink.EVERYTHING),)
+    everything = ((bpf.RETURN, 0, 0, bpf.EVERYTHING),)
     return netlink.Monitor(netlink.NETLINK_ROUTE, netlink.RTMGRP_LINK, everything, netlink.link, tied=tied)
 
 

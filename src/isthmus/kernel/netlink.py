@@ -20,7 +20,6 @@ What the kernel does not do, measured on 6.18, and why the signatures are as the
 import socket
 import struct
 import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from errno import EAGAIN, EMSGSIZE, ENOBUFS
@@ -30,6 +29,8 @@ from struct import Struct
 from types import TracebackType
 from typing import Generic, NamedTuple, Self, TypeVar
 
+from isthmus import bpf
+from isthmus.bpf import Instruction
 from isthmus.model import IPAddress, IPInterface
 from isthmus.naming import PROTOCOL
 
@@ -94,14 +95,6 @@ NETNSA_NSID, NETNSA_FD = 1, 3
 
 RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
-
-LOAD_WORD, LOAD_HALF, LOAD_BYTE, IF_EQUAL, IF_BITS, RETURN = 0x20, 0x28, 0x30, 0x15, 0x45, 0x06
-EVERYTHING = 0xFFFF_FFFF
-Instruction = tuple[int, int, int, int]
-"""One of classic BPF: an operation, how many to skip if true, how many if false, an operand.
-
-Numbers are loaded in network order. A program that returns 0 for a message drops it.
-"""
 
 T = TypeVar("T")
 
@@ -1091,9 +1084,7 @@ class Monitor(Generic[T]):
         self._decode = decode
         self._socket = socket.socket(socket.AF_NETLINK, kind, protocol)
         enlarge(self._socket, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
-        code = array("B", b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
-        pointer, size = code.buffer_info()
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _FPROG.pack(size // _INSTRUCTION.size, pointer))
+        bpf.attach(self._socket, program)
         if tied:
             self._socket.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
         self._socket.bind((0, groups))
@@ -1142,9 +1133,6 @@ def enlarge(owner: socket.socket, force: int, option: int) -> None:
         owner.setsockopt(socket.SOL_SOCKET, option, 4 << 20)
 
 
-_SO_ATTACH_FILTER = 26
 _SO_SNDBUFFORCE = 32
 _SO_RCVBUFFORCE = 33
 _ANCILLARY = socket.CMSG_SPACE(4)
-_FPROG = Struct("@HP")  # struct sock_fprog: number of instructions, their address
-_INSTRUCTION = Struct("=HBBI")  # struct sock_filter: operation, jump if true, jump if false, operand

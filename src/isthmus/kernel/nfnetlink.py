@@ -14,19 +14,15 @@ from collections.abc import Iterable, Iterator
 from struct import Struct
 from typing import NamedTuple
 
+from isthmus.bpf import EVERYTHING, IF_EQUAL, LOAD_WORD, RETURN, Instruction
 from isthmus.kernel.netlink import (
-    EVERYTHING,
-    IF_EQUAL,
-    LOAD_WORD,
     NETLINK_NETFILTER,
     NLA_F_NESTED,
     NLA_TYPE_MASK,
     NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_REQUEST,
-    RETURN,
     DecodeError,
-    Instruction,
     Monitor,
     Socket,
     attribute,

@@ -22,21 +22,15 @@ from pathlib import Path
 from struct import Struct
 
 from isthmus import naming
+from isthmus.bpf import EVERYTHING, IF_BITS, IF_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, RETURN, Instruction
 from isthmus.kernel import Appeared, FirewallTouched, Lost, News, Overrun, Routed, Shaken, namespaces, nfnetlink
 from isthmus.kernel.linux import DYING, whose
 from isthmus.kernel.netlink import (
     AF_BRIDGE,
     AF_UNSPEC,
-    EVERYTHING,
-    IF_BITS,
-    IF_EQUAL,
     IFF_UP,
     IFLA_IFNAME,
-    LOAD_BYTE,
-    LOAD_HALF,
-    LOAD_WORD,
     NETLINK_ROUTE,
-    RETURN,
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
@@ -50,7 +44,6 @@ from isthmus.kernel.netlink import (
     RTN_UNICAST,
     AddressMessage,
     Event,
-    Instruction,
     LinkMessage,
     Monitor,
     NetlinkError,

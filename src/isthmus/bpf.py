@@ -1,0 +1,31 @@
+"""Classic BPF: programs by which the kernel drops what a socket need not hear, before anybody is woken.
+
+The layout is that of `linux/filter.h`. A program sees one message or frame from its first byte on; numbers are loaded
+in network order; a load beyond the end drops it. A socket's program can be exchanged at any time, as a whole.
+"""
+
+import socket
+from array import array
+from collections.abc import Iterable
+from struct import Struct
+
+Instruction = tuple[int, int, int, int]
+"""An operation, how many instructions to skip if it is true, how many if it is false, an operand.
+
+A program that returns 0 for a message drops it.
+"""
+
+LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_VALUE, COPY = 0x20, 0x28, 0x30, 0x00, 0x07
+IF_EQUAL, IF_COPY_EQUAL, IF_AT_LEAST, IF_BITS, SKIP, RETURN = 0x15, 0x1D, 0x35, 0x45, 0x05, 0x06
+EVERYTHING = 0xFFFF_FFFF
+
+_SO_ATTACH_FILTER = 26
+_PROGRAM = Struct("@HP")  # struct sock_fprog: number of instructions, their address
+_INSTRUCTION = Struct("=HBBI")  # struct sock_filter: operation, jump if true, jump if false, operand
+
+
+def attach(hearer: socket.socket, program: Iterable[Instruction]) -> None:
+    """Have *hearer* get only what *program* keeps, of what comes from now on."""
+    code = array("B", b"".join(_INSTRUCTION.pack(*instruction) for instruction in program))
+    pointer, size = code.buffer_info()
+    hearer.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, _PROGRAM.pack(size // _INSTRUCTION.size, pointer))
