@@ -25,6 +25,7 @@ kind that moby's `httpstatus` gives it), `cni` (CNI spec 1.1, error codes) and `
     ├── NotConnected                    500    7    1
     ├── StoreUnavailable                503   50    1
     ├── NotImplementedHere              501    7    1   part of Docker's API, but not of ours
+    ├── DeviceUnavailable               500   11    1   a link that we would listen on is gone, down or no Ethernet
     └── Refused                         500  100    1   the kernel said no to one operation
 
 Messages use Docker's words where Docker has them (moby 29, `daemon/network.go` and `daemon/libnetwork/error.go`);
@@ -213,6 +214,16 @@ class NotImplementedHere(IsthmusError):
 
     status = 501
     cni = 7
+
+
+class DeviceUnavailable(IsthmusError):
+    """Nothing can be sent or heard on the link *device*, for this *reason*; it may be back later."""
+
+    cni = 11
+
+    def __init__(self, device: str, reason: str) -> None:
+        super().__init__(f"cannot use the interface {device}: {reason}")
+        self.device, self.reason = device, reason
 
 
 class Refused(IsthmusError):
