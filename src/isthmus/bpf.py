@@ -15,7 +15,10 @@ Instruction = tuple[int, int, int, int]
 A program that returns 0 for a message drops it.
 """
 
-LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_VALUE, COPY = 0x20, 0x28, 0x30, 0x00, 0x07
+LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_VALUE = 0x20, 0x28, 0x30, 0x00
+COPY, COPY_HEADER_LENGTH, LOAD_HALF_BEYOND = 0x07, 0xB1, 0x48
+"""To the second register: the first one, or the length of the IPv4 header at an offset; what is at it and an offset."""
+
 IF_EQUAL, IF_COPY_EQUAL, IF_AT_LEAST, IF_BITS, SKIP, RETURN = 0x15, 0x1D, 0x35, 0x45, 0x05, 0x06
 EVERYTHING = 0xFFFF_FFFF
 

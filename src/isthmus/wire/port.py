@@ -22,6 +22,9 @@ from isthmus.errors import DeviceUnavailable
 PACKET_OUTGOING = 4
 """The type of a frame that a neighbour on this machine sent through the device; others came in by it."""
 
+AWAY = "it went down or away"
+"""Why a device cannot be used any more: the kernel tells this of both alike."""
+
 _ETH_P_ALL = 0x0003
 _ARPHRD_ETHER = 1
 _SOL_PACKET = 263
@@ -91,7 +94,7 @@ class Port:
             self._socket.send(frame)
         except OSError as error:
             if error.errno in _AWAY:
-                raise DeviceUnavailable(self.device, "it is down or gone") from error
+                raise DeviceUnavailable(self.device, AWAY) from error
             if error.errno not in _FULL:
                 raise
 
