@@ -20,12 +20,12 @@ from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.kernel import Count, Kernel, Scope
 from isthmus.kernel.linux import LinuxKernel
-from isthmus.model import HOST, Host, pairs
+from isthmus.model import HOST, Host, Lease, pairs
 from isthmus.plan import NOTHING, Plan
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Resource
 from isthmus.rules import DefaultBridge, Rules
-from isthmus.store import Snapshot, Store
+from isthmus.store import Snapshot, Store, records
 from isthmus.store.local import LocalStore
 from tests.kernel.realm import apart
 
@@ -127,6 +127,8 @@ def live(one: Engine) -> None:
     one.disconnect("front", "web")
     one.connect("front", "web", EndpointRequest())
     one.remove_sandbox("web")
+    one.create_sandbox(SandboxRequest("web", mode="front"))
+    one.remove_sandbox("web")
     one.remove_link("bare", "eth0")
     one.remove_sandbox("bare")
     one.remove_network("back")
@@ -181,6 +183,17 @@ def lives(directory: Path) -> Iterator[int]:
         yield step
 
 
+def check_leases(one: Engine, store: Store) -> None:
+    """Nothing is kept of what is gone or for who is there, and who is there has what was kept."""
+    stored = [records.decode(key, value) for key, value in store.read("lease/").items.items()]
+    kept = {(lease.network, lease.name) for lease in stored if isinstance(lease, Lease)}
+    there = {(view.network.id, end.sandbox.name) for view in one.networks() for end in view.endpoints}
+    assert {network for network, _ in kept} <= {view.network.id for view in one.networks()}
+    assert not kept & there
+    on_front = [end for view in one.networks() if view.network.name == "front" for end in view.endpoints]
+    assert all(str(end.ipv4) == "10.5.0.9/24" for end in on_front)
+
+
 @apart
 def test_death_at_any_step_leaks_nothing(tmp_path: Path) -> None:
     """Crash safety is a law: from wherever it stopped, one start converges, and all can be removed."""
@@ -194,6 +207,7 @@ def test_death_at_any_step_leaks_nothing(tmp_path: Path) -> None:
             one = engine(kernel, store)
             assert one.start() == NOTHING, f"after a death at step {step} a second start still had work"
             assert not any(b'"removing":true' in value for value in store.read().items.values())
+            check_leases(one, store)
             for name in ("web", "side", "bare"):
                 if any(view.sandbox.name == name for view in one.sandboxes()):
                     one.remove_sandbox(name)
