@@ -461,7 +461,7 @@ class Demo:
         self.check("macvlan", "it reaches the host", lambda: ping("shore", "10.0.36.223"))
         self.check("macvlan", "the LAN reaches it", lambda: seen_as("router", "10.0.36.192", "10.0.36.254"))
         self.check("macvlan", "somebody deletes the host's way in", self.loses_the_shim)
-        self.check("macvlan", "network check", lambda: self.isthmus("network check -q mynet").splitlines()[-1])
+        self.check("macvlan", "network check", lambda: self.isthmus("network check mynet").splitlines()[-1])
 
     def container(self) -> None:
         """Container:web: one namespace for two, which outlives its owner."""

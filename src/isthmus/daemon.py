@@ -35,17 +35,22 @@ from isthmus.api.events import Events
 from isthmus.api.routes import Api
 from isthmus.api.server import Server, listen
 from isthmus.config import NO_BRIDGE, Settings
+from isthmus.dhcp.manager import Device, Manager
 from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
-from isthmus.errors import InvalidRequest, IsthmusError
-from isthmus.kernel import News, Overrun
+from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
+from isthmus.kernel import Appeared, News, Overrun, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
+from isthmus.lan import Call, Lan
 from isthmus.model import HOST
 from isthmus.plan import NOTHING, Plan
 from isthmus.rules import Rules
 from isthmus.store.local import LocalStore
 from isthmus.views import Event
+from isthmus.wire import filters
+from isthmus.wire.port import Port
+from isthmus.wire.prober import Prober
 from isthmus.worker import Worker
 
 log = logging.getLogger("isthmus")
@@ -183,7 +188,9 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
 
     def publish() -> None:
         while announced:
-            events.publish(announced.popleft())
+            event = announced.popleft()
+            events.publish(event)
+            lan.heard(event)
 
     async with contextlib.AsyncExitStack() as held:
         identity = _identity(Path(settings.data_root))
@@ -193,7 +200,13 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         held.push_async_callback(worker.stop)
         watch = Watch(Path(settings.exec_root) / "netns", await worker.call(lambda house: house.kernel.firewall_port))
         held.callback(watch.close)
-        mender = Mender(worker, watch)
+
+        def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
+            return worker.call(lambda house: work(house.engine), brief=brief)
+
+        lan = _lan(call)
+        held.push_async_callback(lan.close)
+        mender = Mender(worker, watch, lan)
         for number in watch.filenos():
             loop.add_reader(number, mender.hear)
         began = time.monotonic()
@@ -207,10 +220,8 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
 
-        def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
-            return worker.call(lambda house: work(house.engine), brief=brief)
-
-        server = Server(Api(call, events, _about(settings, identity), time.time_ns))
+        lan.look()
+        server = Server(Api(call, lan, events, _about(settings, identity), time.time_ns))
         await server.start(*sockets)
         held.push_async_callback(server.close)
         held.callback(events.close)
@@ -259,9 +270,10 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
 class Mender:
     """Has the engine look again when the kernel tells that something of ours went."""
 
-    def __init__(self, worker: Worker[House], watch: Watch) -> None:
+    def __init__(self, worker: Worker[House], watch: Watch, lan: Lan) -> None:
         self._worker = worker
         self._watch = watch
+        self._lan = lan
         self._news: dict[News, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._pause = RETRY
@@ -298,8 +310,34 @@ class Mender:
                     self._pause = RETRY
                     if len(plan):
                         log.warning("put back what others had taken: %d operations", len(plan))
+                for one in news:
+                    if isinstance(one, Appeared):
+                        self._lan.appeared(one.name)
         finally:
             self._task = None
+
+
+def _lan(call: Call) -> Lan:
+    """The LANs that this host is on; they call back to the one that asked."""
+    wire = Prober(lambda *conflict: lan.conflict(*conflict))
+    servers = Manager(_listen, lambda *leased: lan.leased(*leased))
+    lan = Lan(call, wire, servers)
+    return lan
+
+
+def _listen(device: Device, port: int, hear: Callable[[bytes, int], None], gone: Callable[[], None]) -> Port:
+    """A port that hears datagrams to a UDP *port* on a device, be it in the host's namespace or in a sandbox's."""
+    if device.netns == HOST:
+        return Port(device.name, filters.datagrams(port), hear, gone)
+    try:
+        netns = namespaces.open_path(device.netns)
+    except OSError as error:
+        raise DeviceUnavailable(device.name, "its sandbox is gone") from error
+    try:
+        with namespaces.inside(netns):
+            return Port(device.name, filters.datagrams(port), hear, gone)
+    finally:
+        os.close(netns)
 
 
 def _mend(news: tuple[News, ...], house: House) -> Plan:

@@ -397,10 +397,11 @@ class Decisions:
             raise InvalidOption("ip", address, f"on {network.name} the DHCP server gives the addresses: leave it out")
         if not network.ipv4:
             return ()
-        segment, kept = self._traits(network.id).segment, self._state.lease(network.id, user.name)
+        traits, kept = self._traits(network.id), self._state.lease(network.id, user.name)
         wanted = next((address for address in (kept.addresses if kept else ()) if address.version == 4), None)
         hostname = user.hostname or user.name
-        lease = inquiry.lease(WhichLease(segment, network.id, user.name, 4, mac, hostname, wanted))
+        question = WhichLease(traits.segment, network.id, user.name, 4, mac, hostname, traits.switched, wanted)
+        lease = inquiry.lease(question)
         return (lease,) if lease else ()
 
     def _addresses(

@@ -356,14 +356,21 @@ class Engine:
         """Look whether a network is as it should be, and change nothing."""
         network = self._state.network(name)
         host = self._look()
-        traits = BUILTIN[network.driver].traits(network)
         areas = [self._host(host), *map(self._sandbox, dict.fromkeys(self._standing_on([network.id])))]
         plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
+        findings = present.findings(self._state, network, host, self._waiting, self._told(), plans)
+        return replace(self._to_ask(network, host), findings=tuple(findings))
+
+    def to_ask(self, name: str) -> Checked:
+        """What of a network only the wire can tell."""
+        return self._to_ask(self._state.network(name), self._look())
+
+    def _to_ask(self, network: Network, host: Host) -> Checked:
+        traits = BUILTIN[network.driver].traits(network)
         link = host.link(traits.nic)
         return Checked(
-            tuple(present.findings(self._state, network, host, self._waiting, self._told(), plans)),
-            "" if network.id in self._waiting or not traits.macs else traits.nic,
-            tuple(subnet.gateway for subnet in network.subnets if subnet.gateway),
+            nic=traits.nic if traits.macs and link else "",
+            targets=tuple(subnet.gateway for subnet in network.subnets if subnet.gateway),
             wireless=bool(link and link.wireless),
         )
 

@@ -71,15 +71,17 @@ def _path(paths: Mapping[str, str], netns: str) -> str:
 
 def standing(state: State, waiting: Container[str], paths: Mapping[str, str]) -> Standing:
     """What stands on segments that others are on, too, but for the networks *waiting*, which are given by ID."""
+    networks: set[str] = set()
     holders: dict[str, dict[IPAddress, str]] = {}
     clients: list[LanClient] = []
     for record in state.networks.values():
         traits = BUILTIN[record.driver].traits(record)
         if traits.wired and not (record.config_only or record.removing or record.id in waiting):
+            networks.add(record.id)
             if traits.probe is not Probe.OFF:
                 holders.setdefault(traits.segment, {}).update(_holders(state, record))
             clients.extend(_clients(state, record, traits, paths))
-    return Standing(holders, tuple(clients))
+    return Standing(frozenset(networks), holders, tuple(clients))
 
 
 def _holders(state: State, record: Network) -> Iterator[tuple[IPAddress, str]]:
@@ -96,9 +98,9 @@ def _clients(state: State, record: Network, traits: Traits, paths: Mapping[str, 
         for one in state.on_network(record.id):
             user = state.sandboxes[one.sandbox]
             hostname = user.hostname or user.name
-            question = WhichLease(traits.segment, record.id, user.name, version, one.mac, hostname)
+            question = WhichLease(traits.segment, record.id, user.name, version, one.mac, hostname, traits.switched)
             lease = next((lease for lease in one.leases if lease.address.version == version), None)
-            yield LanClient(question, lease, _path(paths, user.netns), one.ifname, traits.switched)
+            yield LanClient(question, lease, _path(paths, user.netns), one.ifname)
 
 
 def findings(  # noqa: PLR0917 - all that there is to look at

@@ -26,7 +26,8 @@ class WhoHas:
 class WhichLease:
     """Which address of IP *version* a sandbox, by name, gets of the server on *segment*, for a network, by its ID.
 
-    It shall be *wanted*, which the sandbox had before, if it can. A *mac* of "" stands for that of its parent.
+    It shall be *wanted*, which the sandbox had before, if it can. It is *switched* if the link is a bridge, which does
+    not hear what passes to the *mac*.
     """
 
     segment: str
@@ -35,6 +36,7 @@ class WhichLease:
     version: int
     mac: str
     hostname: str = ""
+    switched: bool = False
     wanted: IPAddress | None = None
 
     @property

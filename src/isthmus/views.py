@@ -67,25 +67,24 @@ class LinkView:
 class LanClient:
     """An endpoint that has an address of one IP version from a server: what it asks, and the *lease* that it has.
 
-    *Netns* is the path of the namespace that its interface, *ifname*, is in. *Switched* tells that a bridge of ours
-    lies between it and the segment's link.
+    *Netns* is the path of the namespace that its interface, *ifname*, is in.
     """
 
     question: WhichLease
     lease: DhcpLease | None
     netns: str
     ifname: str
-    switched: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
     """What of ours stands on segments that others are on, too.
 
-    *Holders* has, by segment, the MAC of each address of ours there; "" stands for that of the segment's own link.
-    *Clients* are the endpoints whose addresses come from a server.
+    *Networks* are the IDs of those that reach there. *Holders* has, by segment, the MAC of each address of ours there;
+    "" stands for that of the segment's own link. *Clients* are the endpoints whose addresses come from a server.
     """
 
+    networks: frozenset[str]
     holders: Mapping[str, Mapping[IPAddress, str]]
     clients: tuple[LanClient, ...]
 
@@ -107,7 +106,7 @@ class Checked:
     nothing to ask. *Wireless* tells a Wi-Fi card.
     """
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...] = ()
     nic: str = ""
     targets: tuple[IPAddress, ...] = ()
     wireless: bool = False

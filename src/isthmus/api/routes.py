@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from msgspec import json
 
@@ -32,6 +32,7 @@ from isthmus.errors import (
     NotImplementedHere,
     StoreUnavailable,
 )
+from isthmus.lan import Call, Lan
 from isthmus.model import Network
 from isthmus.views import Event, SandboxView
 
@@ -40,18 +41,12 @@ log = logging.getLogger("isthmus.api")
 _T = TypeVar("_T")
 
 
-class Call(Protocol):
-    """The way to the engine: lets *work* be done with it and brings back what that returns or raises."""
-
-    def __call__(self, work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
-        """What *work* returns; awaiting it raises what *work* raises. *Brief* work may hold up the loop."""
-
-
 class Api:
     """The whole API as one callable: a `Request` in, a `Response` out, never an exception."""
 
-    def __init__(self, call: Call, events: Events, about: About, clock: Callable[[], int]) -> None:
+    def __init__(self, call: Call, lan: Lan, events: Events, about: About, clock: Callable[[], int]) -> None:
         self.call = call
+        self.lan = lan
         self.events = events
         self.about = about
         self.clock = clock
@@ -165,11 +160,15 @@ async def _change(
     then: Callable[[_T], Response],
     *,
     brief: bool = False,
+    act: Callable[[], Awaitable[_T]] | None = None,
 ) -> Response:
-    """Let the engine do *work* and answer as *then* says; or, if the client asks for that, tell what it would do."""
+    """Let the engine do *work* and answer as *then* says; or, if the client asks for that, tell what it would do.
+
+    Where the wire has to be asked first, *act* does it all.
+    """
     if request.flag("dry-run"):
         return answer(200, {"Plan": await api.call(lambda engine: engine.rehearse(work))})
-    return then(await api.call(work, brief=brief))
+    return then(await (act() if act else api.call(work, brief=brief)))
 
 
 def _filters(request: Request, known: frozenset[str]) -> filters.Filters:
@@ -294,7 +293,13 @@ async def _create_network(api: Api, request: Request) -> Response:
         request,
         lambda engine: engine.create_network(wish),
         lambda made: answer(201, {"Id": made.id, "Warning": made.warning}),
+        act=lambda: api.lan.create_network(wish),
     )
+
+
+async def _check_network(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return answer(200, {"Findings": [translate.finding(found) for found in await api.lan.check(name)]})
 
 
 async def _remove_network(api: Api, request: Request) -> Response:
@@ -307,7 +312,11 @@ async def _connect(api: Api, request: Request) -> Response:
     connect = body.decode(body.NetworkConnect, request.headers, request.body)
     sandbox, wish = translate.named(connect.container), translate.endpoint_request(connect.endpoint_config)
     return await _change(
-        api, request, lambda engine: engine.connect(name, sandbox, wish), lambda _: Response(200), brief=True
+        api,
+        request,
+        lambda engine: engine.connect(name, sandbox, wish),
+        lambda _: Response(200),
+        act=lambda: api.lan.connect(name, sandbox, wish),
     )
 
 
@@ -402,7 +411,7 @@ async def _create_sandbox(api: Api, request: Request) -> Response:
         request,
         lambda engine: engine.create_sandbox(wish),
         lambda made: answer(201, {"Id": made.id, "Warnings": [*warnings, *filter(None, [made.warning])]}),
-        brief=True,
+        act=lambda: api.lan.create_sandbox(wish),
     )
 
 
@@ -481,6 +490,7 @@ ROUTES = (
     Route("GET", "/events", _events),
     Route("GET", "/networks", _networks),
     Route("GET", "/networks/", _networks),
+    Route("GET", "/networks/{name}/check", _check_network),
     Route("GET", "/networks/{name*}", _network),
     Route("POST", "/networks/create", _create_network),
     Route("POST", "/networks/prune", _prune_networks, since=(1, 25)),

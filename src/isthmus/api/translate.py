@@ -14,9 +14,9 @@ from isthmus.api import body
 from isthmus.api.filters import Filters
 from isthmus.api.message import Version
 from isthmus.errors import InvalidOption, InvalidRequest, NotImplementedHere
-from isthmus.model import HandRoute, IPAddress, IPInterface, Network, pairs
+from isthmus.model import FOREVER, DhcpLease, HandRoute, IPAddress, IPInterface, Network, pairs
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.views import EndpointView, Event, LinkView, NatRule, NetworkView, SandboxView
+from isthmus.views import EndpointView, Event, Finding, LinkView, NatRule, NetworkView, SandboxView
 
 Shape = dict[str, object]
 
@@ -261,7 +261,18 @@ def network_inspect(view: NetworkView, version: Version) -> Shape:
     if version >= (1, 52):
         subnets = {one.subnet: {"IPsInUse": one.in_use, "DynamicIPsAvailable": one.available} for one in view.status}
         shape["Status"] = {"IPAM": {"Subnets": subnets}}
-    return shape
+    return shape | _trouble(view.trouble)
+
+
+def _trouble(sentences: Iterable[str]) -> Shape:
+    """What is not as it should be, under a key that Docker does not have; without any, its shapes are as they are."""
+    told = list(sentences)
+    return {"Trouble": told} if told else {}
+
+
+def finding(view: Finding) -> Shape:
+    """An item of `GET /networks/{id}/check`."""
+    return {"Subject": view.subject, "Ok": view.ok, "Text": view.text}
 
 
 def _container_on_network(view: EndpointView) -> Shape:
@@ -271,6 +282,7 @@ def _container_on_network(view: EndpointView) -> Shape:
         "MacAddress": view.endpoint.mac,
         "IPv4Address": _text(view.ipv4),
         "IPv6Address": _text(view.ipv6),
+        **_trouble(view.trouble),
     }
 
 
@@ -293,6 +305,26 @@ def endpoint(view: EndpointView) -> Shape:
         "GlobalIPv6Address": str(view.ipv6.ip) if view.ipv6 else "",
         "GlobalIPv6PrefixLen": view.ipv6.network.prefixlen if view.ipv6 else 0,
         "DNSNames": list(view.dns_names) or None,
+        **({"Leases": list(map(_lease, record.leases))} if record.leases else {}),
+        **_trouble(view.trouble),
+    }
+
+
+def _lease(lease: DhcpLease) -> Shape:
+    """What a DHCP server granted."""
+    ends = None if lease.seconds == FOREVER else rfc3339(lease.obtained + lease.seconds * _SECOND)
+    return {
+        "Address": str(lease.address),
+        "Server": lease.server,
+        "Obtained": rfc3339(lease.obtained),
+        "Ends": ends,
+        "Routers": list(map(str, lease.routers)),
+        "Routes": [{"Destination": str(to), "Gateway": _text(via)} for to, via in lease.routes],
+        "DNS": list(map(str, lease.dns)),
+        "Domain": lease.domain,
+        "Search": list(lease.search),
+        "Hostname": lease.hostname,
+        "Mtu": lease.mtu,
     }
 
 

@@ -239,6 +239,26 @@ def _disconnect(arguments: Arguments) -> int:
     return print_done(arguments.client().post(f"/networks/{quote(network)}/disconnect", body, dry_run_query(arguments)))
 
 
+_FINDINGS = Fields(
+    headings={"Subject": "SUBJECT", "Verdict": "VERDICT", "Text": "TEXT"}, shown=("Subject", "Verdict", "Text")
+)
+
+
+def _check(arguments: Arguments) -> int:
+    """Show what a look at a network told; the exit status is 1 if anything is not as it should be."""
+    found = records(record(arguments.client().get(f"/networks/{quote(arguments.words[0])}/check")).get("Findings"))
+    rows: list[Row] = [
+        {
+            "Subject": text(one.get("Subject")),
+            "Verdict": "ok" if one.get("Ok") else "trouble",
+            "Text": text(one.get("Text")),
+        }
+        for one in found
+    ]
+    print_rows(arguments, _FINDINGS, rows)
+    return 0 if all(one.get("Ok") for one in found) else 1
+
+
 _FILTER = Flag(
     "filter", "Only what fits, e.g. driver=bridge, name=front, label=tier", Kind.LIST, "f", "key=value", check_filter
 )
@@ -291,6 +311,15 @@ COMMANDS = (
         (INSPECT_FORMAT, Flag("verbose", "Diagnostic details, too", Kind.SWITCH, "v")),
         1,
         None,
+    ),
+    Command(
+        "isthmus network check",
+        "[OPTIONS] NETWORK",
+        "Look whether a network is as it should be, on its wire, too",
+        _check,
+        (LS_FORMAT,),
+        1,
+        1,
     ),
     Command(
         "isthmus network rm",

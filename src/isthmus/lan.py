@@ -1,0 +1,331 @@
+"""The LANs that ours stand on: asked before an address is used, heard afterwards, and asked for addresses by DHCP.
+
+The engine decides what has to be asked and what an answer means; here it is asked, on the daemon's loop, so that
+nothing else waits for the wire. What is guarded and who is a client follows from a snapshot of what stands
+(`Engine.standing`), taken whenever that may have changed: a missed event cannot matter.
+"""
+
+import asyncio
+import fcntl
+import logging
+import secrets
+import socket
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from ipaddress import IPv4Address
+from pathlib import Path
+from struct import Struct
+from typing import Protocol, TypeVar
+
+from isthmus.dhcp.identity import Hears
+from isthmus.dhcp.manager import Device, Key, Party
+from isthmus.dhcp.status import Status
+from isthmus.engine import Engine
+from isthmus.errors import DeviceUnavailable, IsthmusError
+from isthmus.model import DhcpLease, IPAddress
+from isthmus.options import Probe
+from isthmus.questions import Evidence, Unanswered, WhichLease, WhoHas
+from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
+from isthmus.views import Checked, Created, Event, Finding, LanClient, Standing
+from isthmus.wire.advice import Finding as Trial
+from isthmus.wire.advice import Verdict, advice
+from isthmus.wire.prober import Schedule, fast, strict
+
+log = logging.getLogger("isthmus.lan")
+
+TRIES = 256
+"""How many addresses in a row may turn out to be somebody else's before an attach gives up."""
+
+SERVER_WAIT = 10.0
+"""For how long, in seconds, an attach waits for a DHCP server."""
+
+CREATE_WAIT = 0.3
+"""For how long, in seconds, the making of a network waits for answers to a second MAC."""
+
+_T = TypeVar("_T")
+_IFREQ = Struct("16si12x")
+_SIOCGIFMTU = 0x8921
+_ATF_COM = 2  # linux/if_arp.h: the entry is whole
+
+
+class Call(Protocol):
+    """The way to the engine: lets *work* be done with it and brings back what that returns or raises."""
+
+    def __call__(self, work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
+        """What *work* returns; awaiting it raises what *work* raises. *Brief* work may hold up the loop."""
+
+
+class Wire(Protocol):
+    """What is asked of the wire; see `wire.prober.Prober`."""
+
+    async def probe(
+        self, device: str, holders: Mapping[IPAddress, str], schedule: Schedule, *, ours: Container[str] = ()
+    ) -> dict[IPAddress, str]:
+        """Who else has each address."""
+
+    def guard(self, device: str, holders: Mapping[IPAddress, str], *, ours: Container[str] = ()) -> None:
+        """Listen for who claims one of the addresses."""
+
+    async def check(self, device: str, targets: Collection[IPAddress], wait: float = 2.0) -> Trial:
+        """Whether a second MAC is answered."""
+
+    def close(self) -> None:
+        """Ask and hear nothing more."""
+
+
+class Servers(Protocol):
+    """What is asked of DHCP servers; see `dhcp.manager.Manager`."""
+
+    async def acquire(self, key: Key, party: Party, wanted: IPAddress | None, wait: float) -> DhcpLease | None:
+        """A lease for a new endpoint."""
+
+    def adopt(self, key: Key, party: Party, lease: DhcpLease) -> None:
+        """Go on with a lease."""
+
+    def decline(self, key: Key) -> None:
+        """Tell that somebody else has the address."""
+
+    def release(self, key: Key) -> None:
+        """Give a lease back."""
+
+    def state(self, key: Key) -> Status | None:
+        """How a client stands."""
+
+    def device_appeared(self, device: Device) -> None:
+        """Ask again on a device."""
+
+    def close(self) -> None:
+        """Stop; nothing is given back."""
+
+
+class Lan:
+    """What the engine is asked for when the wire has a say in it. It is used on the loop's thread."""
+
+    def __init__(self, call: Call, wire: Wire, servers: Servers) -> None:
+        self._call, self._wire, self._servers = call, wire, servers
+        self._networks: frozenset[str] = frozenset()
+        self._segments: frozenset[str] = frozenset()
+        self._clients: dict[Key, LanClient] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._syncing = False
+
+    # What users ask for.
+
+    async def connect(self, network: str, sandbox: str, request: EndpointRequest) -> None:
+        """As `Engine.connect`, when all that has to be asked was asked."""
+        await self._answered(lambda engine, evidence: engine.connect(network, sandbox, request, evidence))
+
+    async def create_sandbox(self, request: SandboxRequest) -> Created:
+        """As `Engine.create_sandbox`, when all that has to be asked was asked."""
+        return await self._answered(lambda engine, evidence: engine.create_sandbox(request, evidence))
+
+    async def create_network(self, request: NetworkRequest) -> Created:
+        """As `Engine.create_network`, with a warning if endpoints with MACs of their own will reach nobody there."""
+        created = await self._call(lambda engine: engine.create_network(request))
+        checked = await self._call(lambda engine: engine.to_ask(created.id))
+        findings = await self._try_second_mac(checked, CREATE_WAIT, {Verdict.PARENT_ONLY})
+        return replace(created, warning="; ".join(finding.text for finding in findings if not finding.ok))
+
+    async def check(self, name: str) -> tuple[Finding, ...]:
+        """What there is to tell of a network, the wire included."""
+        checked = await self._call(lambda engine: engine.check(name))
+        return (*checked.findings, *await self._try_second_mac(checked, 1.0, set(Verdict)))
+
+    async def _answered(self, decide: Callable[[Engine, Evidence], _T]) -> _T:
+        """What *decide* says when it has the evidence that it wants."""
+        evidence = Evidence()
+        try:
+            for _ in range(TRIES):
+                try:
+                    return await self._call(partial(_decide, decide, evidence), brief=True)
+                except Unanswered as unanswered:
+                    evidence |= await self._ask(unanswered)
+        except BaseException:
+            for key in evidence.leases.keys() - self._clients.keys():
+                self._servers.release(key)
+            raise
+        raise IsthmusError(f"{TRIES} addresses in a row are those of other machines on the wire; choose another range")
+
+    async def _ask(self, unanswered: Unanswered) -> Evidence:
+        """The answers to all questions, which are asked at once."""
+        addresses: dict[tuple[str, Probe], dict[IPAddress, str]] = {}
+        leases = []
+        for question in unanswered.questions:
+            match question:
+                case WhoHas(segment, address, mac, probe):
+                    addresses.setdefault((segment, probe), {})[address] = mac
+                case WhichLease():
+                    leases.append(question)
+        async with asyncio.TaskGroup() as group:
+            probes = {where: group.create_task(self._probe(*where, holders)) for where, holders in addresses.items()}
+            granted = {question.key: group.create_task(self._acquire(question)) for question in leases}
+        holders = {(segment, one): mac for (segment, _), task in probes.items() for one, mac in task.result().items()}
+        return Evidence(holders, {key: task.result() for key, task in granted.items()})
+
+    async def _probe(self, segment: str, probe: Probe, asked: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:
+        """Who has the addresses; nobody, where nobody can be asked."""
+        schedule = strict(secrets.SystemRandom().random) if probe is Probe.STRICT else fast()
+        try:
+            return await self._wire.probe(segment, asked, schedule)
+        except DeviceUnavailable as error:
+            log.warning("addresses are given out unasked: %s", error)
+            return dict.fromkeys(asked, "")
+
+    async def _acquire(self, question: WhichLease) -> DhcpLease | None:
+        party = Party(Device(question.segment), question.mac, question.hostname, _hears(question))
+        lease = await self._servers.acquire(question.key, party, question.wanted, SERVER_WAIT)
+        return _fitting(lease, question.segment)
+
+    async def _try_second_mac(self, checked: Checked, wait: float, telling: Iterable[Verdict]) -> tuple[Finding, ...]:
+        """What came of asking from a second MAC, if that is one of *telling* or the card a Wi-Fi card."""
+        if not checked.nic:
+            return ()
+        try:
+            found = await self._wire.check(checked.nic, checked.targets or _neighbours(checked.nic), wait)
+        except DeviceUnavailable as error:
+            return (Finding("wire", ok=False, text=str(error)),)
+        if found.verdict is Verdict.BOTH:
+            took = f"{found.neighbour} ({found.mac}) answers to a second MAC on {checked.nic}"
+            return (Finding("wire", ok=True, text=f"{took}, after {found.took * 1000:.1f} ms"),)
+        if found.verdict not in telling and not checked.wireless:
+            return ()
+        told = advice(found, checked.nic, *map(_dmi, ("sys_vendor", "product_name")), wireless=checked.wireless)
+        return tuple(Finding("wire", ok=False, text=line) for line in told)
+
+    # What stands.
+
+    def heard(self, event: Event) -> None:
+        """Take notice of what the engine announced."""
+        if event.kind != "network":
+            return
+        known = event.id in self._networks
+        if event.action in {"create", "destroy"} or (known and event.action in {"connect", "disconnect"}):
+            self.look()
+
+    def appeared(self, device: str) -> None:
+        """Know that a link of this name is there again, or up."""
+        self._servers.device_appeared(Device(device))
+        if device in self._segments:
+            self.look()
+
+    def look(self) -> None:
+        """See what stands, soon, and act on it."""
+        if not self._syncing:
+            self._syncing = True
+            self._spawn(self._sync())
+
+    async def _sync(self) -> None:
+        self._syncing = False
+        standing = await self._call(lambda engine: engine.standing())
+        self._networks = standing.networks
+        self._guard(standing)
+        clients = {client.question.key: client for client in standing.clients}
+        for key in self._clients.keys() - clients.keys():
+            self._servers.release(key)
+        for key, client in clients.items():
+            if key not in self._clients:
+                self._attend(client)
+        self._clients = clients
+
+    def _guard(self, standing: Standing) -> None:
+        ours = frozenset(mac for holders in standing.holders.values() for mac in holders.values())
+        for segment in self._segments | standing.holders.keys():
+            with suppress(DeviceUnavailable):  # `appeared` comes when it is back
+                self._wire.guard(segment, standing.holders.get(segment, {}), ours=ours)
+        self._segments = frozenset(standing.holders)
+
+    def _attend(self, client: LanClient) -> None:
+        """Have a client for an endpoint that stands, if it has none yet."""
+        key = client.question.key
+        if self._servers.state(key):
+            return
+        if client.lease:
+            self._servers.adopt(key, _party(client), client.lease)
+        else:
+            self._spawn(self._acquire_late(client))
+
+    async def _acquire_late(self, client: LanClient) -> None:
+        """Get a lease for an endpoint that stands without one."""
+        key = client.question.key
+        lease = await self._servers.acquire(key, _party(client), None, SERVER_WAIT)
+        self.leased(key, lease, self._servers.state(key))
+
+    # What the wire says of its own accord.
+
+    def conflict(self, segment: str, address: IPAddress, mac: str) -> None:
+        """Have everybody know that somebody else claims an address of ours."""
+        log.warning("on %s, %s claims %s, which is one of ours", segment, mac, address)
+        self._spawn(self._tell(lambda engine: engine.conflict(segment, address, mac)))
+        for key, client in self._clients.items():
+            if client.question.segment == segment and client.lease and client.lease.address.ip == address:
+                self._servers.decline(key)
+
+    def leased(self, key: Key, lease: DhcpLease | None, status: Status | None) -> None:
+        """Have an endpoint use the lease that its client has now."""
+        segment = self._clients[key].question.segment if key in self._clients else ""
+        fitting = _fitting(lease, segment)
+        trouble = f"{status.word}: {status.advice}" if status and status.advice else ""
+        self._spawn(self._tell(lambda engine: engine.leased(key, fitting, trouble)))
+
+    async def _tell(self, work: Callable[[Engine], None]) -> None:
+        try:
+            await self._call(work)
+        except (IsthmusError, ExceptionGroup) as error:
+            log.error("what the wire told could not be followed: %s", error)  # noqa: TRY400 - it is told whole
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Ask and hear nothing more. Leases go on: the next run adopts them."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._servers.close()
+        self._wire.close()
+
+
+def _decide(decide: Callable[[Engine, Evidence], _T], evidence: Evidence, engine: Engine) -> _T:
+    return decide(engine, evidence)
+
+
+def _party(client: LanClient) -> Party:
+    """An endpoint as a client: on its segment's link, or inside, where that does not hear what is for the endpoint."""
+    question = client.question
+    if question.switched and question.version == 6:
+        return Party(Device(client.ifname, client.netns), question.mac, question.hostname)
+    return Party(Device(question.segment), question.mac, question.hostname, _hears(question))
+
+
+def _hears(question: WhichLease) -> Hears:
+    return Hears.BROADCASTS if question.switched else Hears.ALL
+
+
+def _fitting(lease: DhcpLease | None, segment: str) -> DhcpLease | None:
+    """*lease* with an MTU that is not larger than the one of the link that it is used over."""
+    if lease is None or not lease.mtu:
+        return lease
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFMTU, _IFREQ.pack(segment.encode(), 0))
+        except OSError:
+            return lease
+    return replace(lease, mtu=min(lease.mtu, _IFREQ.unpack(answer)[1]))
+
+
+def _neighbours(nic: str) -> tuple[IPAddress, ...]:
+    """Whom the host knows on the wire of *nic*, over IPv4: who may answer where no gateway is named."""
+    lines = Path("/proc/thread-self/net/arp").read_text(encoding="ascii").splitlines()[1:]
+    known = (line.split() for line in lines)
+    return tuple(IPv4Address(words[0]) for words in known if words[5] == nic and int(words[2], 16) & _ATF_COM)
+
+
+def _dmi(name: str) -> str:
+    """What the firmware says of this machine; "" if it says nothing."""
+    with suppress(OSError):
+        return Path("/sys/class/dmi/id", name).read_text(encoding="utf-8", errors="replace")
+    return ""
