@@ -42,7 +42,7 @@ from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
 from isthmus.kernel import Appeared, News, Overrun, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
-from isthmus.lan import Call, Lan
+from isthmus.lan import Lan
 from isthmus.model import HOST
 from isthmus.plan import NOTHING, Plan
 from isthmus.rules import Rules
@@ -204,7 +204,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
             return worker.call(lambda house: work(house.engine), brief=brief)
 
-        lan = _lan(call)
+        lan = Lan(call, Prober, partial(Manager, _listen))
         held.push_async_callback(lan.close)
         mender = Mender(worker, watch, lan)
         for number in watch.filenos():
@@ -315,14 +315,6 @@ class Mender:
                         self._lan.appeared(one.name)
         finally:
             self._task = None
-
-
-def _lan(call: Call) -> Lan:
-    """The LANs that this host is on; they call back to the one that asked."""
-    wire = Prober(lambda *conflict: lan.conflict(*conflict))
-    servers = Manager(_listen, lambda *leased: lan.leased(*leased))
-    lan = Lan(call, wire, servers)
-    return lan
 
 
 def _listen(device: Device, port: int, hear: Callable[[bytes, int], None], gone: Callable[[], None]) -> Port:

@@ -100,11 +100,19 @@ class Servers(Protocol):
         """Stop; nothing is given back."""
 
 
+HearConflict = Callable[[str, IPAddress, str], None]
+HearLease = Callable[[Key, DhcpLease | None, Status], None]
+
+
 class Lan:
     """What the engine is asked for when the wire has a say in it. It is used on the loop's thread."""
 
-    def __init__(self, call: Call, wire: Wire, servers: Servers) -> None:
-        self._call, self._wire, self._servers = call, wire, servers
+    def __init__(
+        self, call: Call, wire: Callable[[HearConflict], Wire], servers: Callable[[HearLease], Servers]
+    ) -> None:
+        """*Wire* and *servers* make what is asked, given whom it tells what it hears of its own accord."""
+        self._call = call
+        self._wire, self._servers = wire(self.conflict), servers(self.leased)
         self._networks: frozenset[str] = frozenset()
         self._segments: frozenset[str] = frozenset()
         self._clients: dict[Key, LanClient] = {}

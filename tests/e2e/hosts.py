@@ -263,6 +263,12 @@ class Host(Machine):
         assert done.returncode != 0, f"{command} succeeded: {done.stdout}"
         return done.stderr.strip()
 
+    def complains(self, command: str) -> str:
+        """What `isthmus COMMAND` prints that finds something wrong, and tells so by its exit status."""
+        done = self.attempt(f"{PROGRAM} {command}")
+        assert done.returncode == 1, f"{command} found nothing: {done.stdout}{done.stderr}"
+        return done.stdout
+
     def network(self, name: str, flags: str = "") -> None:
         """Create a network."""
         self.isthmus(f"network create {flags} {name}")

@@ -12,11 +12,14 @@ from isthmus.api.about import About
 from isthmus.api.events import Events
 from isthmus.api.message import Request, Response
 from isthmus.api.routes import Api
+from isthmus.dhcp.fake import FakeServers
 from isthmus.engine import Engine
 from isthmus.kernel.fake import FakeKernel
+from isthmus.lan import Lan
 from isthmus.model import HOST, pairs
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
+from isthmus.wire.fake import FakeWire
 
 T = TypeVar("T")
 
@@ -61,7 +64,10 @@ class World:
             paths={HOST: "/proc/1/ns/net", "*": "/run/isthmus/netns"},
         )
         self.engine.start()
-        self.api = Api(self.call, self.events, ABOUT, self.clock)
+        self.wire = FakeWire()
+        self.servers = FakeServers()
+        self.lan = Lan(self.call, lambda _conflict: self.wire, lambda _leased: self.servers)
+        self.api = Api(self.call, self.lan, self.events, ABOUT, self.clock)
 
     def __enter__(self) -> Self:
         return self
