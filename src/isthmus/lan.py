@@ -23,7 +23,7 @@ from isthmus.dhcp.identity import Hears
 from isthmus.dhcp.manager import Device, Key, Party
 from isthmus.dhcp.status import Status
 from isthmus.engine import Engine
-from isthmus.errors import DeviceUnavailable, IsthmusError
+from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError
 from isthmus.model import DhcpLease, IPAddress
 from isthmus.options import Probe
 from isthmus.questions import Evidence, Unanswered, WhichLease, WhoHas
@@ -90,6 +90,9 @@ class Servers(Protocol):
     def release(self, key: Key) -> None:
         """Give a lease back."""
 
+    def lease(self, key: Key) -> DhcpLease | None:
+        """What a client has."""
+
     def state(self, key: Key) -> Status | None:
         """How a client stands."""
 
@@ -150,11 +153,11 @@ class Lan:
                     return await self._call(partial(_decide, decide, evidence), brief=True)
                 except Unanswered as unanswered:
                     evidence |= await self._ask(unanswered)
+            raise Forbidden(f"{TRIES} addresses in a row are other machines' on the wire; choose another range")
         except BaseException:
             for key in evidence.leases.keys() - self._clients.keys():
                 self._servers.release(key)
             raise
-        raise IsthmusError(f"{TRIES} addresses in a row are those of other machines on the wire; choose another range")
 
     async def _ask(self, unanswered: Unanswered) -> Evidence:
         """The answers to all questions, which are asked at once."""
@@ -245,11 +248,12 @@ class Lan:
         self._segments = frozenset(standing.holders)
 
     def _attend(self, client: LanClient) -> None:
-        """Have a client for an endpoint that stands, if it has none yet."""
+        """Have a client for an endpoint that stands, and its lease used."""
         key = client.question.key
-        if self._servers.state(key):
-            return
-        if client.lease:
+        if state := self._servers.state(key):
+            # It may have heard something while the endpoint was made.
+            self.leased(key, self._servers.lease(key), state)
+        elif client.lease:
             self._servers.adopt(key, _party(client), client.lease)
         else:
             self._spawn(self._acquire_late(client))

@@ -41,6 +41,10 @@ class FakeServers:
             del self.held[key], self._parties[key]
             self.released.append(key)
 
+    def lease(self, key: Key) -> DhcpLease | None:
+        """See `Manager.lease`."""
+        return self.held.get(key)
+
     def state(self, key: Key) -> Status | None:
         """See `Manager.state`."""
         if key not in self.held:

@@ -164,6 +164,11 @@ class Manager:
         self._attend(key, session.place, waiting=False)
         _stop(session)
 
+    def lease(self, key: Key) -> DhcpLease | None:
+        """The lease that the client of an endpoint has; None if it has none, or there is no such client."""
+        session = self._sessions.get(key)
+        return session.client.lease if session else None
+
     def state(self, key: Key) -> Status | None:
         """How the client of an endpoint stands; None if there is none."""
         session = self._sessions.get(key)
