@@ -146,18 +146,24 @@ class Lan:
 
     async def _answered(self, decide: Callable[[Engine, Evidence], _T]) -> _T:
         """What *decide* says when it has the evidence that it wants."""
-        evidence = Evidence()
+        keys: set[Key] = set()
         try:
-            for _ in range(TRIES):
-                try:
-                    return await self._call(partial(_decide, decide, evidence), brief=True)
-                except Unanswered as unanswered:
-                    evidence |= await self._ask(unanswered)
-            raise Forbidden(f"{TRIES} addresses in a row are other machines' on the wire; choose another range")
+            return await self._ask_until_answered(decide, keys)
         except BaseException:
-            for key in evidence.leases.keys() - self._clients.keys():
+            for key in keys - self._clients.keys():
                 self._servers.release(key)
             raise
+
+    async def _ask_until_answered(self, decide: Callable[[Engine, Evidence], _T], keys: set[Key]) -> _T:
+        """What *decide* says in the end; *keys* grows by those of the leases that were asked for."""
+        evidence = Evidence()
+        for _ in range(TRIES):
+            try:
+                return await self._call(partial(_decide, decide, evidence), brief=True)
+            except Unanswered as unanswered:
+                evidence |= await self._ask(unanswered)
+                keys.update(evidence.leases)
+        raise Forbidden(f"{TRIES} addresses in a row are other machines' on the wire; choose another range")
 
     async def _ask(self, unanswered: Unanswered) -> Evidence:
         """The answers to all questions, which are asked at once."""
