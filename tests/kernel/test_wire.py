@@ -59,7 +59,8 @@ def plug(netns: str, device: str, mac: str, *addresses: str) -> None:
     run("ip", *where, "link", "add", device, "address", mac, "type", "veth", "peer", "name", port, "netns", "lan")
     run("ip", "-n", "lan", "link", "set", port, "master", "br0", "up")
     for address in addresses:
-        run("ip", *where, "address", "add", address, "dev", device)
+        # Without a check of its own: it would take a question that comes early for a rival, and give the address up.
+        run("ip", *where, "address", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
     run("ip", *where, "link", "set", device, "up")
 
 

@@ -100,9 +100,11 @@ class Line:
 
     def guard(self, holders: Mapping[IPAddress, str], ours: Container[str]) -> None:
         """Tell of conflicts over these addresses, and no others, from now on."""
-        self._holders, self._ours = dict(holders), ours
-        self._port.filter(filters.NEIGHBOURS)
-        self._settle()
+        self._ours = ours
+        if holders != self._holders:
+            self._holders = dict(holders)
+            self._port.filter(filters.NEIGHBOURS)
+            self._settle()
 
     def tell(self, address: IPAddress, mac: str) -> None:
         """Tell that *mac* claims *address*, which is ours, unless that was just told."""
