@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import attach, footprint, path, peers, profile, world
+from bench import addresses, attach, footprint, path, peers, profile, world
 from bench.report import Machine, Report, put_into
 
-PARTS = ("footprint", "connect", "create", "sustain", "crowd", "path", "scale", "restart")
+PARTS = ("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "scale", "restart")
 
 _QUICK = (attach.Pace(8, 10, 6, 3, 3, 1000), path.PathPace(3, 0.3, both_settings=False), 10, 2)
 _FULL = (attach.Pace(40, 10, 8, 10, 10, 1000), path.PathPace(21, 0.5, both_settings=True), 40, 5)
@@ -67,6 +67,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
 
     steps: dict[str, Callable[[], None]] = {
         "footprint": lambda: _footprint(daemon, report, listings),
+        "addresses": partial(addresses.measure, report, 100 * listings),
         "connect": partial(attach.connect, daemon, floor, others, report, pace),
         "create": partial(attach.create, daemon, floor, report, pace),
         "sustain": partial(attach.sustain, daemon, floor, report, pace),
