@@ -443,6 +443,29 @@ def test_address_pools_and_network_options_are_those_of_new_networks(world: Worl
     assert host.ip(f"link show {host.bridge('own')}")[0]["mtu"] == 1200
 
 
+def test_a_denied_pool_is_passed_over(world: World) -> None:
+    """What the daemon cannot see, such as a VPN that is down, its administrator tells it."""
+    host = world.host().start(config={"denied-address-pools": ["172.16.0.0/14"]})
+    assert host.addresses("isthmus0") == ["172.20.0.1/16"]
+
+
+def test_a_sandbox_that_is_made_again_is_at_its_old_place(world: World) -> None:
+    """Its neighbours find it where it was, at once, also if the daemon died meanwhile; another name gets another."""
+    host = world.host().start()
+    host.network("front", "--subnet 10.5.0.0/24")
+    peer, web = host.sandbox("peer", "--network front"), host.sandbox("web", "--network front")
+    before = web.address(), web.ip("link show eth0")[0]["address"]
+    assert pings(peer, web.address())
+    host.isthmus("sandbox rm web")
+    host.kill()
+    host.start()
+    other = host.sandbox("other", "--network front")
+    again = host.sandbox("web", "--network front")
+    assert (again.address(), again.ip("link show eth0")[0]["address"]) == before
+    assert other.address() != again.address()
+    assert pings(peer, again.address())
+
+
 def test_a_subnet_of_our_choice_collides_with_no_route_of_the_host(world: World) -> None:
     """A VPN that is up keeps its addresses: routes, on-link subnets, and those made after the daemon's start."""
     host, _ = world.internet()

@@ -9,6 +9,7 @@ from isthmus.addresses import DEFAULT_POOLS, Pool, SubnetRequest, ula_pool
 from isthmus.decisions import Decisions
 from isthmus.errors import (
     AddressInUse,
+    Forbidden,
     InvalidOption,
     InvalidRequest,
     InvalidSubnet,
@@ -179,7 +180,7 @@ def test_the_daemons_time_is_for_all_other_networks() -> None:
         ({"isthmus.lease": "soon"}, "failed to parse isthmus.lease value: soon"),
         ({"isthmus.lease": "-1h"}, "failed to parse isthmus.lease value: -1h"),
         ({"isthmus.lease": "99999999h"}, "from 0 to 87600h"),
-        ({"isthmus.leese": "1h"}, "there is no such option; there are isthmus.lease"),
+        ({"isthmus.leese": "1h"}, "there is no such option; there are .*isthmus.lease"),
         ({"com.docker.network.ipam.serial": "perhaps"}, "serial value: perhaps"),
     ],
 )
@@ -187,6 +188,18 @@ def test_bad_ipam_options_are_refused(world: World, options: dict[str, str], wor
     """A slip of the pen is told at once, not found out a day later."""
     with pytest.raises(InvalidOption, match=words):
         world.network("front", "10.5.0.0/24", ipam_options=pairs(options))
+
+
+def test_ipam_options_come_with_a_configuration(world: World) -> None:
+    """A configuration that lost half of itself on the way would be found out late."""
+    options = pairs({"isthmus.lease": "0"})
+    world.network("base", "10.5.0.0/24", config_only=True, ipam_options=options)
+    with pytest.raises(Forbidden, match="IPAM options come from the configuration network base"):
+        world.network("front", config_from="base", ipam_options=options)
+    world.network("front", config_from="base")
+    world.sandbox("web", "front")
+    world.engine.remove_sandbox("web")
+    assert not leases(world)
 
 
 def test_when_nothing_else_is_left_the_lease_that_ends_first_is_taken(world: World) -> None:
