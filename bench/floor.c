@@ -1,19 +1,24 @@
-/* The floor: what the kernel itself takes to attach a network namespace to a bridge and to detach it, asked as cheaply as
- * it can be asked: raw rtnetlink, written ahead, sent in batches, one acknowledgement for each batch.
+/* The floor: what the kernel itself takes to attach a network namespace to a bridge or to a parent's wire and to detach
+ * it, asked as cheaply as it can be asked: raw rtnetlink, written ahead, sent in batches, one acknowledgement for each
+ * batch.
  *
- * What it leaves is what our own bridge network leaves, without mark and record: a namespace with lo up and IPv6 off for
- * the links to come; a pair of veths with one queue, of which one end is born in the namespace as eth0 and the other on
- * the bridge, without a link-local address; an address and a default route inside.
+ * What it leaves is what our own networks leave, without mark and record: a namespace with lo up and IPv6 off for the
+ * links to come; a pair of veths with one queue, of which one end is born in the namespace as eth0 and the other on the
+ * bridge, without a link-local address, or a macvlan in mode bridge that is born there as eth0; an address and a default
+ * route inside.
  *
  * It is driven line by line, so that its work can be interleaved with that of others. It runs in a network namespace that
  * is its own. Each command answers with a line: the microseconds that the work took.
  *
  *     bridge          make the bridge, up, with 10.88.0.1/16
+ *     parent          make the parent, up: a veth whose other end, up, leads nowhere
  *     space K         make namespace K (0..8191) and open a socket in it
- *     attach K        attach namespace K
+ *     attach K        attach namespace K to the bridge
  *     born K          both
  *     detach K        delete the pair of K; the kernel answers when it is gone
  *     detach-all      delete all pairs in one message, by their group
+ *     stand K         attach namespace K to the parent
+ *     fall K          delete the macvlan of K; the kernel answers when it is gone
  *     free K          let namespace K go; the kernel takes it apart afterwards
  *     settle          wait until the kernel has taken apart all namespaces that were let go
  */
@@ -35,7 +40,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { MOST = 8192, GROUP = 4711, BASE = 1 << 21, LO = 1, MARKER = BASE - 4, BRIDGE = BASE - 8 };
+enum { MOST = 8192, GROUP = 4711, BASE = 1 << 21, LO = 1, MARKER = BASE - 4, BRIDGE = BASE - 8, PARENT = BASE - 12 };
 
 static int host_netns, host_socket;
 static int netns[MOST], inner_socket[MOST];
@@ -182,6 +187,27 @@ static void make_space(int k) {
     if (setns(host_netns, CLONE_NEWNET)) die("setns");
 }
 
+static void make_parent(void) {
+    add_pair("floor1", PARENT, 0, 0, "floor2", host_netns);
+    no_link_local(PARENT);
+    no_link_local(PARENT + 1);
+    set_up(PARENT + 1);
+    set_up(PARENT);
+    must(host_socket, "parent");
+}
+
+/* Set the link of this index up, in namespace K, and give it an address and the default route. */
+static void furnish(int k, int index) {
+    struct rtmsg r = {.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_BOOT,
+                      .rtm_scope = RT_SCOPE_UNIVERSE, .rtm_type = RTN_UNICAST};
+    set_up(index);
+    add_address(index, 0x0a580000 + 2 + k, 16);
+    begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &r, sizeof r);
+    put_u32(RTA_GATEWAY, htonl(0x0a580001));
+    put_u32(RTA_OIF, index);
+    must(inner_socket[k], "attach, inside");
+}
+
 static void attach(int k) {
     int index = BASE + 2 * k;
     char name[16];
@@ -190,21 +216,29 @@ static void attach(int k) {
     no_link_local(index);
     set_up(index);
     must(host_socket, "attach, on the host");
-
-    struct rtmsg r = {.rtm_family = AF_INET, .rtm_table = RT_TABLE_MAIN, .rtm_protocol = RTPROT_BOOT,
-                      .rtm_scope = RT_SCOPE_UNIVERSE, .rtm_type = RTN_UNICAST};
-    set_up(index + 1);
-    add_address(index + 1, 0x0a580000 + 2 + k, 16);
-    begin(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, &r, sizeof r);
-    put_u32(RTA_GATEWAY, htonl(0x0a580001));
-    put_u32(RTA_OIF, index + 1);
-    must(inner_socket[k], "attach, inside");
+    furnish(k, index + 1);
 }
 
-static void detach(int k) {
+static void stand(int k) {
+    struct ifinfomsg i = {.ifi_index = BASE + 2 * k};
+    begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &i, sizeof i);
+    put(IFLA_IFNAME, "eth0", 5);
+    put_u32(IFLA_LINK, PARENT);
+    put_u32(IFLA_NET_NS_FD, netns[k]);
+    struct rtattr *info = put(IFLA_LINKINFO, 0, 0);
+    put(IFLA_INFO_KIND, "macvlan", 7);
+    struct rtattr *data = put(IFLA_INFO_DATA, 0, 0);
+    put_u32(IFLA_MACVLAN_MODE, MACVLAN_MODE_BRIDGE);
+    end(data);
+    end(info);
+    must(host_socket, "stand, on the host");
+    furnish(k, i.ifi_index);
+}
+
+static void detach(int k, int from) {
     struct ifinfomsg i = {.ifi_index = BASE + 2 * k};
     begin(RTM_DELLINK, 0, &i, sizeof i);
-    must(host_socket, "detach");
+    must(from, "detach");
 }
 
 static void detach_all(void) {
@@ -249,7 +283,10 @@ int main(void) {
         else if (!strcmp(word, "space")) make_space(k);
         else if (!strcmp(word, "attach")) attach(k);
         else if (!strcmp(word, "born")) make_space(k), attach(k);
-        else if (!strcmp(word, "detach")) detach(k);
+        else if (!strcmp(word, "detach")) detach(k, host_socket);
+        else if (!strcmp(word, "parent")) make_parent();
+        else if (!strcmp(word, "stand")) stand(k);
+        else if (!strcmp(word, "fall")) detach(k, inner_socket[k]);
         else if (!strcmp(word, "detach-all")) detach_all();
         else if (!strcmp(word, "free")) release(k);
         else if (!strcmp(word, "settle")) settle();
