@@ -77,6 +77,7 @@ def start(level: str) -> LogThread:
     root.setLevel(level)
     # Who, where and which process are not shown, so they need not be found out.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # noqa: SLF001 - as logging's own page on optimization says
     return handler
 
 

@@ -20,7 +20,7 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request as it came. *path* is decoded, of a query key the first value counts, *headers* are in lower case.
+    """A request as it came. *path* is decoded, of a query key the first value counts, *headers* are read in lower case.
 
     *body* is None if the client announced none (`Content-Length: 0` or nothing), which is not the same as a body that
     turned out to be empty. *version* and *names* (the words that the route's pattern left open) are filled in by the
@@ -34,6 +34,10 @@ class Request:
     body: bytes | None = None
     version: Version = (0, 0)
     names: tuple[str, ...] = ()
+
+    def routed(self, version: Version, names: tuple[str, ...]) -> "Request":
+        """Return the same as its route knows it; `dataclasses.replace` would take ten times as long."""
+        return Request(self.method, self.path, self.query, self.headers, self.body, version, names)
 
     def flag(self, key: str) -> bool:
         """Whether the query says yes to *key*, read as Docker does: everything but a few words for no is a yes."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 from msgspec import json
@@ -69,7 +69,7 @@ class Api:
             response = _refusal_of_all(request, group)
         except Exception as error:  # noqa: BLE001 - the edge: what nobody foresaw is logged, and the client is told so
             response = _internal(request, error)
-        return replace(response, headers=self._common | dict(response.headers))
+        return Response(response.status, response.body, {**self._common, **response.headers}, response.stream)
 
 
 Handler = Callable[[Api, Request], Awaitable[Response]]
@@ -128,7 +128,7 @@ def _route(request: Request) -> tuple[Handler, Request]:
         version = _supported(versioned[1])
     for pattern, route in _TABLE.get((request.method, _first_part(path)), ()):
         if (found := pattern.fullmatch(path)) and version >= route.since:
-            return route.handler, replace(request, version=version, names=found.groups())
+            return route.handler, request.routed(version, found.groups())
     return _not_found, request
 
 

@@ -178,8 +178,7 @@ class Server:
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         try:
-            async with asyncio.timeout(self._limits.body_time):
-                body = await http.read() if http.body_exists else None
+            body = await self._body(http) if http.body_exists else None
         except web.HTTPRequestEntityTooLarge:
             return _closing(refusal(413, f"the body is too large: it may have at most {self._limits.body} bytes"))
         except TimeoutError:
@@ -189,8 +188,8 @@ class Server:
         request = Request(
             method=http.method,
             path=http.path,
-            query=_query(http.query_string if "?" in http.path_qs else ""),
-            headers={name.lower(): value for name, value in http.headers.items()},
+            query=_query(http.query_string) if "?" in http.path_qs else {},
+            headers=http.headers,
             body=body,
         )
         if http.method not in _READING and log.isEnabledFor(logging.INFO):
@@ -199,6 +198,13 @@ class Server:
         if response.stream is None:
             return web.Response(status=response.status, body=response.body, headers=response.headers)
         return await _stream(http, response, response.stream)
+
+    async def _body(self, http: web.BaseRequest) -> bytes:
+        """The body, for which we wait only if it is not here yet, and not for ever."""
+        if http.content.is_eof():
+            return await http.read()
+        async with asyncio.timeout(self._limits.body_time):
+            return await http.read()
 
 
 def _query(text: str) -> dict[str, str]:
@@ -209,12 +215,7 @@ def _query(text: str) -> dict[str, str]:
 
 def _peer(http: web.BaseRequest) -> str:
     """Who is at the other end of a unix socket, for the log."""
-    transport = http.transport
-    connected = transport.get_extra_info("socket") if transport else None
-    if connected is None or connected.family != socket.AF_UNIX:
-        return ""
-    pid, uid, _gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return f" pid={pid} uid={uid}"
+    return http.protocol.peer if isinstance(http.protocol, _Connection) else ""
 
 
 async def _stream(http: web.BaseRequest, response: Response, stream: Stream) -> web.StreamResponse:
@@ -240,7 +241,16 @@ def _closing(response: Response) -> web.Response:
 class _Connection(RequestHandler):
     """aiohttp's connection; what it refuses before it asks us is refused in Docker's form, too."""
 
-    __slots__ = ()
+    __slots__ = ("peer",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See who is there: whoever opened the connection, whatever other process it is then given to."""
+        super().connection_made(transport)
+        self.peer = ""
+        connected = transport.get_extra_info("socket")
+        if connected is not None and connected.family == socket.AF_UNIX:
+            pid, uid, _gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            self.peer = f" pid={pid} uid={uid}"
 
     def handle_error(
         self,
