@@ -21,6 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.client import Client
+from isthmus.kernel.linux import DYING
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60
@@ -271,10 +272,10 @@ class Daemon:
         return shown["NetnsPath"], shown["Networks"][network]["IPAddress"]
 
     def settle(self) -> None:
-        """Wait until it has reaped what was detached: until no link of its host is down but those of a new kernel."""
+        """Wait until it has reaped what was detached: until no link of its host is in the group of those that go."""
 
         def reaped() -> bool:
             links = json.loads(run("ip", "-n", self.host, "-j", "link", "show", "type", "veth") or "[]")
-            return not any("UP" not in link["flags"] for link in links)
+            return not any(link.get("group") == str(DYING) for link in links)
 
         wait_for(reaped, "the daemon to reap", 0.05)

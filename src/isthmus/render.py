@@ -61,6 +61,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
     """
     wanted: list[Resource] = []
     links: set[tuple[str, str]] = set()
+    leaving: set[tuple[str, str]] = set()
     users = state.in_netns(netns)
     alive = any(not user.removing for user in users)
     guests = [] if netns == HOST else [user for user in users if user.name != netns]
@@ -77,8 +78,9 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         resources = tuple(BUILTIN[network.driver].endpoint(network, endpoint, netns))
-        links.update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
-        if endpoint in staying:
+        stays = endpoint in staying
+        (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
+        if stays:
             wanted.extend(resources)
             wanted.extend(_sysctls(endpoint, netns))
             wanted.extend(_leased_routes(network, endpoint, netns))
@@ -93,8 +95,9 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
     for user in users:
         for link in state.links_of(user.id):
             made = tuple(hand_link(link, netns))
-            links.update((one.netns, one.name) for one in made if isinstance(one, _LINKS))
-            if not link.removing and user.id not in removing:
+            stays = not link.removing and user.id not in removing
+            (links if stays else leaving).update((one.netns, one.name) for one in made if isinstance(one, _LINKS))
+            if stays:
                 wanted.extend(made)
     if netns != HOST:
         wanted.extend(Sysctl(netns, *setting) for user in users if not user.removing for setting in user.sysctls)
@@ -102,6 +105,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
         namespaces=frozenset() if netns == HOST else frozenset({netns}),
         nicknames=frozenset(guest.name for guest in guests),
         links=frozenset(links),
+        leaving=frozenset(leaving - links),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
     )
     return Area(tuple(wanted), scope)

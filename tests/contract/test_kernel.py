@@ -35,7 +35,7 @@ import pytest
 from isthmus import firewall
 from isthmus.errors import Refused
 from isthmus.firewall import Mode, Policy
-from isthmus.kernel import Kernel, Scope
+from isthmus.kernel import ELSEWHERE, Kernel, Scope
 from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.model import HOST, HostLink
@@ -665,6 +665,15 @@ SCOPES: dict[str, tuple[Scope, tuple[Resource, ...]]] = {
     "a veth by its inner end": (
         Scope(links=frozenset({("web", "eth0")})),
         (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT),
+    ),
+    "a veth that shall go": (
+        Scope(leaving=frozenset({(HOST, "veth1")})),
+        (Veth(HOST, "veth1", ELSEWHERE, "", END, peer_up=False),),
+    ),
+    "a bridge that shall go": (Scope(leaving=frozenset({(HOST, "br-a")})), (BRIDGE,)),
+    "what shall go and is not there, or not ours": (
+        Scope(leaving=frozenset({(HOST, "veth9"), (HOST, "up0"), ("web", "eth0"), ("db", "eth0")})),
+        (),
     ),
     "what is not there": (Scope(links=frozenset({(HOST, "veth9"), ("db", "eth0")})), ()),
     "what is not ours": (Scope(links=frozenset({(HOST, "up0"), (HOST, "lo")})), ()),

@@ -353,6 +353,28 @@ def test_a_removed_veth_is_silent_and_out_of_the_way_before_it_is_deleted(tmp_pa
 
 
 @apart
+def test_who_gets_the_address_of_one_who_left_is_reached_at_once(tmp_path: Path) -> None:
+    """With the address goes the MAC, which the bridge knew behind the port of the one who left."""
+    with started(tmp_path) as kernel:
+        wanted = {*NET, Namespace("web"), Namespace("db"), *endpoint("cache", Owner("a" * 64, "3" * 64), 3)}
+        for netns, owner in (("web", WEB), ("db", DB)) * 3:
+            settle(kernel, *wanted, *endpoint(netns, owner, 2)[1:])
+            assert pings(HOST, "10.9.0.2")
+        assert kernel.dying
+
+
+@apart
+def test_a_pair_leaves_a_bridge_that_runs_the_spanning_tree(tmp_path: Path) -> None:
+    """There no port can be shut by hand; what leaves has to be silent all the same."""
+    with started(tmp_path) as kernel:
+        settle(kernel, *NET, *endpoint("web", WEB, 2))
+        run("ip", "link", "set", "br-a", "type", "bridge", "stp_state", "1")
+        kernel.apply(only(Remove(endpoint("web", WEB, 2)[1])))
+        assert not pings(HOST, "10.9.0.2")
+        assert kernel.observe(ALL) == {*NET, Namespace("web")}
+
+
+@apart
 def test_a_link_that_was_dying_when_the_daemon_died_is_deleted_by_the_next(tmp_path: Path) -> None:
     """Nothing may be left behind that nobody knows of."""
     web = endpoint("web", WEB, 2)

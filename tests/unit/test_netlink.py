@@ -124,6 +124,13 @@ def test_a_link_is_changed_in_one_message() -> None:
     assert dict(port["attrs"]) == {"IFLA_BRPORT_ISOLATED": 1, "IFLA_BRPORT_MODE": 0}
 
 
+def test_a_port_is_shut_and_what_was_learnt_there_is_forgotten() -> None:
+    """Else a bridge would send what is for the next holder of a MAC to the port of the last one."""
+    message = read(ifinfmsg, netlink.setlink(7, shut=True))
+    port = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA")
+    assert dict(port["attrs"]) == {"IFLA_BRPORT_STATE": 0, "IFLA_BRPORT_FLUSH": True}
+
+
 @pytest.mark.parametrize("make", [netlink.setlink, netlink.dellink, netlink.getlink])
 def test_a_link_is_meant_by_its_index_or_its_name(make: Any) -> None:  # noqa: ANN401 (three signatures)
     """Who retires a link knows its index, who configures one its name; one must not pass for the other."""

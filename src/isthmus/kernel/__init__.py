@@ -12,15 +12,20 @@ from isthmus.naming import Owner
 from isthmus.plan import Plan
 from isthmus.resources import Resource
 
+ELSEWHERE = "?"
+"""Stands for the namespace of a pair's other end, or for a parent, that is out of sight or was not looked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What part of the kernel is looked at. All of it is named outright, so that looking costs what there is to see.
 
     *links* are pairs of a namespace and a link's name: the link, if it bears our mark, with its other end, its
-    addresses and its routes. *ports* are links of others in the host's namespace, seen if they are on a bridge of ours.
-    *nicknames* are names by which namespaces of ours may be known besides their own. With *firewall* our table is seen,
-    with all its elements. With *everything*, all that bears our mark is. Sysctls are seen only where they are named.
+    addresses and its routes. *leaving* are such, too, of links that shall go: what goes with them is not looked for, so
+    such a link comes alone, and a pair with its other end `ELSEWHERE`. *ports* are links of others in the host's
+    namespace, seen if they are on a bridge of ours. *nicknames* are names by which namespaces of ours may be known
+    besides their own. With *firewall* our table is seen, with all its elements. With *everything*, all that bears our
+    mark is. Sysctls are seen only where they are named.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -28,6 +33,7 @@ class Scope:
     ports: frozenset[str] = frozenset()
     sysctls: frozenset[tuple[str, str]] = frozenset()
     nicknames: frozenset[str] = frozenset()
+    leaving: frozenset[tuple[str, str]] = frozenset()
     firewall: bool = False
     everything: bool = False
 

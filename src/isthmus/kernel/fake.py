@@ -51,7 +51,7 @@ from ipaddress import ip_interface
 
 from isthmus import firewall
 from isthmus.errors import Refused
-from isthmus.kernel import Count, Scope
+from isthmus.kernel import ELSEWHERE, Count, Scope
 from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface
 from isthmus.naming import Owner
 from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, fits, sysctl_link
@@ -208,6 +208,8 @@ class FakeKernel:
             for (netns, destination), route in self._routes.items()
             if route.ours and (netns, route.link) in ends
         )
+        if not scope.everything:
+            seen.update(one for end in scope.leaving if (one := self._alone(end)))
         seen.update(port for name in scope.ports if (port := self._port(name)))
         seen.update(
             Sysctl(netns, name, self._sysctls.get((netns, name), "0"))
@@ -850,6 +852,13 @@ class FakeKernel:
             up=link.up,
             peer_up=peer.up,
         )
+
+    def _alone(self, end: _End) -> Resource | None:
+        link = self._links.get(end)
+        if link is None or link.owner is None:
+            return None
+        seen = self._seen(end, link.owner)
+        return Veth(*end, ELSEWHERE, "", link.owner, up=link.up, peer_up=False) if isinstance(seen, Veth) else seen
 
     def _port(self, name: str) -> Port | None:
         link = self._links.get((HOST, name))

@@ -16,7 +16,6 @@ here, once: what is there already, or gone already, is success; all else is `Ref
 
 import hashlib
 import os
-import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -39,7 +38,7 @@ from typing import NamedTuple
 
 from isthmus import naming
 from isthmus.errors import Refused
-from isthmus.kernel import Count, Scope, netlink
+from isthmus.kernel import ELSEWHERE, Count, Scope, netlink
 from isthmus.kernel.netlink import (
     IFF_LOOPBACK,
     NLM_F_CREATE,
@@ -95,9 +94,6 @@ PEER = "peer of "
 
 DYING = 105_105
 """The group of links (`IFLA_GROUP`) that wait to be deleted. They bear no mark."""
-
-ELSEWHERE = "?"
-"""Stands for the namespace of a pair's other end, if that is none of ours, and for a parent that is out of sight."""
 
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
@@ -189,6 +185,13 @@ class LinuxKernel:
         for netns, name in () if scope.everything else scope.links:
             if (space := spaces.find(netns)) and (message := space.link(name)) and whose(message.alias):
                 self._observe_link(space, message, seen, found)
+        for netns, name in () if scope.everything else scope.leaving:
+            if (
+                (space := spaces.find(netns))
+                and (message := space.link(name))
+                and (owner := naming.owner(message.alias))
+            ):
+                found.update(self._alone(space, message, owner))
         found.update(port for name in scope.ports if (port := self._port(name)))
         for netns, name in scope.sysctls:
             if space := spaces.find(netns):
@@ -369,6 +372,16 @@ class LinuxKernel:
         seen.add((far[0].name, far[1].ifindex))
         found.add(_veth(space.name, message, far[0].name, far[1], owner, master))
         found.update(_things(far[0], far[1], owner))
+
+    def _alone(self, space: Space, message: LinkMessage, owner: Owner) -> Iterator[Resource]:
+        """Yield a link of ours without anything else."""
+        if message.kind == "bridge":
+            yield _bridge(space.name, message, owner)
+        elif message.kind == "veth":
+            yield _veth(space.name, message, ELSEWHERE, None, owner, None)
+        elif _stands(message):
+            ground = self._spaces.host if message.kind in _CHILDREN else space
+            yield self._standing(space, message, owner, ground.link)
 
     def _standing(
         self, space: Space, message: LinkMessage, owner: Owner, ground: Callable[[int], LinkMessage | None]
@@ -783,18 +796,17 @@ class LinuxKernel:
 
     def _remove_all(self, operations: Sequence[Operation]) -> None:
         """Remove dependents first, and go on after what is refused."""
-        ending = {operation.resource.name for operation in operations if isinstance(operation.resource, Namespace)}
         refusals: list[Refused] = []
         for operation in operations:
             try:
-                self._remove(operation.resource, ending)
+                self._remove(operation.resource)
             except OSError as error:
                 if error.errno not in _GONE:
                     refusals.append(_refused(operation, error))
         if refusals:
             raise ExceptionGroup("some could not be removed", refusals)
 
-    def _remove(self, resource: Resource, ending: set[str]) -> None:
+    def _remove(self, resource: Resource) -> None:
         """Take *resource* away, if it is there and ours."""
         if isinstance(resource, Nickname):
             self._spaces.forget_nickname(resource.name)
@@ -811,7 +823,7 @@ class LinuxKernel:
         index, ours = message.ifindex, naming.owner(message.alias) is not None
         match resource:
             case Veth() if ours and message.kind == "veth":
-                self._retire(space, message, ending)
+                self._retire(space, message)
             case Bridge() if ours:
                 space.socket.request(dellink(index))
             case Vlan() | Child() if ours and _stands(message):
@@ -826,26 +838,22 @@ class LinuxKernel:
             case _:
                 pass  # somebody else's thing has that name
 
-    def _retire(self, space: Space, message: LinkMessage, ending: Iterable[str] = ()) -> None:
+    def _retire(self, space: Space, message: LinkMessage) -> None:
         """Let a pair of veths stop at once, and leave the rest to `reap`.
 
-        The alias goes first, so that nobody who listens takes what follows for an accident. The end inside gets out of
-        the way of its name, which people use; that of the host's end is taken back when it is needed, and it leaves its
-        bridge when it is deleted, which costs less for many at once. In a namespace of *ending*, nothing more has to be
-        done.
+        The marks go first, so that nobody who listens takes what follows for an accident. The end inside is taken down,
+        with which its routes go. To take down the other costs the same again, so the port of a bridge is only shut. The
+        name inside is freed, for people use it; that of the host's end is taken back when it is needed.
         """
         index = message.ifindex
-        farewell = setlink(index, alias="", group=DYING)
-        space.socket.request(farewell, setlink(index, up=False))
+        port = message.isolated is not None
+        if not port or space.socket.attempt(setlink(index, alias="", group=DYING, shut=True)):
+            space.socket.request(setlink(index, alias="", group=DYING, up=False))
         self._dying.setdefault(space.name, {})[message.name] = index
         far, index = self._beyond(space, message), message.link
-        if far is None:
-            return
-        farewell = setlink(index, alias="", group=DYING)
-        if far.name in ending:
-            far.socket.request(farewell)
-        else:
-            far.socket.request(farewell, setlink(index, up=False), _out_of_the_way(index))
+        if far and far.socket.attempt(setlink(index, alias="", group=DYING, name=_nobodys(index), up=False)):
+            # Linux before 6.2 renames no link that is up.
+            far.socket.request(setlink(index, alias="", group=DYING, up=False), setlink(index, name=_nobodys(index)))
 
     def _free_name(self, space: Space, name: str) -> None:
         """Rename the retired link that still has this *name*, if there is one.
@@ -854,7 +862,7 @@ class LinuxKernel:
         """
         retired = self._dying.get(space.name)
         if retired and (index := retired.pop(name, None)):
-            space.socket.attempt(_out_of_the_way(index))
+            space.socket.attempt(setlink(index, up=False), setlink(index, name=_nobodys(index)))
 
     # ---- finding
 
@@ -868,14 +876,7 @@ class LinuxKernel:
         index = work.indices.get((space.name, name))
         if index is not None:
             return index
-        if space is self._spaces.host:
-            try:
-                index = socket.if_nametoindex(name)
-            except OSError:
-                index = None
-        else:
-            message = space.link(name)
-            index = message.ifindex if message else None
+        index = space.socket.index(name)
         if index is None:
             raise Refused(operation, ENODEV, f"there is no link {name} in {_place(space.name)}")
         work.indices[space.name, name] = index
@@ -1081,9 +1082,9 @@ def _deletion(index: int) -> tuple[bytes, bytes]:
     return setlink(index, alias="", group=DYING), dellink(index)
 
 
-def _out_of_the_way(index: int) -> bytes:
-    """Return the message that gives a link a name that nobody wants."""
-    return setlink(index, name=f"dying{index:x}")
+def _nobodys(index: int) -> str:
+    """Return a name for a link that nobody wants."""
+    return f"dying{index:x}"
 
 
 def _path(name: str) -> str:
