@@ -75,12 +75,10 @@ class House:
     kernel: LinuxKernel
     engine: Engine
 
-    def chores(self) -> bool:
-        """Take dead links apart, then make namespaces ahead of need; tell whether more is to do."""
-        if self.kernel.dying:
-            self.kernel.reap()
-            return True
-        return self.kernel.prepare()
+    def chores(self) -> None:
+        """Take dead links apart, and have namespaces made ahead of need."""
+        self.kernel.reap()
+        self.kernel.prepare()
 
     def close(self) -> None:
         """Let go of everything; what was made stays."""

@@ -29,8 +29,8 @@ OVERDUE = 0.5
 class Subject(Protocol):
     """What a worker owns. It is used from two threads, but never from both at once."""
 
-    def chores(self) -> bool:
-        """Do a piece of what can wait; tell whether more of it is left."""
+    def chores(self) -> None:
+        """Do what can wait."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -97,18 +97,14 @@ class Worker(Generic[_S]):
         if early > 0:
             self._timer = self._loop.call_later(early, self._rest)
         else:
-            self._thread.do(self._do_chores).add_done_callback(self._rested)
+            self._timer = None
+            self._thread.do(self._do_chores)
 
-    def _do_chores(self) -> bool:
+    def _do_chores(self) -> None:
         try:
-            return self._subject.chores()
+            self._subject.chores()
         except Exception:
             log.exception("what could wait failed, and is left for the next time")
-            return False
-
-    def _rested(self, more: "asyncio.Future[bool]") -> None:
-        self._waiting_since = self._loop.time()
-        self._timer = self._loop.call_later(QUIET, self._rest) if more.result() else None
 
 
 class _Thread:

@@ -153,7 +153,7 @@ class LinuxKernel:
     """Linux, as `Kernel` says. It speaks of the namespace in which the thread that makes this stands, and must stay.
 
     *Exec_root* is where the mounts of our namespaces lie (in `netns/`), and *known* where iproute2 looks for their
-    names. Up to *pool* namespaces are made in advance, by `prepare`.
+    names. Up to *pool* namespaces are made in advance, when `prepare` says so.
     """
 
     def __init__(self, exec_root: Path, *, known: Path = Path("/run/netns"), pool: int = 4) -> None:
@@ -261,9 +261,14 @@ class LinuxKernel:
         """See `Kernel.counts`."""
         return self._firewall.counts()
 
-    def prepare(self) -> bool:
-        """Make one namespace ahead of need, when nothing else is to do; tell whether there is room for more."""
-        return self._spaces.prepare()
+    @property
+    def prepared(self) -> int:
+        """How many namespaces were made ahead of need and not used yet."""
+        return self._spaces.prepared
+
+    def prepare(self) -> None:
+        """Make namespaces ahead of need, on a thread of its own, until the supply is full."""
+        self._spaces.prepare()
 
     def reap(self) -> None:
         """Delete all links that were retired: 15 milliseconds, and 30 for a hundred of them."""

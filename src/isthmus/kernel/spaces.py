@@ -11,14 +11,19 @@ import contextlib
 import os
 import resource
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from errno import EEXIST
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Thread
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from isthmus.kernel import namespaces, sysctl
 from isthmus.kernel.netlink import LinkMessage, NetlinkError, Socket, getlink, getnsid, link, newnsid, nsid
 from isthmus.model import HOST
+
+_T = TypeVar("_T")
 
 BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6": "1"})
 """How a namespace of ours begins: with IPv6 off on each link that comes, as in Docker's, until a network brings it."""
@@ -49,6 +54,56 @@ class Space:
             return None
 
 
+class Supply(Generic[_T]):
+    """Up to *size* things that *make* makes ahead of need, on a thread of its own, once that was asked to `fill` it.
+
+    Making one is mostly waiting for the kernel, and others can go on meanwhile. *Make* is called on both threads.
+    """
+
+    def __init__(self, make: Callable[[], _T], size: int) -> None:
+        self._make = make
+        self._size = size
+        self._ready: deque[_T] = deque()
+        self._asked: SimpleQueue[bool] = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def take(self) -> _T:
+        """Return one; raises what *make* raises, if none is ready."""
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return self._make()
+
+    def fill(self) -> None:
+        """See to it that there are soon as many as shall be."""
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name="supply", daemon=True)
+            self._thread.start()
+        if len(self._ready) < self._size:
+            self._asked.put(True)  # noqa: FBT003 - its only parameter
+
+    def refill(self) -> None:
+        """As `fill`, if that was ever asked for, and the supply runs low."""
+        if self._thread and len(self._ready) <= self._size // 2:
+            self.fill()
+
+    def close(self) -> Iterable[_T]:
+        """End, and return what was not taken."""
+        if self._thread:
+            self._asked.put(False)  # noqa: FBT003 - its only parameter
+            self._thread.join()
+        return self._ready
+
+    def _run(self) -> None:
+        while self._asked.get():
+            with contextlib.suppress(OSError):  # whoever needs one will be told why
+                while len(self._ready) < self._size:
+                    self._ready.append(self._make())
+
+
 class Spaces:
     """All namespaces of ours, by name; `HOST` is the one in which the thread that makes this stands, and must stay.
 
@@ -61,9 +116,8 @@ class Spaces:
         known.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._directory = f"{directory}/"
         self._known = f"{known}/"
-        self._size = pool
         self._leave = leave
-        self._pool: deque[tuple[int, Socket]] = deque()
+        self._supply = Supply(self._new, pool)
         self.host = Space(HOST, namespaces.current(), Socket())
         self._open: dict[str, Space] = {}
         self._limit = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
@@ -75,13 +129,12 @@ class Spaces:
 
     def close(self) -> None:
         """Give all descriptors back; the namespaces stay."""
+        for netns, socket in self._supply.close():
+            socket.close()
+            os.close(netns)
         for space in (self.host, *self._open.values()):
             space.close()
         self._open.clear()
-        while self._pool:
-            netns, socket = self._pool.pop()
-            socket.close()
-            os.close(netns)
 
     def names(self) -> list[str]:
         """Return the names of all that have a file; some may be dead."""
@@ -132,7 +185,7 @@ class Spaces:
         if self.find(name) is not None:
             return
         path = self._directory + name
-        netns, socket = self._pool.popleft() if self._pool else self._new()
+        netns, socket = self._supply.take()
         try:
             try:
                 namespaces.bind(netns, path)
@@ -144,6 +197,7 @@ class Spaces:
             os.close(netns)
             raise
         self._keep(Space(name, netns, socket))
+        self._supply.refill()
 
     def remove(self, name: str) -> None:
         """Let the namespace of this name go; the kernel takes it apart once nobody else holds it."""
@@ -156,14 +210,14 @@ class Spaces:
                 os.unlink(known)
         namespaces.unbind(self._directory + name)
 
-    def prepare(self) -> bool:
-        """Make one namespace ahead of need; return whether there is room for more."""
-        if len(self._pool) < self._size:
-            try:
-                self._pool.append(self._new())
-            except OSError:
-                return False  # whoever needs one will be told why
-        return len(self._pool) < self._size
+    @property
+    def prepared(self) -> int:
+        """How many namespaces were made ahead of need and not used yet."""
+        return len(self._supply)
+
+    def prepare(self) -> None:
+        """Make namespaces ahead of need from now on, whenever some of the supply were used."""
+        self._supply.fill()
 
     def read(self, space: Space, key: str) -> str:
         """Return the value of the sysctl *key* in a namespace."""
