@@ -54,8 +54,9 @@ e2e: venv  ## whole daemons, the stock docker client, kill -9; needs root
 golden: venv  ## renew the golden files; review their diff
 	RENEW_GOLDEN=1 $(PYTEST) tests/golden
 
-docs: golden  ## renew the reference pages, which are made from the golden files
+docs: venv  ## renew the reference page, which is made from the code, and the golden files
 	$(BIN)/python docs/build.py
+	RENEW_GOLDEN=1 $(PYTEST) tests/golden
 
 bench: venv  ## speed and memory beside the kernel's own floor and the engines installed here; needs root and gcc
 	$(BIN)/python -m bench

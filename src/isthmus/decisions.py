@@ -6,7 +6,7 @@ the decisions are made with. Where Docker has words for a refusal, they are Dock
 """
 
 import re
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -417,7 +417,8 @@ class Decisions:
         pools = self._state.pools[network.id]
         segment = self._traits(network.id).segment
         elsewhere = inquiry.taken(segment)
-        promised = self._promised(segment, before, inquiry).union(elsewhere)
+        beside = (endpoint for endpoint in before if self._traits(endpoint.network).segment == segment)
+        promised = {address.ip for endpoint in beside for address in endpoint.addresses}
         for address in demanded:
             pool = next((pool for pool in pools if address in pool.subnet.cidr), None)
             if pool is None:
@@ -428,6 +429,8 @@ class Decisions:
             if address in promised:
                 raise AddressInUse(address)
             chosen.append(_within(address, pool))
+        # Who demands an address gets it if it is free when all is known; who does not care makes room for others.
+        promised.update(elsewhere, self._claimed(segment, inquiry))
         lease = self._state.lease(network.id, name)
         had = [address for address in (lease.addresses if lease else ()) if address not in promised]
         for version, on in ((4, network.ipv4), (6, network.ipv6)):
@@ -441,15 +444,12 @@ class Decisions:
                 raise PoolExhausted(f"IPv{version}", network.name, network.id, elsewhere.items()) from None
         return tuple(sorted(chosen, key=lambda interface: interface.version))
 
-    def _promised(self, segment: str, before: Iterable[Endpoint], inquiry: Inquiry) -> set[IPAddress]:
-        """The addresses in *segment* that the endpoints *before* have, and those that the wire is asked for others."""
-        beside = (endpoint for endpoint in before if self._traits(endpoint.network).segment == segment)
-        promised = {address.ip for endpoint in beside for address in endpoint.addresses}
-        if self._claims:
-            now = self._clock()
-            claims = (address for (where, address), until in self._claims.items() if where == segment and until > now)
-            promised.update(address for address in claims if not inquiry.asked(segment, address))
-        return promised
+    def _claimed(self, segment: str, inquiry: Inquiry) -> Iterator[IPAddress]:
+        """The addresses in *segment* that the wire is being asked for by others."""
+        now = self._clock() if self._claims else 0
+        for (where, address), until in self._claims.items():
+            if where == segment and until > now and not inquiry.asked(segment, address):
+                yield address
 
     def _next(self, network: Network, pools: Iterable[AddressPool], promised: Container[IPAddress]) -> IPInterface:
         """The next free address of the first of *pools* that has one; else the one that is kept the least longer.

@@ -142,11 +142,11 @@ class AddressInUse(Forbidden):
 
 
 class AddressElsewhere(AddressInUse):
-    """A machine on the wire of *segment*, with this *mac*, has *address* already."""
+    """A machine on the wire of *segment*, with this *mac*, has *address* already; or it is the host itself."""
 
     def __init__(self, address: object, mac: str, segment: str) -> None:
         super().__init__(address)
-        self.args = (f"Address already in use: a machine on the wire of {segment} has {address}, its MAC is {mac}",)
+        self.args = (f"Address already in use: on the wire of {segment}, {address} is at {mac}",)
 
 
 class PoolOverlap(Forbidden):
@@ -186,10 +186,10 @@ class PoolExhausted(IsthmusError):
     cni = 11
 
     def __init__(self, family: str, name: str, network_id: str, elsewhere: Iterable[tuple[object, str]] = ()) -> None:
-        others = ", ".join(f"{address} is {mac}'s" for address, mac in elsewhere)
+        others = ", ".join(f"{address} is at {mac}" for address, mac in elsewhere)
         super().__init__(
             f"no available {family} addresses on this network's address pools: {name} ({network_id})"
-            + (f"; on the wire {others}" if others else "")
+            + (f"; on the wire, {others}" if others else "")
         )
 
 

@@ -41,6 +41,9 @@ TRIES = 256
 SERVER_WAIT = 10.0
 """For how long, in seconds, an attach waits for a DHCP server."""
 
+HERE = "this host"
+"""Stands for the MAC where it is the host itself that has an address."""
+
 CREATE_WAIT = 0.3
 """For how long, in seconds, the making of a network waits for answers to a second MAC."""
 
@@ -182,13 +185,18 @@ class Lan:
         return Evidence(holders, {key: task.result() for key, task in granted.items()})
 
     async def _probe(self, segment: str, probe: Probe, asked: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:
-        """Who has the addresses; nobody, where nobody can be asked."""
+        """Who has the addresses; nobody, where nobody can be asked.
+
+        What the host itself has is known, and would not be heard: a parent and its children are kept apart.
+        """
+        own = {address: HERE for address in asked if _is_own(address)}
+        asked = {address: mac for address, mac in asked.items() if address not in own}
         schedule = strict(secrets.SystemRandom().random) if probe is Probe.STRICT else fast()
         try:
-            return await self._wire.probe(segment, asked, schedule)
+            return own | await self._wire.probe(segment, asked, schedule)
         except DeviceUnavailable as error:
             log.warning("addresses are given out unasked: %s", error)
-            return dict.fromkeys(asked, "")
+            return own | dict.fromkeys(asked, "")
 
     async def _acquire(self, question: WhichLease) -> DhcpLease | None:
         party = Party(Device(question.segment), question.mac, question.hostname, _hears(question))
@@ -333,6 +341,17 @@ def _fitting(lease: DhcpLease | None, segment: str) -> DhcpLease | None:
         except OSError:
             return lease
     return replace(lease, mtu=min(lease.mtu, _IFREQ.unpack(answer)[1]))
+
+
+def _is_own(address: IPAddress) -> bool:
+    """Whether the host has *address*, on whatever interface: only then can a socket be bound to it."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            any_socket.bind((str(address), 0))
+        except OSError:
+            return False
+    return True
 
 
 def _neighbours(nic: str) -> tuple[IPAddress, ...]:

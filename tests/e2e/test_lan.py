@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.e2e.hosts import Host, World, until
-from tests.e2e.lans import GATEWAY, ONE, PEER, RANGE, Lan, mac
+from tests.e2e.lans import GATEWAY, ONE, OWN, PEER, RANGE, Lan, mac
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
 
@@ -52,8 +52,15 @@ def test_a_demanded_address_that_somebody_has_is_refused_by_his_mac(lan: Lan) ->
     """Whoever asks for it must learn which machine to look for; nothing is left of the attempt."""
     lan.host.network("mynet", RANGE)
     said = lan.host.refused(f"sandbox create --network mynet --ip {PEER} web")
-    assert f"Address already in use: a machine on the wire of ens34 has {PEER}, its MAC is {mac(lan.peer)}" in said
+    assert f"Address already in use: on the wire of ens34, {PEER} is at {mac(lan.peer)}" in said
     assert lan.host.isthmus("sandbox ls -q") == ""
+
+
+def test_the_host_s_own_address_is_not_given_out(lan: Lan) -> None:
+    """It would not answer, since a parent and its children are kept apart; it is known all the same."""
+    lan.host.network("low", "-d macvlan --subnet 10.0.36.0/24 --ip-range 10.0.36.4/30 -o parent=ens34")
+    assert [lan.host.sandbox(name, "--network low").address() for name in ("a", "b")] == ["10.0.36.4", "10.0.36.6"]
+    assert f"{OWN} is at this host" in lan.host.refused(f"sandbox create --network low --ip {OWN} c")
 
 
 def test_a_range_that_others_have_used_up_says_so(lan: Lan) -> None:
@@ -62,7 +69,7 @@ def test_a_range_that_others_have_used_up_says_so(lan: Lan) -> None:
     lan.host.network("xx", ONE)
     said = lan.host.refused("sandbox create --network xx web")
     assert "no available IPv4 addresses" in said
-    assert f"10.0.36.115 is {mac(lan.peer)}'s" in said
+    assert f"10.0.36.115 is at {mac(lan.peer)}" in said
 
 
 def test_ipv6_is_asked_for_too(lan: Lan) -> None:
