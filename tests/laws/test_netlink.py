@@ -79,6 +79,16 @@ def test_an_address_is_read_as_it_was_written(index: int, interface: IPInterface
     assert (address.ifindex, address.address, address.protocol) == (index, interface, PROTOCOL)
 
 
+@given(st.sampled_from(netlink.IpvlanMode), st.sampled_from(netlink.IpvlanFlag), st.integers(0, 4094))
+def test_what_stands_on_a_link_is_read_as_it_was_written(
+    mode: netlink.IpvlanMode, flag: netlink.IpvlanFlag, vid: int
+) -> None:
+    """Likewise for what only these have."""
+    ipvlan = netlink.link(netlink.newlink("ipvlan", "i", data=netlink.ipvlan(mode, flag)))
+    assert (ipvlan.ipvlan_mode, ipvlan.ipvlan_flag) == (mode, flag)
+    assert netlink.link(netlink.newlink("vlan", "v", data=netlink.vlan(vid))).vlan_id == vid
+
+
 @given(interfaces(), st.none() | addresses, st.integers(0, 2**31 - 1), numbers, numbers)
 def test_a_route_is_read_as_it_was_written(
     interface: IPInterface, gateway: IPAddress | None, oif: int, metric: int, table: int
@@ -141,6 +151,9 @@ NFT = nfnetlink.NFNL_SUBSYS_NFTABLES << 8
 SAMPLES = (
     netlink.newlink("veth", "v0", master=3, data=netlink.veth("eth0", mac="02:00:00:00:00:01")),
     netlink.newlink("bridge", "br0", data=netlink.bridge(forward_delay=0, stp=False, nf_call=True)),
+    netlink.newlink("macvlan", "m", parent=3, data=netlink.macvlan(netlink.MacvlanMode.BRIDGE)),
+    netlink.newlink("ipvlan", "i", parent=3, data=netlink.ipvlan(netlink.IpvlanMode.L2)),
+    netlink.newlink("vlan", "v", parent=3, data=netlink.vlan(5)),
     netlink.setlink(3, alias="a", isolated=True, addr_gen_mode=netlink.AddrGenMode.NONE),
     netlink.newaddr(3, IPv4Interface("10.0.0.2/24"), broadcast=IPv4Address("10.0.0.255")),
     netlink.newaddr(3, IPv6Interface("fd00::2/64")),

@@ -3,7 +3,8 @@
 That it behaves as Linux does is tested in tests/contract/test_kernel.py.
 """
 
-from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, EPERM, ESRCH
+from dataclasses import replace
+from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, EPERM, ERANGE, ESRCH
 from ipaddress import ip_interface, ip_network
 
 import pytest
@@ -13,8 +14,8 @@ from isthmus.kernel import Count, Scope
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink
 from isthmus.naming import Owner
-from isthmus.plan import NOTHING, Make, Plan, diff
-from isthmus.resources import Address, Bridge, Element, Namespace, Resource, Route, Sysctl, Table, Veth
+from isthmus.plan import NOTHING, Change, Make, Plan, diff
+from isthmus.resources import Address, Bridge, Child, Element, Namespace, Resource, Route, Sysctl, Table, Veth, Vlan
 from tests.worlds import Act
 
 NET, END = Owner("n1"), Owner("n1", "e1")
@@ -123,3 +124,47 @@ def test_a_sysctl_that_nobody_set_is_zero() -> None:
     forward = (HOST, "net.ipv4.ip_forward")
     kernel = FakeKernel()
     assert kernel.observe(Scope(sysctls=frozenset({forward}))) == {Sysctl(*forward, "0")}
+
+
+ON_A_WIRE: tuple[Resource, ...] = (
+    Namespace("web"),
+    Vlan(HOST, "eth9.5", "eth9", 5, NET),
+    Child("web", "eth0", "eth9.5", "ipvlan", "l2", END, mtu=1400),
+    Child(HOST, "shim0", "eth9", "macvlan", "bridge", NET, mac="02:42:0a:00:00:01"),
+)
+
+
+def test_a_link_of_others_takes_along_what_stands_on_it() -> None:
+    """Down to the ipvlan on its VLAN."""
+    kernel = FakeKernel(ON_A_WIRE, HOST_LINKS)
+    assert diff(ON_A_WIRE, kernel.observe(ALL)) is NOTHING
+    kernel.delete_link("eth9")
+    assert kernel.observe(ALL) == {Namespace("web")}
+
+
+def test_the_ipvlans_of_one_parent_have_one_mode() -> None:
+    """That of the latest: a driver must not let two networks of different modes share a parent."""
+    first = Child("web", "eth0", "eth9", "ipvlan", "l2", END)
+    kernel = FakeKernel((Namespace("web"), first), HOST_LINKS)
+    kernel.apply(Plan(make=(Make(replace(first, name="eth1", mode="l3", flag="private")),)))
+    seen = [one for one in kernel.observe(ALL) if isinstance(one, Child)]
+    assert {(one.name, one.mode, one.flag) for one in seen} == {("eth0", "l3", "private"), ("eth1", "l3", "private")}
+
+
+def test_an_ipvlan_has_the_mac_of_its_parent() -> None:
+    """And gets no other."""
+    child = Child("web", "eth0", "eth9", "ipvlan", "l2", END)
+    kernel = FakeKernel((Namespace("web"), child), Host((HostLink("eth9", "dummy", 1500, mac="02:00:00:00:00:09"),)))
+    (seen,) = (one for one in kernel.observe(ALL) if isinstance(one, Child))
+    assert seen.mac == "02:00:00:00:00:09"
+    with pytest.raises(Refused) as refused:
+        kernel.apply(Plan(make=(Change(replace(child, mac="02:00:00:00:00:10"), child),)))
+    assert refused.value.errno == EOPNOTSUPP
+
+
+def test_a_vlan_has_a_number_that_there_is() -> None:
+    """4095 is reserved (802.1Q)."""
+    kernel = FakeKernel((), HOST_LINKS)
+    with pytest.raises(Refused) as refused:
+        kernel.apply(Plan(make=(Make(Vlan(HOST, "eth9.4095", "eth9", 4095, NET)),)))
+    assert refused.value.errno == ERANGE

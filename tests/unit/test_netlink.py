@@ -98,6 +98,26 @@ def test_a_macvlan_names_its_parent_and_mode() -> None:
     assert message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "IFLA_MACVLAN_MODE") == "bridge"
 
 
+def test_an_ipvlan_names_its_parent_mode_and_flag() -> None:
+    """The kernel takes 16 bits for each, and keeps those of the parent's other ipvlans where none is sent."""
+    data = netlink.ipvlan(netlink.IpvlanMode.L3S, netlink.IpvlanFlag.VEPA)
+    message = read(ifinfmsg, netlink.newlink("ipvlan", "eth0", parent=3, netns=4, data=data))
+    assert (message.get_attr("IFLA_LINK"), message.get_attr("IFLA_NET_NS_FD")) == (3, 4)
+    info = message.get_attr("IFLA_LINKINFO")
+    assert info.get_attr("IFLA_INFO_KIND") == "ipvlan"
+    assert info.get_attr("IFLA_INFO_DATA").get_attr("IFLA_IPVLAN_MODE") == 2
+    assert netlink.attributes(data, 0)[netlink.IFLA_IPVLAN_FLAGS] == pack("=H", 2)  # pyroute2 does not know it
+
+
+def test_a_vlan_names_its_parent_and_number() -> None:
+    """Its protocol is left to the kernel: 802.1Q."""
+    message = read(ifinfmsg, netlink.newlink("vlan", "eth0.5", parent=3, data=netlink.vlan(4094)))
+    assert message.get_attr("IFLA_LINK") == 3
+    info = message.get_attr("IFLA_LINKINFO")
+    assert info.get_attr("IFLA_INFO_KIND") == "vlan"
+    assert dict(info.get_attr("IFLA_INFO_DATA")["attrs"]) == {"IFLA_VLAN_ID": 4094}
+
+
 def test_a_link_is_changed_in_one_message() -> None:
     """Alias, port options and address generation can only be set after birth, so they share a message."""
     request = netlink.setlink(
@@ -282,6 +302,27 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         stp=None,
         nf_call=None,
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "read_as"),
+    [
+        ("macvlan", [("IFLA_MACVLAN_MODE", "passthru")], {"macvlan_mode": netlink.MacvlanMode.PASSTHRU}),
+        ("ipvlan", [("IFLA_IPVLAN_MODE", 1)], {"ipvlan_mode": netlink.IpvlanMode.L3}),
+        ("vlan", [("IFLA_VLAN_ID", 5)], {"vlan_id": 5}),
+    ],
+)
+def test_what_stands_on_a_link_is_read(
+    kind: str, data: list[tuple[str, object]], read_as: dict[str, int | None]
+) -> None:
+    """A mode that is read wrongly is made anew for ever."""
+    info = {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
+    link = netlink.link(
+        written(ifinfmsg, netlink.RTM_NEWLINK, {"index": 7}, [("IFLA_LINK", 3), ("IFLA_LINKINFO", info)])
+    )
+    fields = ("macvlan_mode", "ipvlan_mode", "ipvlan_flag", "vlan_id")
+    assert (link.kind, link.link) == (kind, 3)
+    assert {name: getattr(link, name) for name in fields} == {**dict.fromkeys(fields), **read_as}
 
 
 def test_an_address_that_pyroute2_writes_is_read() -> None:

@@ -4,10 +4,25 @@ from collections.abc import Iterable
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
+import pytest
+
 from isthmus.model import HOST
 from isthmus.naming import Owner
 from isthmus.plan import NOTHING, Change, Make, Plan, Remove, diff, sysctl_link
-from isthmus.resources import Address, Bridge, Element, Namespace, Port, Resource, Route, Sysctl, Table, Veth
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Child,
+    Element,
+    Namespace,
+    Port,
+    Resource,
+    Route,
+    Sysctl,
+    Table,
+    Veth,
+    Vlan,
+)
 
 NET, END = Owner("n1"), Owner("n1", "e1")
 WEB = Namespace("web")
@@ -81,6 +96,32 @@ def test_a_veth_whose_inner_name_differs_is_made_anew() -> None:
     other = replace(VETH, peer="eth1")
     plan = diff((WEB, BRIDGE, other), (WEB, BRIDGE, VETH, ADDRESS))
     assert plan == Plan(remove=(Remove(VETH),), make=(Make(other),))
+
+
+VLAN = Vlan(HOST, "lan0.5", "lan0", 5, NET)
+CHILD = Child("web", "eth0", "lan0.5", "macvlan", "bridge", END)
+
+
+def test_what_stands_on_a_link_is_made_after_it_and_removed_before() -> None:
+    """A macvlan on a VLAN on a bridge: each needs the one below."""
+    below = replace(VLAN, parent="br0")
+    plan = diff((ADDRESS, CHILD, below, WEB, BRIDGE), ())
+    assert plan.make == tuple(Make(one) for one in (WEB, BRIDGE, below, CHILD, ADDRESS))
+    plan = diff((), (ADDRESS, CHILD, below, WEB, BRIDGE))
+    assert plan.remove == tuple(Remove(one) for one in (CHILD, below, BRIDGE, WEB))
+
+
+def test_what_stands_on_a_link_that_is_replaced_is_made_again() -> None:
+    """It goes with its parent, without a word."""
+    other = replace(VLAN, vid=6)
+    plan = diff((WEB, other, CHILD, ADDRESS), (WEB, VLAN, CHILD, ADDRESS))
+    assert plan == Plan(remove=(Remove(VLAN),), make=(Make(other), Make(CHILD), Make(ADDRESS)))
+
+
+@pytest.mark.parametrize("other", [replace(CHILD, mode="private"), replace(CHILD, parent="lan0")], ids=repr)
+def test_a_child_in_another_mode_or_place_is_made_anew(other: Child) -> None:
+    """Linux changes neither in one that stands."""
+    assert diff((WEB, VLAN, other), (WEB, VLAN, CHILD)) == Plan(remove=(Remove(CHILD),), make=(Make(other),))
 
 
 def test_a_new_table_comes_with_all_its_elements() -> None:

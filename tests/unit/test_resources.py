@@ -10,6 +10,7 @@ from isthmus.naming import Owner
 from isthmus.resources import (
     Address,
     Bridge,
+    Child,
     Element,
     Namespace,
     Port,
@@ -18,6 +19,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
     link_key,
     provided,
     satisfied,
@@ -31,6 +33,9 @@ VETH = Veth(
 )
 
 
+CHILD = Child("web", "eth0", "lan0", "macvlan", "bridge", END, mac="02:42:0a:00:00:02", mtu=1400, ipv6=False)
+
+
 @pytest.mark.parametrize(
     ("resource", "line"),
     [
@@ -40,6 +45,21 @@ VETH = Veth(
             "ip link add br0 mtu 1500 type bridge forward_delay 0 && ip link set br0 mtu 1500 addrgenmode none up",
         ),
         (Bridge("web", "br0", NET), "ip -n web link add br0 type bridge forward_delay 0 && ip -n web link set br0 up"),
+        (
+            CHILD,
+            (
+                "ip link add link lan0 name eth0 address 02:42:0a:00:00:02 mtu 1400 netns web type macvlan mode bridge"
+                " && ip -n web link set eth0 addrgenmode none up"
+            ),
+        ),
+        (
+            Child(HOST, "shim0", "lan0", "ipvlan", "l2", NET, "private"),
+            "ip link add link lan0 name shim0 type ipvlan mode l2 private && ip link set shim0 up",
+        ),
+        (
+            Vlan(HOST, "lan0.5", "lan0", 5, NET),
+            "ip link add link lan0 name lan0.5 type vlan id 5 && ip link set lan0.5 up",
+        ),
         (Port(HOST, "eth9", "br0", NET), "ip link set eth9 up master br0"),
         (
             Address("web", "eth0", ip_interface("10.0.0.2/24"), END),
@@ -83,6 +103,12 @@ def test_a_veth_needs_its_namespace_and_its_bridge() -> None:
     assert set(VETH.needs) == {Namespace("web").key, BRIDGE.key}
 
 
+def test_a_child_needs_its_namespace_and_its_parent() -> None:
+    """The parent is in the host's namespace, wherever the child is."""
+    assert set(CHILD.needs) == {Namespace("web").key, link_key(HOST, "lan0")}
+    assert set(replace(CHILD, parent="lan0.5").needs) > set(provided(Vlan(HOST, "lan0.5", "lan0", 5, NET)))
+
+
 def test_what_is_in_the_hosts_namespace_needs_no_namespace() -> None:
     """The host's namespace is nobody's to make."""
     assert BRIDGE.needs == ()
@@ -96,12 +122,16 @@ def test_what_is_in_the_hosts_namespace_needs_no_namespace() -> None:
         replace(VETH, mac=None),
         replace(VETH, master=None),
         replace(VETH, isolated=None),
+        replace(CHILD, mac=None),
+        replace(CHILD, mtu=None),
+        replace(CHILD, ipv6=None),
     ],
 )
-def test_a_field_that_is_none_is_not_compared(silent: Veth) -> None:
+def test_a_field_that_is_none_is_not_compared(silent: Veth | Child) -> None:
     """What the user left to the kernel is the kernel's, or every look would find a difference."""
-    assert satisfied(silent, VETH)
-    assert not satisfied(VETH, silent)
+    whole = VETH if isinstance(silent, Veth) else CHILD
+    assert satisfied(silent, whole)
+    assert not satisfied(whole, silent)
 
 
 def test_another_kind_of_link_of_the_same_name_does_not_do() -> None:

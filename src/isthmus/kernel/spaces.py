@@ -32,7 +32,7 @@ BIRTH: Mapping[str, str] = MappingProxyType({"net/ipv6/conf/default/disable_ipv6
 class Space:
     """One namespace: its *name*, its descriptor *netns*, and a *socket* to speak with the kernel about it."""
 
-    __slots__ = ("host_number", "identity", "name", "netns", "socket")
+    __slots__ = ("host_number", "identity", "name", "netns", "socket", "tied")
 
     def __init__(self, name: str, netns: int, socket: Socket) -> None:
         self.name = name
@@ -40,6 +40,7 @@ class Space:
         self.socket = socket
         self.identity = namespaces.identity(netns)
         self.host_number: int | None = None
+        self.tied = False
 
     def close(self) -> None:
         """Give both descriptors back."""
@@ -312,9 +313,9 @@ class Spaces:
 
         The kernel does so itself for the namespace of a veth's other end, but not for that of a macvlan.
         """
-        if space is not self.host and self.number(space) is None:
-            with contextlib.suppress(NetlinkError):
-                self.host.socket.request(newnsid(space.netns))
+        if space is not self.host and not space.tied:
+            self.host.socket.attempt(newnsid(space.netns))  # EEXIST: it is
+            space.tied = True
 
     def _number_all(self) -> None:
         """Learn the numbers of all namespaces of ours that have one."""
