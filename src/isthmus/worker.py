@@ -54,6 +54,7 @@ class Worker(Generic[_S]):
         self._loop = asyncio.get_running_loop()
         self._asked = self._waiting_since = self._loop.time()
         self._timer: asyncio.TimerHandle | None = self._loop.call_later(QUIET, self._rest)
+        self._chores: asyncio.Future[None] | None = None
 
     @classmethod
     async def start(cls, make: Callable[[], _S], before: Callable[[], None] = lambda: None) -> "Worker[_S]":
@@ -98,7 +99,7 @@ class Worker(Generic[_S]):
             self._timer = self._loop.call_later(early, self._rest)
         else:
             self._timer = None
-            self._thread.do(self._do_chores)
+            self._chores = self._thread.do(self._do_chores)
 
     def _do_chores(self) -> None:
         try:
