@@ -76,11 +76,13 @@ class Engine:
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
         self._let_leases_end()
-        for network in self._decide.default_networks(self._look()):
+        host = self._look()
+        for network in self._decide.default_networks(host):
             self._commit(put=[network], drop=self._decide.left_behind(network))
             for endpoint in self._decide.moved(network):
                 self._commit(put=[endpoint], drop=self._decide.spent([endpoint]))
-        return self._guard() + self._bring_all()
+        of_host = self._host(host)
+        return self._guard(of_host) + self._bring_all(of_host)
 
     def mend(self, news: Iterable[News]) -> Plan:
         """Look again where *news* say that something changed, and put back what is missing; return what that was.
@@ -93,7 +95,7 @@ class Engine:
         for one in news:
             match one:
                 case Overrun():
-                    return self._bring_all()
+                    return self._bring_all(self._host())
                 case FirewallTouched():
                     of_host = True
                 case Shaken(netns=name) if name == HOST:
@@ -126,19 +128,19 @@ class Engine:
         """The namespaces of those who stand on *networks*."""
         return (self._state.sandboxes[one.sandbox].netns for name in networks for one in self._state.on_network(name))
 
-    def _guard(self) -> Plan:
+    def _guard(self, of_host: Area) -> Plan:
         """Have our table, and in it all that keeps packets out, before there is anything to be reached."""
         seen = self._kernel.observe(Scope(firewall=True))
-        rules = (one for one in self._host().desired if isinstance(one, Table | Element))
+        rules = (one for one in of_host.desired if isinstance(one, Table | Element))
         plan = diff([one for one in rules if isinstance(one, Table) or not one.permits or one in seen], seen)
         if len(plan):
             self._kernel.apply(plan)
         return plan
 
-    def _bring_all(self) -> Plan:
+    def _bring_all(self, of_host: Area) -> Plan:
         """Hold everything against the kernel; where that is refused, piece by piece, so that one does not stop all."""
         try:
-            plan = self.reconcile(self._everything())
+            plan = self.reconcile(render.everything(self._state, of_host, self._waiting.keys()))
         except (IsthmusError, ExceptionGroup):
             return self._bring({user.netns for user in self._state.sandboxes.values()}, of_host=True)
         self._finish_removing()
@@ -486,10 +488,6 @@ class Engine:
         if self._close(opening, host):
             area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         return area
-
-    def _everything(self) -> Area:
-        of_host = self._host()
-        return render.everything(self._state, of_host, self._waiting.keys())
 
     def _closed(self) -> dict[int, tuple[str, ...]]:
         """Between which interfaces the host shall not forward: those it had when, since it booted, we made it."""

@@ -4,6 +4,8 @@ A link's name has at most 15 bytes, so names are cut from IDs; the mark (a link'
 matched by exact key, never by prefix. Addresses and routes carry a protocol number instead.
 """
 
+from collections.abc import Hashable
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 
@@ -62,7 +64,8 @@ def shim(network_id: str) -> str:
     return f"mv-{network_id[:12]}"
 
 
-def mac(network_id: str, address: object) -> str:
+@lru_cache(maxsize=4096)
+def mac(network_id: str, address: Hashable) -> str:
     """The MAC of whoever has this *address* on the network, whose user demanded no other: 02:..., locally administered.
 
     With the address goes the MAC: when another sandbox gets it, nobody's neighbour table is out of date. Networks of

@@ -144,10 +144,10 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     if not have:
         return _phases([Make(resource) for resource in desired])
     want = {resource.key: resource for resource in desired}
-    leaving = [have[key] for key in sorted(have) if _leaves(have[key], want.get(key))]
+    leaving = [have[key] for key in sorted(key for key, old in have.items() if _leaves(old, want.get(key)))]
     if not leaving and all(key in have and satisfied(new, have[key]) for key, new in want.items()):
         return NOTHING
-    dead = _dead(leaving, have)
+    dead = _dead(leaving, have) if leaving else set()
     # An address that comes to a link that stands may have been there, without being whole; then routes leaned on it.
     fresh = {link_key(new.netns, new.link) for key, new in want.items() if isinstance(new, Address) and key not in have}
     shaken = {link_key(old.netns, old.link) for old in leaving if isinstance(old, Address)}

@@ -738,7 +738,8 @@ class LinuxKernel:
 
     def _make_inner(self, operation: Operation, resource: Address | Route, work: _Work) -> None:
         """Let the message that makes an address or a route wait."""
-        space = self._space(operation, resource.netns)
+        waiting = work.batches.get(resource.netns)
+        space = waiting.space if waiting else self._space(operation, resource.netns)
         index = self._index_of(operation, space, resource.link, work)
         if isinstance(resource, Address):
             message = newaddr(index, resource.interface, broadcast=_broadcast(resource.interface))
