@@ -16,8 +16,8 @@ from bench.report import Machine, Report, put_into
 
 PARTS = ("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "scale", "restart")
 
-_QUICK = (attach.Pace(8, 10, 6, 3, 3, 1000), path.PathPace(3, 0.3, both_settings=False), 10, 2)
-_FULL = (attach.Pace(40, 10, 8, 10, 10, 1000), path.PathPace(21, 0.5, both_settings=True), 40, 5)
+_QUICK = (attach.Pace(8, 10, 6, 3, 3, 1000), path.PathPace(9, 0.1, both_settings=False), 10, 2)
+_FULL = (attach.Pace(40, 10, 8, 10, 10, 1000), path.PathPace(75, 0.1, both_settings=True), 40, 5)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -1,9 +1,12 @@
 """What is left of the kernel's own speed: traffic through our networks, beside the same made by hand.
 
-By hand means: a bridge, veth pairs and addresses as `ip` makes them, and for the way out one masquerade rule. Both ways
-are measured in turns, and the ratio is that of each turn, for the machine's own speed changes from one to the next. The
-two ends of a conversation share a processor, since to wake another one takes longer than all that is measured here, and
-now and then not; a stream has one processor for each end.
+By hand means: a bridge, veth pairs and addresses as `ip` makes them, and for the way out one masquerade rule. All ways
+are measured in turns, and the ratio is that of each turn, for the machine's own speed changes from one to the next:
+many short turns tell more than a few long ones. How much can be told at all, a second one made by hand shows: whatever
+its ratio to the first is, nothing but chance has made it.
+
+The two ends of a conversation share a processor, since to wake another one takes longer than all that is measured here,
+and now and then not; a stream has one processor for each end.
 
 Where the module br_netfilter is loaded, `bridge-nf-call-iptables` sends frames of all bridges through the firewall; it
 is on by default, and the daemon switches it off where nobody else filters. Each party is measured as it comes, and then
@@ -14,13 +17,16 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 from bench.report import Better, Goal, Report
 from bench.world import Daemon, World, add_host, ip, on, process, run
 
 KINDS = {"stream": "Mbit/s", "echo": "1/s", "connect": "1/s"}
 NAMES = {"stream": "throughput", "echo": "request and response", "connect": "new connections"}
+HANDS = {"plain": "by hand", "again": "by hand, once more"}
+"""The hosts that are made by hand, and what the report calls them."""
+
 _NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _RULE = """table ip byhand {
  chain postrouting {
@@ -53,28 +59,32 @@ def measure(world: World, daemon: Daemon, report: Report, pace: PathPace) -> Non
     """Measure the way across a bridge and the way out."""
     load = str(world.build("load", "-static"))
     _outside()
-    for number, host in enumerate((daemon.host, _by_hand())):
-        _uplink(host, number + 1)
+    hosts = (*map(_by_hand, HANDS), daemon.host)
+    for number, host in enumerate(hosts, 1):
+        _uplink(host, number)
     for name in ("t1", "t2"):
         daemon.add_sandbox(name, "traffic")
     ours, _ = daemon.place("traffic", "t1")
     server, address = daemon.place("traffic", "t2")
-    across = [Way("by hand", "plain1", "10.70.0.3"), Way("isthmus", ours, address)]
-    out = [Way("by hand", "plain1", "10.250.2.1"), Way("isthmus", ours, "10.250.1.1")]
+    sources = [(party, f"{host}1") for host, party in HANDS.items()] + [("isthmus", ours)]
+    across = [Way(party, source, address if source == ours else "10.70.0.3") for party, source in sources]
+    out = [Way(party, source, f"10.250.{number}.1") for number, (party, source) in enumerate(sources, 1)]
     settings = ("", "0") if pace.both_settings else ("",)
     with ExitStack() as held:
-        for place in ("plain2", server, "outside"):
+        for place in (*(f"{host}2" for host in HANDS), server, "outside"):
             held.enter_context(process(*on(place), load, "serve", "5000", environment=_cpu(1)))
         for setting in settings if _NETFILTER.exists() else ("",):
-            for host in (daemon.host, "plain"):
+            for host in hosts:
                 if setting:
                     run(*on(host), "sysctl", "-qw", f"net.bridge.bridge-nf-call-iptables={setting}")
             suffix = {"": "", "0": ", bridge-nf-call-iptables=0"}[setting]
             _compare(load, across, f"across a bridge{suffix}", 0.97, report, pace)
             # Not before: where there is such a rule, the kernel tracks the connections of bridged frames, too.
-            run(*on("plain"), "nft", "-f", "-", given=_RULE)
+            for host in HANDS:
+                run(*on(host), "nft", "-f", "-", given=_RULE)
             _compare(load, out, f"out through NAT{suffix}", 0.95, report, pace)
-            run(*on("plain"), "nft", "delete table ip byhand")
+            for host in HANDS:
+                run(*on(host), "nft", "delete table ip byhand")
     for name in ("t1", "t2"):
         daemon.remove_sandbox(name)
 
@@ -84,14 +94,21 @@ def _compare(load: str, ways: list[Way], name: str, goal: float, report: Report,
     for kind, unit in KINDS.items():
         samples: dict[str, list[float]] = {way.party: [] for way in ways}
         for turn in range(pace.rounds):
-            for way in ways if turn % 2 else reversed(ways):
+            start = turn % len(ways)
+            for way in ways[start:] + ways[:start]:
                 samples[way.party].append(_once(load, way, kind, pace.seconds))
         question = f"{name}: {NAMES[kind]}"
         first, *others = ways
         report.add(question, first.party, unit, samples[first.party], better=Better.MORE)
         for way in others:
-            ratio = median(ours / floor for ours, floor in zip(samples[way.party], samples[first.party], strict=True))
-            report.add(question, way.party, unit, samples[way.party], Goal(goal, Better.MORE), ratio, Better.MORE)
+            ratios = sorted(one / floor for one, floor in zip(samples[way.party], samples[first.party], strict=True))
+            ours = None if way.party in HANDS.values() else Goal(goal, Better.MORE)
+            report.add(question, way.party, unit, samples[way.party], ours, median(ratios), Better.MORE)
+            if kind == "stream":
+                low, _, high = quantiles(ratios, n=4)
+                report.notes.append(
+                    f"{question}: {way.party} had {low:.2f} to {high:.2f} in the middle half of the turns."
+                )
 
 
 def _once(load: str, way: Way, kind: str, seconds: float) -> float:
@@ -108,19 +125,19 @@ def _outside() -> None:
     add_host("outside")
 
 
-def _by_hand() -> str:
-    """A bridge as `ip` makes it, with two namespaces on it."""
-    add_host("plain")
-    ip("plain", "link add br0 type bridge\naddress add 10.70.0.1/24 dev br0\nlink set br0 up\n")
+def _by_hand(host: str) -> str:
+    """A host of this name with a bridge as `ip` makes it, and two namespaces on it."""
+    add_host(host)
+    ip(host, "link add br0 type bridge\naddress add 10.70.0.1/24 dev br0\nlink set br0 up\n")
     for number in (1, 2):
-        inner = add_host(f"plain{number}")
-        ip("plain", f"link add v{number} type veth peer name eth0 netns {inner}\nlink set v{number} master br0 up\n")
+        inner = add_host(f"{host}{number}")
+        ip(host, f"link add v{number} type veth peer name eth0 netns {inner}\nlink set v{number} master br0 up\n")
         ip(
             inner,
             f"address add 10.70.0.{number + 1}/24 dev eth0\nlink set eth0 up\nroute add default via 10.70.0.1\n",
         )
-    run(*on("plain"), "sysctl", "-qw", "net.ipv4.ip_forward=1")
-    return "plain"
+    run(*on(host), "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    return host
 
 
 def _uplink(host: str, number: int) -> None:
