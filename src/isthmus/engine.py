@@ -5,7 +5,7 @@ committed; from then on the change is wanted, whatever dies. Then the kernel is 
 that the change touches, and the difference is mended: `reconcile`. Attaching, detaching, a failed attach, a restart, a
 crash and somebody's `ip link delete` are this one act. Removing is: record that it is being removed, reconcile, forget.
 
-The engine is synchronous and used from one thread, so nothing here needs a lock.
+The engine is synchronous and used by one thread at a time (see `worker`), so nothing here needs a lock.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -91,7 +91,7 @@ News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed
 
 
 class Kernel(Protocol):
-    """What the engine asks of a kernel. It is used from one thread."""
+    """What the engine asks of a kernel. It is used by one thread at a time."""
 
     def observe(self, scope: Scope) -> frozenset[Resource]:
         """All within *scope* that bears our mark, each field filled in; sysctls that are named there, as they are."""

@@ -1,4 +1,4 @@
-"""The kernel of this machine: looked at and changed through netlink, by one thread.
+"""The kernel of this machine: looked at and changed through netlink, by one thread at a time.
 
 What people wait for is a container being attached, so that is made to cost what the kernel takes and little more. A
 link's index is chosen here and not asked for, so that all messages about a new pair of veths can be written before the

@@ -56,7 +56,7 @@ _WAYS_OUT = {
 class LocalStore:
     """The `Store` in the database at *path*, which is made if it lacks, for its owner's eyes only.
 
-    It may be made on one thread and then used on one other; it is closed with `close`.
+    It may be used by several threads, one at a time; it is closed with `close`.
 
     Raises:
         StoreUnavailable: another daemon has it, a newer version wrote it, or it cannot be opened.
