@@ -47,6 +47,11 @@ class _Samples:
     floor: list[float] = field(default_factory=list)
     ours: list[float] = field(default_factory=list)
 
+    @property
+    def both(self) -> tuple[list[float], list[float]]:
+        """The floor's and ours."""
+        return self.floor, self.ours
+
 
 def connect(daemon: Daemon, floor: Floor, peers: list[Peer], report: Report, pace: Pace) -> None:
     """Measure connect and disconnect."""
@@ -60,7 +65,7 @@ def connect(daemon: Daemon, floor: Floor, peers: list[Peer], report: Report, pac
     pings = []
     _settle(daemon, floor)
     for turn in range(pace.rounds):
-        _fill(daemon, floor, names, range(len(names)), made, turn)
+        fill(daemon, floor, names, range(len(names)), made.both, turn)
         pings += [daemon.api.do("GET", "/_ping").took for _ in names]
         gone.ours += [daemon.disconnect(NETWORK, name) for name in names]
         if turn % 2:
@@ -199,16 +204,16 @@ def scale(daemon: Daemon, floor: Floor, report: Report, pace: Pace) -> list[str]
     batch = range(pace.batch)
     for turn in range(pace.rounds):
         _settle(daemon, floor)
-        _fill(daemon, floor, names, batch, first, turn, "many")
+        fill(daemon, floor, names, batch, first.both, turn, "many")
         if turn < pace.rounds - 1:
             _disconnect_all(daemon, names[: pace.batch], "many")
             floor.do("detach-all")
     last = _Samples()
-    _fill(daemon, floor, names, range(pace.batch, pace.endpoints - pace.batch), _Samples(), 0, "many")
+    fill(daemon, floor, names, range(pace.batch, pace.endpoints - pace.batch), _Samples().both, 0, "many")
     batch = range(pace.endpoints - pace.batch, pace.endpoints)
     for turn in range(pace.rounds):
         _settle(daemon, floor)
-        _fill(daemon, floor, names, batch, last, turn, "many")
+        fill(daemon, floor, names, batch, last.both, turn, "many")
         if turn < pace.rounds - 1:
             _disconnect_all(daemon, names[-pace.batch :], "many")
             for number in batch:
@@ -224,23 +229,25 @@ def scale(daemon: Daemon, floor: Floor, report: Report, pace: Pace) -> list[str]
     return names
 
 
-def _fill(  # noqa: PLR0917 - private
+def fill(  # noqa: PLR0917 - the sides of one comparison
     daemon: Daemon,
     floor: Floor,
     names: list[str],
     numbers: range,
-    into: _Samples,
+    into: tuple[list[float], list[float]],
     turn: int,
     network: str = NETWORK,
+    how: str = "attach",
 ) -> None:
-    """Attach ours and the floor's, one of each at a time, and each first as often as second."""
+    """Attach the floor's and ours, one of each at a time, and each first as often as second."""
+    floors, ours = into
     for number in numbers:
         if (number + turn) % 2:
-            into.floor.append(floor.do(f"attach {number}"))
-            into.ours.append(daemon.connect(network, names[number]))
+            floors.append(floor.do(f"{how} {number}"))
+            ours.append(daemon.connect(network, names[number]))
         else:
-            into.ours.append(daemon.connect(network, names[number]))
-            into.floor.append(floor.do(f"attach {number}"))
+            ours.append(daemon.connect(network, names[number]))
+            floors.append(floor.do(f"{how} {number}"))
 
 
 def _disconnect_all(daemon: Daemon, names: list[str], network: str = NETWORK) -> None:

@@ -72,24 +72,24 @@ def measure(world: World, daemon: Daemon, report: Report, pace: PathPace) -> Non
     settings = ("", "0") if pace.both_settings else ("",)
     with ExitStack() as held:
         for place in (*(f"{host}2" for host in HANDS), server, "outside"):
-            held.enter_context(process(*on(place), load, "serve", "5000", environment=_cpu(1)))
+            held.enter_context(process(*on(place), load, "serve", "5000", environment=cpu(1)))
         for setting in settings if _NETFILTER.exists() else ("",):
             for host in hosts:
                 if setting:
                     run(*on(host), "sysctl", "-qw", f"net.bridge.bridge-nf-call-iptables={setting}")
             suffix = {"": "", "0": ", bridge-nf-call-iptables=0"}[setting]
-            _compare(load, across, f"across a bridge{suffix}", 0.97, report, pace)
+            compare(load, across, f"across a bridge{suffix}", 0.97, report, pace)
             # Not before: where there is such a rule, the kernel tracks the connections of bridged frames, too.
             for host in HANDS:
                 run(*on(host), "nft", "-f", "-", given=_RULE)
-            _compare(load, out, f"out through NAT{suffix}", 0.95, report, pace)
+            compare(load, out, f"out through NAT{suffix}", 0.95, report, pace)
             for host in HANDS:
                 run(*on(host), "nft", "delete table ip byhand")
     for name in ("t1", "t2"):
         daemon.remove_sandbox(name)
 
 
-def _compare(load: str, ways: list[Way], name: str, goal: float, report: Report, pace: PathPace) -> None:  # noqa: PLR0917
+def compare(load: str, ways: list[Way], name: str, goal: float, report: Report, pace: PathPace) -> None:  # noqa: PLR0917
     """Measure each way in turns, and hold all but the first against the first."""
     for kind, unit in KINDS.items():
         samples: dict[str, list[float]] = {way.party: [] for way in ways}
@@ -113,10 +113,10 @@ def _compare(load: str, ways: list[Way], name: str, goal: float, report: Report,
 
 def _once(load: str, way: Way, kind: str, seconds: float) -> float:
     command = [*on(way.source), load, kind, way.address, "5000", str(seconds)]
-    return float(run(*command, environment=_cpu(0 if kind == "stream" else 1)))
+    return float(run(*command, environment=cpu(0 if kind == "stream" else 1)))
 
 
-def _cpu(number: int) -> dict[str, str]:
+def cpu(number: int) -> dict[str, str]:
     """What keeps a load program on a processor, where there is more than one."""
     return {"LOAD_CPU": str(number)} if (os.cpu_count() or 1) > 1 else {}
 

@@ -245,9 +245,11 @@ class Daemon:
 
     # What is asked of it.
 
-    def add_network(self, name: str, subnet: str) -> None:
-        """Make a bridge network."""
-        body = {"Name": name, "Driver": "bridge", "IPAM": {"Config": [{"Subnet": subnet}]}}
+    def add_network(
+        self, name: str, subnet: str, driver: str = "bridge", options: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Make a network."""
+        body = {"Name": name, "Driver": driver, "IPAM": {"Config": [{"Subnet": subnet}]}, "Options": dict(options)}
         self.api.do("POST", "/networks/create", body)
 
     def add_sandbox(self, name: str, network: str) -> float:
