@@ -1,6 +1,6 @@
 """What macvlan takes: attaching beside the kernel's own floor, the wait for address probes, and traffic between two.
 
-The attach is measured with probing off, for the probes wait for answers that nobody gives: that wait is reported beside.
+The attach is measured with probing off, for probes wait for answers that nobody gives; that wait is reported beside.
 The traffic between two children of one parent is held against the same two interfaces made with `ip`.
 """
 
