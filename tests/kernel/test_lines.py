@@ -48,10 +48,12 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
     quiet = pairs({"com.docker.network.bridge.enable_icc": "false", "com.docker.network.driver.mtu": "1400"})
     both = (SubnetRequest("10.5.0.0/24", gateway="10.5.0.1"), SubnetRequest("fd00:5::/64"))
     engine.create_network(NetworkRequest("front", subnets=both, ipv6=True))
+    engine.create_network(NetworkRequest("lan", driver="macvlan", subnets=(SubnetRequest("10.7.0.0/24"),)))
     engine.create_network(NetworkRequest("quiet", subnets=(SubnetRequest("10.6.0.0/24"),), options=quiet))
     for name in ("web", "db"):
         engine.create_sandbox(SandboxRequest(name, mode="front"))
         engine.connect("quiet", name, EndpointRequest())
+        engine.connect("lan", name, EndpointRequest())
     Path(tmp_path / "isthmus.nft").write_text(firewall.load())
     script = "set -e\n" + "\n".join(scribe.lines)
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -59,6 +61,7 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
     assert pings("web", "10.5.0.3")
     assert pings("web", "fd00:5::3")
     assert not pings("web", "10.6.0.3")
+    assert pings("web", "10.7.0.2")
     assert {link["mtu"] for link in shown("ip", "-j", "-n", "web", "link", "show", "eth1")} == {1400}
     for name in ("web", "db"):
         subprocess.run(["ip", "netns", "delete", name], check=True)

@@ -3,6 +3,7 @@
 import os
 import resource
 import socket
+from dataclasses import replace
 from errno import EEXIST, ENETUNREACH, ENODEV
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
@@ -20,6 +21,7 @@ from isthmus.plan import Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
     Address,
     Bridge,
+    Child,
     Element,
     Namespace,
     Nickname,
@@ -29,6 +31,7 @@ from isthmus.resources import (
     Sysctl,
     Table,
     Veth,
+    Vlan,
 )
 from tests.kernel.realm import apart, pings, run, shown, started
 
@@ -719,3 +722,166 @@ def test_the_chain_for_detoured_frames_comes_and_goes(tmp_path: Path) -> None:
         text = run("nft", "list", "table", "inet", "isthmus")
         assert "chain before" not in text
         assert "tcp dport 25 drop" in text
+
+
+def child(netns: str, owner: Owner, number: int) -> tuple[Resource, ...]:
+    """Return a namespace of this name with a macvlan on lan0, and the address 10.8.0.*number*."""
+    return (
+        Namespace(netns),
+        Child(netns, "eth0", "lan0", "macvlan", "bridge", owner, mac=f"02:42:0a:08:00:{number:02x}", ipv6=False),
+        Address(netns, "eth0", ip_interface(f"10.8.0.{number}/24"), owner),
+        Route(netns, ip_network("0.0.0.0/0"), "eth0", owner, ip_address("10.8.0.1")),
+    )
+
+
+def unmarked(name: str, mode: str) -> None:
+    """Leave what a death between the birth of a child and its mark leaves."""
+    add = f"ip link add link lan0 name {name} group {DYING} netns web type macvlan mode {mode}"
+    run(*add.split())
+
+
+@apart
+def test_children_of_one_parent_reach_each_other_and_the_hosts_shim(tmp_path: Path) -> None:
+    """A network on the LAN is made for this."""
+    stranger("lan0")
+    shim: tuple[Resource, ...] = (
+        Child(HOST, "shim0", "lan0", "macvlan", "bridge", NETWORK, mac="02:42:0a:08:00:fe", ipv6=False),
+        Address(HOST, "shim0", ip_interface("10.8.0.254/24"), NETWORK),
+        Route(HOST, ip_network("10.8.0.2/32"), "shim0", NETWORK),
+    )
+    with started(tmp_path) as kernel:
+        settle(kernel, *child("web", WEB, 2), *child("db", DB, 3), *shim)
+        assert pings("web", "10.8.0.3")
+        assert pings("web", "10.8.0.254")
+        assert pings(HOST, "10.8.0.2")
+        (link,) = shown("ip", "-n", "web", "-j", "-d", "link", "show", "eth0")
+        assert (link["linkinfo"]["info_data"]["mode"], link["group"]) == ("bridge", "default")
+        assert shown("ip", "-n", "web", "-6", "-j", "addr", "show", "eth0") in ([], [{}])
+
+
+@apart
+def test_a_child_announces_its_address_when_it_goes_up(tmp_path: Path) -> None:
+    """Somebody on the LAN may know another MAC for it; so it goes up after it has its addresses."""
+    stranger("lan0")
+    run("ip", "address", "add", "10.8.0.1/24", "dev", "far")
+    run("ip", "neighbour", "replace", "10.8.0.2", "lladdr", "02:42:0a:08:00:99", "dev", "far", "nud", "stale")
+    namespace, link, address, route = child("web", WEB, 2)
+    with started(tmp_path) as kernel:
+        kernel.apply(diff((namespace, link, Sysctl("web", "net.ipv4.conf.eth0.arp_notify", "1"), address, route), ()))
+        (known,) = shown("ip", "-j", "neighbour", "show", "10.8.0.2", "dev", "far")
+        assert known["lladdr"] == "02:42:0a:08:00:02"
+
+
+@apart
+def test_the_next_daemon_finds_what_stands_on_a_wire(tmp_path: Path) -> None:
+    """Containers run on without us; a restart must not touch them."""
+    stranger("lan0")
+    wanted = (*child("web", WEB, 2), *child("db", DB, 3))
+    with started(tmp_path) as kernel:
+        settle(kernel, *wanted)
+    with started(tmp_path) as kernel:
+        assert not len(diff(wanted, kernel.observe(ALL)))
+        assert pings("web", "10.8.0.3")
+
+
+@apart
+def test_a_child_that_was_born_and_not_marked_is_reaped(tmp_path: Path) -> None:
+    """We may die between the two messages: what is left must neither stay nor be in the way."""
+    stranger("lan0")
+    web = child("web", WEB, 2)
+    with started(tmp_path) as kernel:
+        settle(kernel, web[0])
+        unmarked("eth0", "bridge")
+        settle(kernel, *web)
+        settle(kernel, web[0])
+        unmarked("eth1", "passthru")
+    with started(tmp_path) as kernel:
+        settle(kernel, *web)
+        kernel.reap()
+        assert [link["ifname"] for link in shown("ip", "-n", "web", "-j", "link")] == ["lo", "eth0"]
+
+
+@apart
+def test_what_is_refused_leaves_nothing_without_a_mark_behind(tmp_path: Path) -> None:
+    """What was born before another operation was refused waits for nobody."""
+    stranger("lan0")
+    astray = Route("web", ip_network("10.1.0.0/16"), "eth0", WEB, ip_address("192.168.1.1"))
+    with started(tmp_path) as kernel:
+        settle(kernel, Namespace("web"), Namespace("db"))
+        with pytest.raises(Refused):
+            kernel.apply(only(Make(child("web", WEB, 2)[1]), Make(child("db", DB, 3)[1]), Make(astray)))
+        kernel.reap()
+        born = {name: [link["ifname"] for link in shown("ip", "-n", name, "-j", "link")] for name in ("web", "db")}
+        assert born == {"web": ["lo", "eth0"], "db": ["lo"]}
+
+
+@apart
+def test_a_parent_that_went_elsewhere_is_no_parent(tmp_path: Path) -> None:
+    """Its children live on, but the network that they were on is gone; here, another link may have its index."""
+    stranger("lan0")
+    web = child("web", WEB, 2)
+    with started(tmp_path) as kernel:
+        run("ip", "netns", "add", "elsewhere")
+        settle(kernel, *web)
+        index = socket.if_nametoindex("lan0")
+        run("ip", "link", "set", "lan0", "netns", "elsewhere")
+        run("ip", "link", "add", "lan0", "index", str(index), "type", "bridge")
+        assert len(settle(kernel, *web))
+        assert socket.if_nametoindex("lan0") == index
+        run("ip", "netns", "del", "elsewhere")
+
+
+ASTRAY = Child("web", "eth1", "lan0", "macvlan", "bridge", DB, mac="02:42:0a:08:00:03")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        (replace(ASTRAY, parent="nope"), "there is no link nope in the host's namespace"),
+        (replace(ASTRAY, parent="lo"), "lo leads nowhere"),
+        (replace(ASTRAY, mtu=1451), "its MTU cannot be above that of lan0, 1450"),
+        (
+            replace(ASTRAY, mode="passthru"),
+            "in passthru mode a macvlan is the only one on its parent, and lan0 would have two",
+        ),
+        (replace(ASTRAY, mac="02:42:0a:08:00:02"), "lan0, or another link on it, has the MAC 02:42:0a:08:00:02"),
+        (replace(ASTRAY, parent="up0"), "up0 is a port of a bridge; take another parent, or that bridge"),
+        (replace(ASTRAY, name="lo"), "a link named lo is in the namespace web already, and is not ours"),
+    ],
+    ids=repr,
+)
+@apart
+def test_a_refused_child_is_told_why(tmp_path: Path, wrong: Child, reason: str) -> None:
+    """Linux has one errno for all of them, and no words."""
+    stranger("lan0")
+    run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0")
+    with started(tmp_path) as kernel:
+        settle(kernel, BRIDGE, *child("web", WEB, 2))
+        run("ip", "link", "set", "up0", "master", "br-a")
+        with pytest.raises(Refused) as refused:
+            kernel.apply(only(Make(wrong)))
+        assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("resource", "module"),
+    [
+        (Child("web", "eth0", "lan0", "ipvlan", "l2", WEB), "ipvlan"),
+        (Vlan(HOST, "lan0.5", "lan0", 5, NETWORK), "8021q"),
+    ],
+    ids=["ipvlan", "vlan"],
+)
+@apart
+def test_a_kernel_without_a_kind_of_link_says_which_module_it_lacks(
+    tmp_path: Path, resource: Resource, module: str
+) -> None:
+    """`Operation not supported` sends people to a search engine."""
+    stranger("lan0")
+    with started(tmp_path) as kernel:
+        settle(kernel, Namespace("web"))
+        try:
+            kernel.apply(only(Make(resource)))
+        except Refused as refused:
+            assert f"load its module (modprobe {module})" in refused.reason  # noqa: PT017
+        else:
+            pytest.skip("this kernel has all modules")
