@@ -124,6 +124,10 @@ def live(one: Engine) -> None:
     one.create_sandbox(SandboxRequest("bare", mode="none"))
     one.add_link("bare", LinkRequest("veth", addresses=(ip_interface("10.9.0.2/24"),)))
     one.connect("back", "web", EndpointRequest())
+    one.create_network(NetworkRequest("lan", driver="macvlan", subnets=(SubnetRequest("10.7.0.0/24"),)))
+    one.connect("lan", "web", EndpointRequest())
+    one.disconnect("lan", "web")
+    one.connect("lan", "web", EndpointRequest())
     one.disconnect("front", "web")
     one.connect("front", "web", EndpointRequest())
     one.remove_sandbox("web")
@@ -131,6 +135,7 @@ def live(one: Engine) -> None:
     one.remove_sandbox("web")
     one.remove_link("bare", "eth0")
     one.remove_sandbox("bare")
+    one.remove_network("lan")
     one.remove_network("back")
     one.remove_sandbox("side")
     one.remove_network("front")
@@ -211,7 +216,7 @@ def test_death_at_any_step_leaks_nothing(tmp_path: Path) -> None:
             for name in ("web", "side", "bare"):
                 if any(view.sandbox.name == name for view in one.sandboxes()):
                     one.remove_sandbox(name)
-            for name in ("front", "back"):
+            for name in ("front", "back", "lan"):
                 if any(view.network.name == name for view in one.networks()):
                     one.remove_network(name)
             kernel.reap()
