@@ -370,6 +370,13 @@ def test_a_released_address_is_given_back_to_its_server() -> None:
     assert (talk.client.lease, talk.client.deadline, talk.client.waiting) == (None, None, False)
 
 
+def test_what_is_given_back_after_a_restart_has_a_number_of_its_own() -> None:
+    """A client that has only adopted its lease has asked nothing yet."""
+    talk = Talk()
+    talk.client.adopt(Talk().bound(), START)
+    assert talk.say(talk.client.release(START)).xid == 2**31
+
+
 def test_there_is_nothing_to_release_or_decline_without_a_lease() -> None:
     """What has ended may be somebody else's."""
     talk = Talk()

@@ -214,7 +214,7 @@ class Client:
         """Tell the server that somebody else has the address, and look for another one in a while."""
         if not self.lease:
             return ()
-        frame = self._dialect.decline(self.lease, self._xid)
+        frame = self._dialect.decline(self.lease, self._number())
         self._lose(CONFLICT, now)
         self._wanted, self.deadline = None, now + _PAUSE
         return (frame,)
@@ -222,7 +222,7 @@ class Client:
     def release(self, now: int) -> Frames:
         """Give the lease back; this is the end."""
         lease, self.lease, self.state, self.deadline = self.lease, None, State.INIT, None
-        return (self._dialect.release(lease, self._xid),) if lease and not _ended(lease, now) else ()
+        return (self._dialect.release(lease, self._number()),) if lease and not _ended(lease, now) else ()
 
     def _consider(self, offer: Offer, now: int) -> Frames:
         """Keep the best offer. Others may be better, but are waited for only once (RFC 8415, 18.2.1)."""
@@ -270,7 +270,7 @@ class Client:
         """Begin to ask in *state*: all servers, or the only one that can answer."""
         if state is not State.REQUESTING or self.lease:
             # A request belongs to the exchange that brought the offer (RFC 2131, table 5).
-            self._xid, self._began = int(self._random() * 2**32), now
+            self._xid, self._began = self._number(), now
         self.state, self._attempt, self._offer = state, 0, None
         self._server = self.lease.server if self.lease and state is State.RENEWING else server
         self._say(_WORDS.get(state, self.status.word), now)
@@ -293,6 +293,10 @@ class Client:
     def _question(self) -> Question:
         wanted = self.lease.address.ip if self.lease else self._wanted
         return Question(self.state, self._xid, self._age, self._server, wanted, self.lease)
+
+    def _number(self) -> int:
+        """A number for a new exchange."""
+        return int(self._random() * 2**32)
 
     def _lose(self, word: str, now: int) -> None:
         """Have no lease any more, and keep still."""
