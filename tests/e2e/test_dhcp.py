@@ -33,14 +33,14 @@ class Server:
         self._leases = directory / "leases"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Serve from when its port is open."""
+    def start(self, more: str = "") -> None:
+        """Serve, with *more* options, from when its port is open."""
         words = self._lan.router.within(
             "dnsmasq --no-daemon --conf-file=/dev/null --port=0 --interface=lan0 --no-ping --dhcp-authoritative "
             f"--dhcp-leasefile={self._leases} --dhcp-range=10.0.36.50,10.0.36.59,2m "
             "--dhcp-range=fd36::50,fd36::59,64,2m --domain=lan.example --dhcp-option=option:mtu,1400 "
             "--dhcp-option=option:domain-search,a.example,b.example --dhcp-option=option:dns-server,10.0.36.53 "
-            f"--dhcp-option=option:classless-static-route,0.0.0.0/0,{GATEWAY},198.51.100.0/24,10.0.36.9"
+            f"--dhcp-option=option:classless-static-route,0.0.0.0/0,{GATEWAY},198.51.100.0/24,10.0.36.9 {more}"
         )
         self._process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
         until(lambda: ":67 " in self._lan.router.run("ss -H -lun"), f"no server: {words}")
@@ -163,6 +163,22 @@ def test_ipv6_comes_from_a_server_where_that_is_asked_for(lan: Lan, server: Serv
     until(lambda: any(one.startswith("fd36::5") for one in web.addresses("eth0", 6)), "no address by DHCPv6")
     assert web.address() in POOL
     assert server.knows(next(one for one in web.addresses("eth0", 6) if one.startswith("fd36::5")).partition("/")[0])
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_ipv6_follows_the_router_s_announcements(lan: Lan, server: Server, kind: str) -> None:
+    """Where the prefix changes with the provider, an address made of it (SLAAC) is the one that goes on working."""
+    server.stop()
+    server.start("--enable-ra --dhcp-range=fd36:5::,ra-only,64")
+    lan.router.batch("address add fd36:5::fe/64 dev lan0 nodad")
+    lan.host.network("lan", f"{NETWORKS[kind]} --ipv6")
+    if kind == "bridged":
+        until(lambda: "LOWER_UP" in lan.host.run("ip link show dev ens34"), "the uplink is not up")
+    web = lan.host.sandbox("web", "--network lan")
+    until(lambda: any(one.startswith("fd36:5:") for one in web.addresses("eth0", 6)), "no address of that prefix")
+    until(lambda: "tentative" not in web.run("ip -6 address show dev eth0"), "still being looked for on the wire")
+    assert any(route.startswith("default via fe80:") for route in web.routes(6))
+    assert reaches(web, "fd36:5::fe", "icmp")
 
 
 @pytest.mark.parametrize(
