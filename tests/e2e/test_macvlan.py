@@ -124,6 +124,23 @@ def test_a_parent_that_is_missing_at_start_delays_only_its_own_network(world: Wo
     assert both_ways(lan.host, "10.0.36.223", web, "10.0.36.192")
 
 
+def test_a_reboot_brings_all_back(lan: Lan) -> None:
+    """The recipe is gone after a reboot; what was asked of us is there again, with the same address and MAC."""
+    lan.host.network("mynet", RANGE)
+    web = lan.host.sandbox("web", "--network mynet")
+    shim, before = f"mv-{lan.host.inspect('mynet')['Id'][:12]}", (web.address(), mac(web))
+    lan.host.kill()
+    lan.host.run("ip netns delete web")
+    lan.host.batch(f"link delete {shim}")
+    lan.host.run("nft flush ruleset")
+    lan.host.start()
+    web = lan.host.sandbox("web")
+    # Here the old namespace may still be dying, and with it whoever has that MAC; after a real reboot there is none.
+    until(web.routes, "never came up")
+    assert (web.address(), mac(web)) == before
+    assert both_ways(lan.host, "10.0.36.223", web, "10.0.36.192")
+
+
 def test_a_restart_finds_nothing_to_do(lan: Lan) -> None:
     """What stands is adopted: shim, routes and children are as they should be."""
     lan.host.network("mynet", RANGE)
