@@ -127,17 +127,17 @@ def test_a_parent_that_is_missing_at_start_delays_only_its_own_network(world: Wo
 def test_a_reboot_brings_all_back(lan: Lan) -> None:
     """The recipe is gone after a reboot; what was asked of us is there again, with the same address and MAC."""
     lan.host.network("mynet", RANGE)
-    web = lan.host.sandbox("web", "--network mynet")
-    shim, before = f"mv-{lan.host.inspect('mynet')['Id'][:12]}", (web.address(), mac(web))
+    lan.host.isthmus("sandbox create --network mynet web")
+    before = lan.host.api().ask("GET", "/sandboxes/web")["Networks"]["mynet"]
     lan.host.kill()
     lan.host.run("ip netns delete web")
-    lan.host.batch(f"link delete {shim}")
+    lan.host.batch(f"link delete mv-{before['NetworkID'][:12]}")
     lan.host.run("nft flush ruleset")
     lan.host.start()
     web = lan.host.sandbox("web")
     # Here the old namespace may still be dying, and with it whoever has that MAC; after a real reboot there is none.
     until(web.routes, "never came up")
-    assert (web.address(), mac(web)) == before
+    assert (web.address(), mac(web)) == (before["IPAddress"], before["MacAddress"])
     assert both_ways(lan.host, "10.0.36.223", web, "10.0.36.192")
 
 
