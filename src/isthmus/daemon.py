@@ -57,6 +57,9 @@ log = logging.getLogger("isthmus")
 
 _T = TypeVar("_T")
 
+SWITCH = 0.0005
+"""How long, in seconds, a thread may go on in Python when another waits: no request waits for lines of the log."""
+
 SETTLE = 0.02
 """For how long, in seconds, news of the kernel are gathered before they are looked into."""
 
@@ -178,6 +181,7 @@ def _run_apart(settings: Settings) -> None:
 async def _run(settings: Settings, stopping: asyncio.Event) -> None:
     loop = asyncio.get_running_loop()
     _raise_limits()
+    sys.setswitchinterval(SWITCH)
     for warning in settings.warnings:
         log.warning("%s", warning)
     events = Events()
