@@ -56,7 +56,7 @@ def test_version_and_info_are_printed_whole(docker: Docker) -> None:
     """A field that is missing shows as an error or a hole."""
     assert "API version:      1.52 (minimum version 1.24)" in docker("version").stdout
     info = docker("info")
-    assert "Network: bridge host null" in info.stdout
+    assert "Network: bridge host ipvlan macvlan null" in info.stdout
     assert "Swarm: inactive" in info.stdout
     assert "WARNING" not in info.stderr
 
