@@ -287,6 +287,7 @@ def _veths(draw: st.DrawFn, namespaces: list[str], bridges: list[Bridge]) -> Ite
             mtu=_mostly(draw, None, 1400),
             isolated=draw(st.sampled_from((None, None, False, True))) if on else None,
             ipv6=draw(st.sampled_from((True, True, False))),
+            announce=draw(st.sampled_from((None, None, False, True))),
         )
 
 
@@ -373,9 +374,7 @@ def acts(kernel: FakeKernel) -> list[Act]:
         match one:
             case Namespace(name=name):
                 found.append(Act("delete_namespace", (name,)))
-            case Bridge(netns=netns, name=name):
-                found += _on_link(netns, name)
-            case Vlan() | Child():
+            case Bridge() | Vlan() | Child():
                 found += _on_link(one.netns, one.name)
             case Veth():
                 found += [*_on_link(one.netns, one.name), *_on_link(one.peer_netns, one.peer)]

@@ -6,7 +6,7 @@ all. What is being removed is not wanted, but lies in the scope, so that it is f
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import ip_network
 
@@ -28,6 +28,7 @@ from isthmus.resources import (
     Sysctl,
     Veth,
     Vlan,
+    announcing,
 )
 from isthmus.rules import Rules
 from isthmus.state import State
@@ -77,12 +78,13 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
     ]
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
-        resources = tuple(BUILTIN[network.driver].endpoint(network, endpoint, netns))
+        settings = tuple(_sysctls(endpoint, netns))
+        resources = tuple(_heeding(settings, BUILTIN[network.driver].endpoint(network, endpoint, netns)))
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         if stays:
             wanted.extend(resources)
-            wanted.extend(_sysctls(endpoint, netns))
+            wanted.extend(settings)
             wanted.extend(_leased_routes(network, endpoint, netns))
     for touched in dict.fromkeys(endpoint.network for endpoint in endpoints):
         ways = tuple(_reach(state, touched, lambda _: True))
@@ -243,6 +245,17 @@ def hand_link(link: HandLink, netns: str) -> Iterator[Resource]:
         yield Address(netns, link.ifname, address, mine)
     for route in link.routes:
         yield Route(netns, ip_network(route.destination), link.ifname, mine, via=route.gateway)
+
+
+def _heeding(settings: Iterable[Sysctl], resources: Iterable[Resource]) -> Iterator[Resource]:
+    """*Resources* without what a user's own *settings* say, maybe otherwise."""
+    named = {one.name for one in settings}
+    for resource in resources:
+        match resource:
+            case Veth(peer=ifname) | Child(name=ifname) if announcing(ifname) in named:
+                yield replace(resource, announce=None)
+            case _:
+                yield resource
 
 
 def _sysctls(endpoint: Endpoint, netns: str) -> Iterator[Sysctl]:

@@ -116,7 +116,8 @@ class Veth:
     """A pair of Ethernet devices: one end, *name*, in *netns*; the other, *peer* with the MAC *mac*, in *peer_netns*.
 
     *isolated* keeps a bridge's port from its other isolated ports (Docker's `icc=false`). Without *ipv6* neither end
-    has an IPv6 address of any kind.
+    has an IPv6 address of any kind. With *announce* the peer tells its neighbours of its IPv4 addresses when it goes
+    up (`arp_notify`).
     """
 
     netns: str
@@ -129,6 +130,7 @@ class Veth:
     mtu: int | None = None
     isolated: bool | None = None
     ipv6: bool | None = None
+    announce: bool | None = None
     up: bool = True
     peer_up: bool = True
 
@@ -150,16 +152,18 @@ class Veth:
         add = f"{_ip(self.netns)} link add {self.name}{mtu}{master} type veth peer name {peer}"
         isolate = self._isolate() if self.isolated else ""
         quiet = " addrgenmode none" if self.master else mode
-        ends = (
-            f"{_ip(self.netns)} link set {self.name}{quiet} up && {_ip(self.peer_netns)} link set {self.peer}{mode} up"
-        )
-        return f"{add} && {isolate}{ends}"
+        near = f"{_ip(self.netns)} link set {self.name}{quiet} up"
+        return f"{add} && {isolate}{near} && {self._announce()}{_ip(self.peer_netns)} link set {self.peer}{mode} up"
 
     def change(self) -> str:
         master = f" master {self.master}" if self.master else ""
         mac = f" address {self.mac}" if self.mac else ""
         host = f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)}{master} up"
-        return f"{host} && {self._isolate()}{_ip(self.peer_netns)} link set {self.peer}{mac}{_mtu(self.mtu)} up"
+        peer = f"{_ip(self.peer_netns)} link set {self.peer}{mac}{_mtu(self.mtu)} up"
+        return f"{host} && {self._isolate()}{self._announce()}{peer}"
+
+    def _announce(self) -> str:
+        return _announce(self.peer_netns, self.peer, self.announce)
 
     def _isolate(self) -> str:
         if self.isolated is None:
@@ -206,7 +210,8 @@ class Child:
 
     *kind* is "macvlan", with a MAC of its own, or "ipvlan", with that of its parent. *mode* says what it may say to the
     other children of that parent, in the words of ip-link(8); *flag* is ipvlan's second such word. Without *ipv6* it
-    has no IPv6 address of any kind.
+    has no IPv6 address of any kind. With *announce* it tells its neighbours of its IPv4 addresses when it goes up
+    (`arp_notify`).
     """
 
     netns: str
@@ -219,6 +224,7 @@ class Child:
     mac: str | None = None
     mtu: int | None = None
     ipv6: bool | None = None
+    announce: bool | None = None
     up: bool = True
 
     @property
@@ -233,16 +239,21 @@ class Child:
         where = f" netns {self.netns}" if self.netns else ""
         mode = f"{self.mode} {self.flag}".rstrip()
         add = f"ip link add link {self.parent} name {self.name}{self._mac()}{_mtu(self.mtu)}{where}"
-        return f"{add} type {self.kind} mode {mode} && {_ip(self.netns)} link set {self.name}{_addrgen(self.ipv6)} up"
+        up = f"{_ip(self.netns)} link set {self.name}{_addrgen(self.ipv6)} up"
+        return f"{add} type {self.kind} mode {mode} && {self._announce()}{up}"
 
     def change(self) -> str:
-        return f"{_ip(self.netns)} link set {self.name}{self._mac()}{_mtu(self.mtu)}{_addrgen(self.ipv6)} up"
+        up = f"{_ip(self.netns)} link set {self.name}{self._mac()}{_mtu(self.mtu)}{_addrgen(self.ipv6)} up"
+        return f"{self._announce()}{up}"
 
     def remove(self) -> str:
         return f"{_ip(self.netns)} link delete {self.name}"
 
     def _mac(self) -> str:
         return f" address {self.mac}" if self.mac else ""
+
+    def _announce(self) -> str:
+        return _announce(self.netns, self.name, self.announce)
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,8 +367,7 @@ class Sysctl:
         return _inside(self.netns)
 
     def make(self) -> str:
-        enter = f"ip netns exec {self.netns} " if self.netns else ""
-        return f"{enter}sysctl -w {self.name}={self.value}"
+        return f"{_enter(self.netns)}sysctl -w {self.name}={self.value}"
 
     def change(self) -> str:
         return self.make()
@@ -428,6 +438,11 @@ ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child,
 """What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
 
 
+def announcing(link: str) -> str:
+    """The name of the sysctl that is the `announce` of the link of this name."""
+    return f"net.ipv4.conf.{link.replace('.', '/')}.arp_notify"
+
+
 def provided(resource: Resource) -> tuple[Key, ...]:
     """The keys that exist through *resource*: its own, and that of the other end of a pair."""
     if isinstance(resource, Veth):
@@ -453,6 +468,17 @@ def _inside(netns: str) -> tuple[Key, ...]:
 
 def _n(netns: str) -> str:
     return f" -n {netns}" if netns else ""
+
+
+def _enter(netns: str) -> str:
+    return f"ip netns exec {netns} " if netns else ""
+
+
+def _announce(netns: str, link: str, announce: bool | None) -> str:  # noqa: FBT001 - a value, not a mode
+    """What sets `arp_notify`, and the word that goes on; "" if it is not ours to say."""
+    if announce is None:
+        return ""
+    return f"{Sysctl(netns, announcing(link), str(int(announce))).make()} && "
 
 
 def _ip(netns: str) -> str:

@@ -62,7 +62,9 @@ NET, OTHER = Owner("a" * 64), Owner("b" * 64)
 END, SECOND_END = Owner("a" * 64, "1" * 64), Owner("a" * 64, "2" * 64)
 WEB, DB = Namespace("web"), Namespace("db")
 BRIDGE = Bridge(HOST, "br-a", NET, mtu=1400, ipv6=False)
-VETH = Veth(HOST, "veth1", "web", "eth0", END, "02:42:0a:00:00:02", "br-a", 1400, isolated=True, ipv6=True)
+VETH = Veth(
+    HOST, "veth1", "web", "eth0", END, "02:42:0a:00:00:02", "br-a", 1400, isolated=True, ipv6=True, announce=True
+)
 GATEWAY = Address(HOST, "br-a", ip_interface("10.0.0.1/24"), NET)
 ADDRESS = Address("web", "eth0", ip_interface("10.0.0.2/24"), END)
 ADDRESS6 = Address("web", "eth0", ip_interface("fd00::2/64"), END)
@@ -359,6 +361,7 @@ CHANGES: dict[str, tuple[Resource, Resource]] = {
     "veth mac": (VETH, replace(VETH, mac="02:42:0a:00:00:09")),
     "veth mtu": (VETH, replace(VETH, mtu=1300)),
     "veth isolated": (VETH, replace(VETH, isolated=False)),
+    "veth announce": (VETH, replace(VETH, announce=False)),
     "route gateway": (DEFAULT, replace(DEFAULT, via=ip_address("10.0.0.7"))),
     "route direct": (DIRECT, replace(DIRECT, via=ip_address("10.0.0.7"))),
     "sysctl": (FORWARD, replace(FORWARD, value="0")),
@@ -764,9 +767,24 @@ def test_elements_that_count_have_a_counter(running: Machine) -> None:
 # What stands on the wire of another link.
 
 LAN = HostLink("lan0", "veth", 1500, mac="02:00:00:00:77:01")
-CHILD = Child("web", "eth0", "lan0", "macvlan", "bridge", END, mac="02:42:0a:00:00:02", mtu=1400, ipv6=True)
-SHIM = Child(HOST, "shim0", "lan0", "macvlan", "bridge", NET, mac="02:42:0a:00:00:01", mtu=1500, ipv6=False)
-INNER = Child("db", "eth0", "br-b", "macvlan", "private", SECOND_END, mac="02:42:0a:00:00:03", mtu=1500, ipv6=False)
+CHILD = Child(
+    "web", "eth0", "lan0", "macvlan", "bridge", END, mac="02:42:0a:00:00:02", mtu=1400, ipv6=True, announce=True
+)
+SHIM = Child(
+    HOST, "shim0", "lan0", "macvlan", "bridge", NET, mac="02:42:0a:00:00:01", mtu=1500, ipv6=False, announce=False
+)
+INNER = Child(
+    "db",
+    "eth0",
+    "br-b",
+    "macvlan",
+    "private",
+    SECOND_END,
+    mac="02:42:0a:00:00:03",
+    mtu=1500,
+    ipv6=False,
+    announce=False,
+)
 BELOW = Bridge(HOST, "br-b", OTHER, mtu=1500, ipv6=False)
 NEAR = Route(HOST, ip_network("10.0.0.2/32"), "shim0", NET)
 ON_CHILD: tuple[Resource, ...] = (ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
@@ -881,6 +899,7 @@ def test_what_cannot_be_changed_is_made_anew(standing: Machine, new: Child) -> N
     [
         replace(CHILD, mac="02:42:0a:00:00:09"),
         replace(CHILD, mtu=1500),
+        replace(CHILD, announce=False),
         replace(SHIM, mtu=1400),
         replace(SHIM, ipv6=True),
     ],
@@ -891,6 +910,17 @@ def test_a_field_of_what_stands_is_changed_in_place(standing: Machine, new: Chil
     was = next(one for one in STANDING if one.key == new.key)
     standing.do(Change(new, was))
     standing.holds(new, *without(was, of=STANDING))
+
+
+def test_what_announces_itself_is_told_by_the_sysctl_too(standing: Machine) -> None:
+    """Both are one thing: somebody who sets the one changes the other, and it is seen and set right."""
+    scope = Scope(sysctls=frozenset({("web", "net.ipv4.conf.eth0.arp_notify")}))
+    assert standing.seen(scope) == {Sysctl("web", "net.ipv4.conf.eth0.arp_notify", "1")}
+    standing.admin.write_sysctl("net.ipv4.conf.eth0.arp_notify", "0", "web")
+    plan = diff(STANDING, standing.seen())
+    assert [one.resource for one in plan] == [CHILD]
+    standing.kernel.apply(plan)
+    assert standing.seen(scope) == {Sysctl("web", "net.ipv4.conf.eth0.arp_notify", "1")}
 
 
 def test_a_child_gets_ipv6_and_loses_it(wired: Machine) -> None:

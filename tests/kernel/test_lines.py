@@ -15,7 +15,7 @@ from isthmus.plan import Plan
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
 from isthmus.rules import Rules
 from isthmus.store.memory import MemoryStore
-from tests.kernel.realm import apart, pings, shown
+from tests.kernel.realm import apart, pings, run, shown
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
 
@@ -50,8 +50,9 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
     engine.create_network(NetworkRequest("front", subnets=both, ipv6=True))
     engine.create_network(NetworkRequest("lan", driver="macvlan", subnets=(SubnetRequest("10.7.0.0/24"),)))
     engine.create_network(NetworkRequest("quiet", subnets=(SubnetRequest("10.6.0.0/24"),), options=quiet))
-    for name in ("web", "db"):
-        engine.create_sandbox(SandboxRequest(name, mode="front"))
+    for number, name in enumerate(("web", "db")):
+        wish = EndpointRequest(mac=f"02:00:00:00:00:0{number}")
+        engine.create_sandbox(SandboxRequest(name, mode="front", endpoints=(("front", wish),)))
         engine.connect("quiet", name, EndpointRequest())
         engine.connect("lan", name, EndpointRequest())
     Path(tmp_path / "isthmus.nft").write_text(firewall.load())
@@ -62,6 +63,7 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
     assert pings("web", "fd00:5::3")
     assert not pings("web", "10.6.0.3")
     assert pings("web", "10.7.0.2")
+    assert run("ip", "netns", "exec", "web", "sysctl", "-n", "net.ipv4.conf.eth0.arp_notify") == "1\n"
     assert {link["mtu"] for link in shown("ip", "-j", "-n", "web", "link", "show", "eth1")} == {1400}
     for name in ("web", "db"):
         subprocess.run(["ip", "netns", "delete", name], check=True)

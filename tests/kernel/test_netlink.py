@@ -87,7 +87,9 @@ def port(name: str, index: int, peer: bytes) -> tuple[bytes, ...]:
     """Make a port of the bridge, with all that we set on one."""
     return (
         netlink.newlink("veth", name, index=index, master=50, group=77, mtu=1400, queues=1, data=peer),
-        netlink.setlink(index, alias="mine", addr_gen_mode=AddrGenMode.NONE, isolated=True, hairpin=True),
+        netlink.setlink(
+            index, alias="mine", addr_gen_mode=AddrGenMode.NONE, announce=True, isolated=True, hairpin=True
+        ),
         netlink.setlink(index, up=True),
     )
 
@@ -143,6 +145,7 @@ def test_dumps_tell_what_was_made_and_only_what_was_asked_for() -> None:
         v0, br0, m0 = links["v0"], links["br0"], links["m0"]
         assert (v0.ifindex, v0.kind, v0.master, v0.mtu, v0.alias, v0.group) == (60, "veth", 50, 1400, "mine", 77)
         assert (v0.up, v0.isolated, v0.hairpin, v0.addr_gen_mode, v0.link) == (True, True, True, AddrGenMode.NONE, 61)
+        assert (v0.announce, br0.announce) == (True, False)
         assert (br0.kind, br0.forward_delay, br0.stp, br0.isolated) == ("bridge", 0, False, None)
         assert (m0.kind, m0.link, m0.macvlan_mode, links["p0"].mac) == (
             "macvlan",

@@ -130,6 +130,7 @@ def test_a_link_is_changed_in_one_message() -> None:
         mtu=1300,
         group=6,
         addr_gen_mode=netlink.AddrGenMode.NONE,
+        announce=True,
         isolated=True,
         hairpin=False,
     )
@@ -292,6 +293,7 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         link=8,
         link_netnsid=0,
         addr_gen_mode=None,
+        announce=None,
         isolated=False,
         hairpin=True,
         macvlan_mode=None,

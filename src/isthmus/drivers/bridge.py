@@ -199,9 +199,16 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
 
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
-    """A pair of veths and the addresses of the end inside."""
+    """A pair of veths and the addresses of the end inside.
+
+    The kernel announces these when the link goes up, if somebody may know another MAC for them. Elsewhere that is
+    spared: a broadcast goes to each port of the bridge.
+    """
     options = parse(network.options)
     mine = Owner(network.id, endpoint.id)
+    strange = not endpoint.addresses or endpoint.mac != naming.mac(network.id, endpoint.addresses[0].ip)
+    # Somebody may know another MAC for its address: on a LAN, and where the user demanded one.
+    outside = strange or options.bridged
     yield Veth(
         HOST,
         naming.veth(endpoint.id),
@@ -213,25 +220,13 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resou
         mtu=options.mtu or endpoint.mtu,
         isolated=None if options.icc else True,
         ipv6=network.ipv6,
+        announce=True if network.ipv4 and outside else None,
     )
-    yield from _announcing(network, endpoint, netns)
+    # The same goes for a second address that shares the MAC of the first.
+    if network.ipv6 and (outside or network.ipv4):
+        yield Sysctl(netns, f"net.ipv6.conf.{endpoint.ifname.replace('.', '/')}.ndisc_notify", "1")
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
-
-
-def _announcing(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Sysctl]:
-    """Have the kernel announce the addresses when their link goes up, if somebody may know another MAC for them.
-
-    That is so on a LAN, where the user demanded a MAC, and for the second address that shares the MAC of the first.
-    Elsewhere it is spared: a broadcast goes to each port of the bridge.
-    """
-    strange = not endpoint.addresses or endpoint.mac != naming.mac(network.id, endpoint.addresses[0].ip)
-    outside = strange or parse(network.options).bridged
-    ifname = endpoint.ifname.replace(".", "/")
-    if network.ipv4 and outside:
-        yield Sysctl(netns, f"net.ipv4.conf.{ifname}.arp_notify", "1")
-    if network.ipv6 and (outside or network.ipv4):
-        yield Sysctl(netns, f"net.ipv6.conf.{ifname}.ndisc_notify", "1")
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

@@ -176,6 +176,7 @@ class Children:
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
         """A child of the parent, born inside, with its addresses; it announces them when it goes up."""
         options, mine = self._options(network), Owner(network.id, endpoint.id)
+        asked_for = options.mode not in self.routed
         yield Child(
             netns,
             endpoint.ifname,
@@ -187,13 +188,10 @@ class Children:
             mac=endpoint.mac or None,
             mtu=options.mtu or endpoint.mtu,
             ipv6=network.ipv6,
+            announce=True if network.ipv4 and asked_for else None,
         )
-        if options.mode not in self.routed:
-            ifname = endpoint.ifname.replace(".", "/")
-            if network.ipv4:
-                yield Sysctl(netns, f"net.ipv4.conf.{ifname}.arp_notify", "1")
-            if network.ipv6:
-                yield Sysctl(netns, f"net.ipv6.conf.{ifname}.ndisc_notify", "1")
+        if network.ipv6 and asked_for:
+            yield Sysctl(netns, f"net.ipv6.conf.{endpoint.ifname.replace('.', '/')}.ndisc_notify", "1")
         for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
             yield Address(netns, endpoint.ifname, interface, mine)
 

@@ -72,6 +72,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    announcing,
 )
 
 BRIDGE_PORTS = 1023
@@ -508,6 +509,7 @@ class FakeKernel:
             self._enslave(operation, end, new.master)
         isolated = new.isolated if self._links[end].master else None
         self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, isolated=isolated)
+        self._announce(peer, new.announce)
         self._set(operation, peer, mtu=new.mtu, ipv6=new.ipv6, up=new.peer_up, mac=new.mac)
         if new.ipv6:
             self._links[peer] = replace(self._links[peer], inet6=True)
@@ -525,6 +527,7 @@ class FakeKernel:
         if isinstance(new, Vlan):
             self._set(operation, end, up=new.up)
             return
+        self._announce(end, new.announce)
         self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, mac=new.mac if link else None)
         if new.ipv6:
             self._links[end] = replace(self._links[end], inet6=True)
@@ -701,6 +704,13 @@ class FakeKernel:
             raise _refused(operation, ENOENT)
         self._sysctls[netns, name] = value
 
+    def _announce(self, end: _End, announce: bool | None) -> None:  # noqa: FBT001 - a value, not a mode
+        if announce is not None:
+            self._sysctls[end[0], announcing(end[1])] = str(int(announce))
+
+    def _announces(self, end: _End) -> bool:
+        return self._sysctls.get((end[0], announcing(end[1])), "0") != "0"
+
     # What Linux does besides.
 
     def _set(
@@ -834,6 +844,7 @@ class FakeKernel:
                 link.mac,
                 link.mtu,
                 link.ipv6,
+                self._announces(end),
                 link.up,
             )
         if link.peer is None:
@@ -849,6 +860,7 @@ class FakeKernel:
             mtu=link.mtu if link.mtu == peer.mtu else None,
             isolated=link.isolated,
             ipv6=link.ipv6 if link.ipv6 == peer.ipv6 else None,
+            announce=self._announces(link.peer),
             up=link.up,
             peer_up=peer.up,
         )

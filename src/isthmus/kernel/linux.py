@@ -510,7 +510,7 @@ class LinuxKernel:
             self._permit_ipv6(operation, away, pair.peer)
         batch = self._batch(work, away)
         mode = AddrGenMode.NONE if pair.ipv6 is False and self._speaks_inet6(mtu) else None
-        batch.add(operation, setlink(other, alias=PEER + alias, addr_gen_mode=mode))
+        batch.add(operation, setlink(other, alias=PEER + alias, addr_gen_mode=mode, announce=pair.announce))
         batch.rising.append((operation, setlink(other, up=pair.peer_up)))
 
     def _speaks_inet6(self, mtu: int) -> bool:
@@ -594,6 +594,8 @@ class LinuxKernel:
             yield setlink(index, mtu=pair.mtu)
         if pair.ipv6 is not None and message.addr_gen_mode is not None and _ipv6(message) != pair.ipv6:
             yield setlink(index, addr_gen_mode=AddrGenMode.EUI64 if pair.ipv6 else AddrGenMode.NONE)
+        if pair.announce is not None and pair.announce != message.announce:
+            yield setlink(index, announce=pair.announce)
         if up != pair.peer_up:
             yield setlink(index, up=pair.peer_up)
 
@@ -635,7 +637,7 @@ class LinuxKernel:
             mode = AddrGenMode.NONE if new.ipv6 is False and self._speaks_inet6(new.mtu or 0) else None
             # In passthru mode it is born with the MAC of its parent, whatever is said.
             mac = new.mac if new.mode == "passthru" else None
-            mark = setlink(index, alias=alias, group=0, mac=mac, addr_gen_mode=mode)
+            mark = setlink(index, alias=alias, group=0, mac=mac, addr_gen_mode=mode, announce=new.announce)
         batch = self._batch(work, space)
         batch.add(operation, mark)
         batch.rising.append((operation, setlink(index, up=new.up)))
@@ -968,6 +970,7 @@ def _veth(  # noqa: PLR0917 (it is called three times, next to the definition of
         near.mtu if near.mtu == far.mtu else None,
         bool(near.isolated),
         ipv6,
+        far.announce,
         near.up,
         far.up,
     )
@@ -992,7 +995,8 @@ def _child(netns: str, message: LinkMessage, parent: str, owner: Owner) -> Child
     else:
         mode, flag = _IPVLAN_MODES.get(message.ipvlan_mode or 0, ""), _IPVLAN_FLAGS.get(message.ipvlan_flag or 0, "")
     mac, mtu, ipv6 = message.mac, message.mtu, _ipv6(message)
-    return Child(netns, message.name, parent, message.kind, mode, owner, flag, mac, mtu, ipv6, message.up)
+    announce, up = message.announce, message.up
+    return Child(netns, message.name, parent, message.kind, mode, owner, flag, mac, mtu, ipv6, announce, up)
 
 
 _MACVLAN_MODES = {mode.value: mode.name.lower() for mode in MacvlanMode}
@@ -1028,6 +1032,8 @@ def _standing_changes(new: Vlan | Child, message: LinkMessage) -> Iterator[bytes
             yield setlink(index, mtu=new.mtu)
         if new.ipv6 is not None and message.addr_gen_mode is not None and _ipv6(message) != new.ipv6:
             yield setlink(index, addr_gen_mode=_mode(new.ipv6))
+        if new.announce is not None and new.announce != message.announce:
+            yield setlink(index, announce=new.announce)
     if new.up != message.up:
         yield setlink(index, up=new.up)
 

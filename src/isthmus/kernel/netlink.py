@@ -70,6 +70,8 @@ IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 18, 20, 26, 27, 28
 IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_LINK_NETNSID = 29, 31, 32, 37
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
+IFLA_INET_CONF = 1
+IPV4_DEVCONF_ARP_NOTIFY = 22
 IFLA_INET6_ADDR_GEN_MODE = 8
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 1, 5, 23
 IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES, IFLA_BR_NF_CALL_ARPTABLES = 36, 37, 38
@@ -197,11 +199,15 @@ def _mac(value: str) -> bytes:
 
 
 _ADDR_GEN_MODE = {
-    mode: attribute(
-        NLA_F_NESTED | IFLA_AF_SPEC,
-        attribute(NLA_F_NESTED | AF_INET6, _ATTRIBUTE_U8.pack(5, IFLA_INET6_ADDR_GEN_MODE, mode)),
-    )
+    mode: attribute(NLA_F_NESTED | AF_INET6, _ATTRIBUTE_U8.pack(5, IFLA_INET6_ADDR_GEN_MODE, mode))
     for mode in AddrGenMode
+}
+_ANNOUNCE = {
+    announce: attribute(
+        NLA_F_NESTED | AF_INET,
+        attribute(NLA_F_NESTED | IFLA_INET_CONF, attribute_u32(IPV4_DEVCONF_ARP_NOTIFY, announce)),
+    )
+    for announce in (False, True)
 }
 _QUEUES = {n: attribute_u32(IFLA_NUM_TX_QUEUES, n) + attribute_u32(IFLA_NUM_RX_QUEUES, n) for n in range(1, 9)}
 _SHUT = _attribute_u8(IFLA_BRPORT_STATE, BR_STATE_DISABLED) + attribute(IFLA_BRPORT_FLUSH, b"")
@@ -325,6 +331,7 @@ def setlink(
     mtu: int | None = None,
     group: int | None = None,
     addr_gen_mode: AddrGenMode | None = None,
+    announce: bool | None = None,
     isolated: bool | None = None,
     hairpin: bool | None = None,
     shut: bool = False,
@@ -333,9 +340,10 @@ def setlink(
 
     *Master* 0 takes it off its bridge; an empty *alias* removes the alias; *isolated*, *hairpin* and *shut* need a link
     that is a port already. A port that is *shut* lets nothing through, and its bridge forgets who was behind it; EBUSY
-    if that runs the spanning tree protocol. The kernel carries a message out in this order: port options, mac, mtu,
-    group, name, alias, up, master, addr_gen_mode. So to come up without an IPv6 link-local address takes two messages;
-    and so does to take a link down and rename it, where the kernel (before 6.2) renames none that is up.
+    if that runs the spanning tree protocol. *Announce* is the sysctl `arp_notify` of its IPv4 side, which a link has
+    from an MTU of 68 on. The kernel carries a message out in this order: port options, mac, mtu, group, name, alias,
+    up, master, addr_gen_mode, announce. So to come up without an IPv6 link-local address takes two messages; and so
+    does to take a link down and rename it, where the kernel (before 6.2) renames none that is up.
     """
     index, attributes = (link, b"") if isinstance(link, int) else (0, _text(IFLA_IFNAME, link))
     if name is not None:
@@ -350,8 +358,11 @@ def setlink(
         attributes += attribute_u32(IFLA_MTU, mtu)
     if group is not None:
         attributes += attribute_u32(IFLA_GROUP, group)
-    if addr_gen_mode is not None:
-        attributes += _ADDR_GEN_MODE[addr_gen_mode]
+    if addr_gen_mode is not None or announce is not None:
+        families = _ADDR_GEN_MODE[addr_gen_mode] if addr_gen_mode is not None else b""
+        if announce is not None:
+            families += _ANNOUNCE[announce]
+        attributes += attribute(NLA_F_NESTED | IFLA_AF_SPEC, families)
     if isolated is not None or hairpin is not None or shut:
         port = _SHUT if shut else b""
         if isolated is not None:
@@ -622,6 +633,7 @@ class LinkMessage(NamedTuple):
     link: int
     link_netnsid: int | None
     addr_gen_mode: int | None
+    announce: bool | None
     isolated: bool | None
     hairpin: bool | None
     macvlan_mode: int | None
@@ -707,7 +719,7 @@ def link(message: bytes) -> LinkMessage:
         get = found.get
         kind = ""
         macvlan_mode = ipvlan_mode = ipvlan_flag = vlan_id = None
-        forward_delay = stp = nf_call = isolated = hairpin = addr_gen_mode = None
+        forward_delay = stp = nf_call = isolated = hairpin = None
         if (info := get(IFLA_LINKINFO)) is not None:
             details = attributes(info, 0)
             kind = _string(details.get(IFLA_INFO_KIND, b""))
@@ -729,8 +741,7 @@ def link(message: bytes) -> LinkMessage:
                 port = attributes(details.get(IFLA_INFO_SLAVE_DATA, b""), 0)
                 isolated = _boolean(port.get(IFLA_BRPORT_ISOLATED))
                 hairpin = _boolean(port.get(IFLA_BRPORT_MODE))
-        if (families := get(IFLA_AF_SPEC)) is not None and (inet6 := attributes(families, 0).get(AF_INET6)) is not None:
-            addr_gen_mode = _number(attributes(inet6, 0).get(IFLA_INET6_ADDR_GEN_MODE))
+        addr_gen_mode, announce = _families(get(IFLA_AF_SPEC, b""))
         netnsid = get(IFLA_LINK_NETNSID)
         return LinkMessage(
             event,
@@ -748,6 +759,7 @@ def link(message: bytes) -> LinkMessage:
             _number(get(IFLA_LINK)) or 0,
             None if netnsid is None else _S32.unpack(netnsid)[0],
             addr_gen_mode,
+            announce,
             isolated,
             hairpin,
             macvlan_mode,
@@ -760,6 +772,15 @@ def link(message: bytes) -> LinkMessage:
         )
     except struct.error as error:
         raise DecodeError(f"not a link: {error}") from error
+
+
+def _families(spec: bytes) -> tuple[int | None, bool | None]:
+    """Read how a link gets its link-local address, and whether it announces its IPv4 ones, from its IFLA_AF_SPEC."""
+    found = attributes(spec, 0)
+    mode = _number(attributes(found.get(AF_INET6, b""), 0).get(IFLA_INET6_ADDR_GEN_MODE))
+    # All settings of IPv4 are told as an array, of which the first has the number 1.
+    settings = attributes(found.get(AF_INET, b""), 0).get(IFLA_INET_CONF, b"")
+    return mode, _boolean(settings[4 * IPV4_DEVCONF_ARP_NOTIFY - 4 : 4 * IPV4_DEVCONF_ARP_NOTIFY] or None)
 
 
 def address(message: bytes) -> AddressMessage:
