@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("python -m bench", description="What Isthmus costs beside the kernel's own floor.")
     parser.add_argument("what", nargs="?", choices=("profile",), help="show instead where the time of a request goes")
     parser.add_argument("request", nargs="?", default="connect", choices=profile.REQUESTS, help="of which request")
+    parser.add_argument("--driver", default="bridge", choices=profile.DRIVERS, help="on a network of which driver")
     parser.add_argument("--quick", action="store_true", help="less than a minute, and rougher")
     parser.add_argument("--no-peers", action="store_true", help="leave other engines alone")
     parser.add_argument("--only", metavar="PARTS", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         return status
     here = world.World.here()
     if options.what:
-        shown = profile.run(here, options.request, 200 if options.quick else 1000)
+        shown = profile.run(here, options.request, options.driver, 200 if options.quick else 1000)
         if options.write:
             _write(options.write, f"profile {options.request}", f"```\n{shown}\n```")
         print(shown)
