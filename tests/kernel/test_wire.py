@@ -20,10 +20,10 @@ from isthmus.kernel import namespaces
 from isthmus.model import IPAddress
 from isthmus.wire import filters, packets
 from isthmus.wire.advice import Verdict
-from isthmus.wire.line import REPORTS
-from isthmus.wire.packets import Packet, encode
+from isthmus.wire.packets import ETH_P_ARP, ETH_P_IPV6, Packet, encode
+from isthmus.wire.port import ETH_P_ALL as TAP
 from isthmus.wire.port import PACKET_OUTGOING, Port
-from isthmus.wire.prober import Prober, Schedule, fast
+from isthmus.wire.prober import REPORTS, Prober, Schedule, fast
 from tests.kernel.realm import apart, run, shown
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
@@ -123,7 +123,6 @@ class Ear:
 
     def __init__(self) -> None:
         self.conflicts: asyncio.Queue[Conflict] = asyncio.Queue()
-        self.gone: asyncio.Queue[str] = asyncio.Queue()
 
     def conflict(self, device: str, address: IPAddress, mac: str) -> None:
         """Take a conflict down."""
@@ -138,19 +137,20 @@ class Ear:
 def probing(linger: float = 0.0) -> Iterator[tuple[Prober, Ear]]:
     """Hold a prober during the block."""
     ear = Ear()
-    with closing(Prober(ear.conflict, ear.gone.put_nowait, linger)) as prober:
+    with closing(Prober(ear.conflict, linger)) as prober:
         yield prober, ear
 
 
-def sockets() -> int:
-    """Return how many packet sockets there are in our namespace."""
-    return len(Path("/proc/thread-self/net/packet").read_text().splitlines()) - 1
+def sockets() -> list[int]:
+    """Return the protocols of the packet sockets in our namespace."""
+    lines = Path("/proc/thread-self/net/packet").read_text().splitlines()[1:]
+    return sorted(int(line.split()[3], 16) for line in lines)
 
 
-async def all_closed() -> None:
-    """Return when there are none, which must be in time."""
+async def all_closed(*but: int) -> None:
+    """Return when there are none, but for those of these protocols, which must be in time."""
     async with asyncio.timeout(SECONDS):
-        while await asyncio.to_thread(sockets):
+        while await asyncio.to_thread(sockets) != [*but]:
             pass
 
 
@@ -218,27 +218,27 @@ def test_two_hosts_that_want_the_same_address_both_learn_it() -> None:
 
     async def test() -> None:
         with probing() as (prober, _), probing() as (other, _):
-            with within("nas"):
-                other.guard("eth0", {IPv4Address("192.0.2.99"): NAS})
             wanted: dict[IPAddress, str] = {FREE4: "", FREE6: ""}
-            found = await asyncio.gather(prober.probe("lan0", wanted, PATIENT), other.probe("eth0", wanted, PATIENT))
-        assert [*found] == [{FREE4: NAS, FREE6: NAS}, {FREE4: OURS, FREE6: OURS}]
+            with within("nas"):
+                theirs = asyncio.create_task(other.probe("eth0", wanted, PATIENT))
+                await asyncio.sleep(0)  # it has begun now, and its socket is there
+            assert await prober.probe("lan0", wanted, PATIENT) == {FREE4: NAS, FREE6: NAS}
+            assert await theirs == {FREE4: OURS, FREE6: OURS}
 
     asyncio.run(test())
 
 
 @apart
 def test_questions_at_the_same_time_share_one_socket() -> None:
-    """And it is closed when nobody asks any more, though not while an address is guarded."""
+    """And it is closed when nobody asks any more."""
     lan()
 
     async def test() -> None:
         with probing() as (prober, _):
-            prober.guard("lan0", {FREE4: CHILD})
             both = asyncio.gather(prober.probe("lan0", {FOUR: ""}, PATIENT), prober.probe("lan0", {SIX: ""}, PATIENT))
+            await asyncio.sleep(0)  # both have asked now
+            assert await asyncio.to_thread(sockets) == [TAP]
             assert [*await both] == [{FOUR: PRINTER}, {SIX: PRINTER}]
-            assert await asyncio.to_thread(sockets) == 1
-            prober.guard("lan0", {})
             await all_closed()
             cancelled = asyncio.create_task(prober.probe("lan0", {FREE4: ""}, PATIENT))
             assert await prober.probe("lan0", {FOUR: ""}, PATIENT) == {FOUR: PRINTER}
@@ -246,6 +246,26 @@ def test_questions_at_the_same_time_share_one_socket() -> None:
             with pytest.raises(asyncio.CancelledError):
                 await cancelled
             await all_closed()
+
+    asyncio.run(test())
+
+
+@apart
+def test_a_guard_at_rest_has_no_tap() -> None:
+    """Each frame that leaves by the device would be cloned for it; and what has no address to guard is not heard."""
+    lan()
+
+    async def test() -> None:
+        with probing() as (prober, _):
+            prober.guard("lan0", {FREE4: CHILD, FREE6: CHILD})
+            assert await prober.probe("lan0", {FOUR: ""}, PATIENT) == {FOUR: PRINTER}
+            await all_closed(ETH_P_ARP, ETH_P_IPV6)
+            prober.guard("lan0", {FREE6: CHILD})
+            assert sockets() == [ETH_P_IPV6]
+            prober.guard("lan0", {FREE4: CHILD})
+            assert sockets() == [ETH_P_ARP]
+            prober.guard("lan0", {})
+            assert sockets() == []
 
     asyncio.run(test())
 
@@ -280,17 +300,18 @@ def test_a_stolen_address_is_told_once(linger: float) -> None:
     async def test() -> None:
         with probing(linger) as (prober, ear):
             prober.guard("lan0", {FREE4: CHILD, FREE6: CHILD})
+            assert await prober.probe("lan0", {FOUR: ""}, PATIENT) == {FOUR: PRINTER}
             await asyncio.to_thread(child, "web", CHILD, "192.0.2.200/24", "2001:db8::200/64")
             say("nas", *announcements(THIEF), *announcements(THIEF), *announcements(NAS))
-            told = [await ear.next() for _ in range(4)]
-        assert told == [("lan0", address, mac) for mac in (THIEF, NAS) for address in (FREE4, FREE6)]
+            told = {await ear.next() for _ in range(4)}
+        assert told == {("lan0", address, mac) for mac in (THIEF, NAS) for address in (FREE4, FREE6)}
 
     asyncio.run(test())
 
 
 @apart
 def test_a_real_thief_is_told() -> None:
-    """One whose kernel takes the address and begins to use it, and one beside our child, on the same device."""
+    """One whose kernel takes the address and begins to use it."""
     lan()
     host("nas")
 
@@ -302,8 +323,37 @@ def test_a_real_thief_is_told() -> None:
             assert await ear.next() == ("lan0", FREE4, THIEF)
             await asyncio.to_thread(run, "ip", "-n", "nas", "address", "add", "2001:db8::200/64", "dev", "eth0")
             assert await ear.next() == ("lan0", FREE6, THIEF)
+
+    asyncio.run(test())
+
+
+@apart
+def test_a_child_of_others_on_our_device_is_heard_while_its_address_is_asked_for() -> None:
+    """It answers no question, but tells its address when it goes up; only a tap hears what leaves by the device."""
+    lan()
+
+    async def test() -> None:
+        with probing() as (prober, ear):
+            prober.guard("lan0", {FREE4: CHILD})
+            asked = asyncio.create_task(prober.probe("lan0", {FREE4: CHILD}, PATIENT))
             await asyncio.to_thread(child, "docker", NAS, "192.0.2.200/24")
-            assert await ear.next() == ("lan0", FREE4, NAS)
+            assert await asked == {FREE4: NAS}
+            assert ear.conflicts.empty()
+
+    asyncio.run(test())
+
+
+@apart
+def test_a_bridge_is_a_wire_like_any_other() -> None:
+    """A bridged network's wire is a bridge of ours: its endpoints and the LAN are ports of it."""
+    lan()
+
+    async def test() -> None:
+        with probing() as (prober, ear), within("lan"):
+            prober.guard("br0", {FREE4: PRINTER, FREE6: PRINTER})
+            assert await prober.probe("br0", {FOUR: ""}, PATIENT) == {FOUR: PRINTER}
+            say("printer", *announcements(PRINTER), *announcements(THIEF))
+            assert {await ear.next(), await ear.next()} == {("br0", FREE4, THIEF), ("br0", FREE6, THIEF)}
 
     asyncio.run(test())
 
@@ -321,7 +371,7 @@ def test_what_is_guarded_is_what_was_said_last() -> None:
             prober.guard("lan0", {other4: CHILD, other6: CHILD}, ours={NAS})
             say("printer", *announcements(THIEF), *announcements(NAS, other4, other6))
             say("printer", *announcements(THIEF, other4, other6))
-            assert [await ear.next(), await ear.next()] == [("lan0", other4, THIEF), ("lan0", other6, THIEF)]
+            assert {await ear.next(), await ear.next()} == {("lan0", other4, THIEF), ("lan0", other6, THIEF)}
 
     asyncio.run(test())
 
@@ -331,18 +381,19 @@ def tagged(frame: bytes, vlan: int) -> bytes:
     return frame[:12] + b"\x81\x00" + vlan.to_bytes(2, "big") + frame[12:]
 
 
-@pytest.mark.parametrize("linger", [0.0, 60.0], ids=["at rest", "just used"])
 @apart
-def test_another_vlan_is_another_wire(linger: float) -> None:
-    """A tap sees its frames without their tags: the same address there is no conflict."""
+def test_another_vlan_is_another_wire() -> None:
+    """Its frames come without their tags: the same address there is no conflict, and no answer."""
     lan()
 
     async def test() -> None:
-        with probing(linger) as (prober, ear):
+        with probing() as (prober, ear):
             prober.guard("lan0", {FREE4: CHILD, FREE6: CHILD})
+            asked = asyncio.create_task(prober.probe("lan0", {FREE4: "", FREE6: ""}, PATIENT))
             await asyncio.to_thread(say, "printer", *(tagged(frame, 50) for frame in announcements(NAS)))
             say("printer", *(tagged(frame, 0) for frame in announcements(THIEF)))
-            assert [await ear.next(), await ear.next()] == [("lan0", FREE4, THIEF), ("lan0", FREE6, THIEF)]
+            assert {await ear.next(), await ear.next()} == {("lan0", FREE4, THIEF), ("lan0", FREE6, THIEF)}
+            assert await asked == {FREE4: THIEF, FREE6: THIEF}
 
     asyncio.run(test())
 
@@ -365,7 +416,7 @@ def test_no_frame_stops_it() -> None:
             await asyncio.to_thread(say, "printer", *garbage)
             assert await asked == {FOUR: PRINTER, SIX: PRINTER}
             say("printer", *announcements(THIEF))
-            assert [await ear.next(), await ear.next()] == [("lan0", FREE4, THIEF), ("lan0", FREE6, THIEF)]
+            assert {await ear.next(), await ear.next()} == {("lan0", FREE4, THIEF), ("lan0", FREE6, THIEF)}
 
     asyncio.run(test())
 
@@ -395,7 +446,7 @@ def test_a_device_that_goes_is_told() -> None:
     lan()
 
     async def test() -> None:
-        with probing() as (prober, ear):
+        with probing() as (prober, _):
             prober.guard("lan0", {FREE4: CHILD})
             asked = asyncio.create_task(prober.probe("lan0", {FREE6: ""}, PATIENT))
             checked = asyncio.create_task(prober.check("lan0", [FREE4], 60))
@@ -403,20 +454,20 @@ def test_a_device_that_goes_is_told() -> None:
             for task in (asked, checked):
                 with pytest.raises(DeviceUnavailable, match="cannot use the interface lan0: it went down or away"):
                     await task
-            assert await ear.gone.get() == "lan0"
+            await all_closed()
             with pytest.raises(DeviceUnavailable, match="it is down"):
                 prober.guard("lan0", {FREE4: CHILD})
             await asyncio.to_thread(run, "ip", "link", "set", "lan0", "up")
             assert await prober.probe("lan0", {FOUR: ""}, PATIENT) == {FOUR: PRINTER}
             prober.guard("lan0", {FREE4: CHILD})
             await asyncio.to_thread(run, "ip", "link", "del", "lan0")
-            assert await ear.gone.get() == "lan0"
+            await all_closed()
             with pytest.raises(DeviceUnavailable, match="there is no such interface"):
                 await prober.probe("lan0", {FREE4: ""}, SOON)
             run("ip", "link", "set", "lo", "up")
             with pytest.raises(DeviceUnavailable, match="no Ethernet"):
                 await prober.check("lo", [FREE4], SECONDS)
-            assert sockets() == 0
+            assert sockets() == []
 
     asyncio.run(test())
 

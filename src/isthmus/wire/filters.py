@@ -1,7 +1,7 @@
 """What the kernel lets through to a port, so that a busy wire does not wake the daemon for nothing.
 
-A tap on a device sees the frames of all VLANs on it, their tags already taken off; each program here drops those with a
-tag, which are another wire's. (A device of one VLAN sees its own frames without any.)
+Frames of all VLANs pass a device, and a VLAN is another wire. How a socket tells its own wire's frames is where a
+port's program begins (`UNTAGGED`, `arrived`); the others here say what is kept of those.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,11 +37,13 @@ BOUND = 256
 """How many addresses a program compares at most; kernels before 6.8 have room for little more (`optmem_max`)."""
 
 _IPPROTO_UDP = 17
-_VLAN_TAG = 0xFFFF_F000 + 44  # SKF_AD_OFF, SKF_AD_VLAN_TAG: not in the frame, but beside it
+_PACKET_OTHERHOST = 3
 _VLAN_ID = 0x0FFF
 _KEEP: Instruction = (RETURN, 0, 0, EVERYTHING)
 _DROP: Instruction = (RETURN, 0, 0, 0)
-_UNTAGGED: tuple[Instruction, ...] = ((LOAD_WORD, 0, 0, _VLAN_TAG), (IF_BITS, 0, 1, _VLAN_ID), _DROP)
+
+# Beside a frame, not in it: SKF_AD_OFF and SKF_AD_PKTTYPE, SKF_AD_IFINDEX, SKF_AD_VLAN_TAG (linux/filter.h).
+_KIND, _DEVICE, _VLAN_TAG = (0xFFFF_F000 + offset for offset in (4, 8, 44))
 
 # Where things are: in the Ethernet header, in ARP's, in IPv6's, in ICMPv6's (with the last word of the target).
 _SOURCE_END, _ETHERTYPE = 8, 12
@@ -50,8 +52,27 @@ _IP_FRAGMENT, _IP_PROTOCOL, _IP_START, _IP_PORT = 20, 23, 14, 16
 _IPV6_PROTOCOL, _IPV6_PORT = 20, 56
 _ICMPV6_TYPE, _ND_TARGET_END = 54, 74
 
+UNTAGGED: tuple[Instruction, ...] = ((LOAD_WORD, 0, 0, _VLAN_TAG), (IF_BITS, 0, 1, _VLAN_ID), _DROP)
+"""How a tap's program begins: it sees the frames of every VLAN, with the tag beside them."""
+
+
+def arrived(index: int) -> tuple[Instruction, ...]:
+    """How the program of a socket begins that hears one protocol on the device of this *index*.
+
+    By then the kernel has taken the tag off. A frame of a VLAN that the host has a device for has become that device's,
+    and is heard all the same; one of any other VLAN is marked as for another host (`__netif_receive_skb_core`).
+    """
+    return (
+        (LOAD_WORD, 0, 0, _DEVICE),
+        (IF_EQUAL, 1, 0, index),
+        _DROP,
+        (LOAD_WORD, 0, 0, _KIND),
+        (IF_EQUAL, 0, 1, _PACKET_OTHERHOST),
+        _DROP,
+    )
+
+
 NEIGHBOURS: tuple[Instruction, ...] = (
-    *_UNTAGGED,
     (LOAD_HALF, 0, 0, _ETHERTYPE),
     (IF_EQUAL, 6, 0, ETH_P_ARP),
     (IF_EQUAL, 0, 4, ETH_P_IPV6),
@@ -69,7 +90,6 @@ NEIGHBOURS: tuple[Instruction, ...] = (
 def datagrams(port: int) -> tuple[Instruction, ...]:
     """Keep the UDP datagrams to *port*, of IPv4 and IPv6; no fragments."""
     return (
-        *_UNTAGGED,
         (LOAD_HALF, 0, 0, _ETHERTYPE),
         (IF_EQUAL, 5, 0, ETH_P_IP),
         (IF_EQUAL, 0, 12, ETH_P_IPV6),
@@ -110,7 +130,6 @@ def rivals(holders: Mapping[IPAddress, str]) -> tuple[Instruction, ...]:
         *(_search(six) if known else (_KEEP,)),
     )
     return (
-        *_UNTAGGED,
         (LOAD_WORD, 0, 0, _SOURCE_END),
         (COPY, 0, 0, 0),
         (LOAD_HALF, 0, 0, _ETHERTYPE),

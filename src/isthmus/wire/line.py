@@ -1,25 +1,18 @@
-"""One device's port, shared by all who ask something on its wire, and by those whose addresses are guarded there.
+"""One device's tap, shared by all who ask something on its wire.
 
-While something is asked, the kernel lets all ARP and Neighbour Discovery through. When nobody has asked for a while,
-the port hears only who claims a guarded address and is not its holder, and nothing else wakes the loop; with nothing to
-guard it is closed.
+While it is open, the kernel lets all ARP and Neighbour Discovery through, which wakes the loop on a busy LAN and makes
+each frame that leaves the device a little dearer. So it is closed when nobody has asked for a while.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from isthmus.errors import DeviceUnavailable
 from isthmus.model import IPAddress
 from isthmus.wire import filters
-from isthmus.wire.packets import ALL_NODES, Claim, DecodeError, Packet, claim, decode, encode, multicast_mac
+from isthmus.wire.packets import Claim, DecodeError, Packet, claim, decode, encode
 from isthmus.wire.port import AWAY, Port
-
-DEFEND_INTERVAL = 60.0
-"""For how long, in seconds, a conflict with one MAC over one address is not told again."""
-
-REPORTS = 256
-"""How many conflicts are told within that time: whoever makes up MACs is not to fill our memory and log."""
 
 
 class Asker(Protocol):
@@ -33,36 +26,20 @@ class Asker(Protocol):
 
 
 class Line:
-    """The wire of *device*, heard until nobody has had anything to do with it for *linger* seconds.
+    """The wire of *device*, heard until nobody has asked anything for *linger* seconds; *ended* is called then.
 
-    *Conflict* is called with a guarded address and the MAC of who else claims it; *ended* when the line is closed, with
-    the reason if that is because the device went down or away.
+    That is also if the device goes down or away, which is told to all who ask.
 
     Raises:
         DeviceUnavailable: nothing can be heard on the device.
     """
 
-    def __init__(
-        self,
-        device: str,
-        linger: float,
-        conflict: Callable[[IPAddress, str], None],
-        ended: Callable[[DeviceUnavailable | None], None],
-    ) -> None:
-        self._device, self._linger, self._conflict, self._ended = device, linger, conflict, ended
+    def __init__(self, device: str, linger: float, ended: Callable[[], object]) -> None:
+        self._device, self._linger, self._ended = device, linger, ended
         self._loop = asyncio.get_running_loop()
         self._askers: dict[IPAddress, list[Asker]] = {}
-        self._holders: Mapping[IPAddress, str] = {}
-        self._ours: Container[str] = ()
-        self._told: dict[tuple[IPAddress, str], float] = {}
-        self._timer: asyncio.TimerHandle | None = None
         self._port = Port(device, filters.NEIGHBOURS, self._hear, self._lose)
-        try:
-            self._port.join(multicast_mac(ALL_NODES))
-        except DeviceUnavailable:
-            self._port.close()
-            raise
-        self._settle()
+        self._timer = self._loop.call_later(linger, self._rest)
 
     @property
     def mac(self) -> str:
@@ -82,7 +59,6 @@ class Line:
         """Tell *asker* of all claims to *addresses*, until it is taken off again; hear what is sent to *macs*, too."""
         for address in addresses:
             self._askers.setdefault(address, []).append(asker)
-        self._port.filter(filters.NEIGHBOURS)
         for mac in macs:
             self._port.join(mac)
 
@@ -96,32 +72,16 @@ class Line:
                 del self._askers[address]
         for mac in macs:
             self._port.leave(mac)
-        self._settle()
-
-    def guard(self, holders: Mapping[IPAddress, str], ours: Container[str]) -> None:
-        """Tell of conflicts over these addresses, and no others, from now on."""
-        self._ours = ours
-        if holders != self._holders:
-            self._holders = dict(holders)
-            self._port.filter(filters.NEIGHBOURS)
-            self._settle()
-
-    def tell(self, address: IPAddress, mac: str) -> None:
-        """Tell that *mac* claims *address*, which is ours, unless that was just told."""
-        now = self._loop.time()
-        self._told = {rival: when for rival, when in self._told.items() if now - when < DEFEND_INTERVAL}
-        if (address, mac) not in self._told and len(self._told) < REPORTS:
-            self._told[address, mac] = now
-            self._conflict(address, mac)
+        self._timer.cancel()
+        self._timer = self._loop.call_later(self._linger, self._rest)
 
     def close(self, error: DeviceUnavailable | None = None) -> None:
         """Hear nothing any more; who still asks is told *error*."""
-        if self._timer:
-            self._timer.cancel()
+        self._timer.cancel()
         self._port.close()
         askers = {id(asker): asker for askers in self._askers.values() for asker in askers}
         self._askers.clear()
-        self._ended(error)
+        self._ended()
         for asker in askers.values():
             asker.lose(error or DeviceUnavailable(self._device, "nobody listens there any more"))
 
@@ -134,26 +94,12 @@ class Line:
         except DecodeError:
             return
         said = claim(packet)
-        if said is None:
+        if said is None or said.address not in self._askers or said.mac == self._port.mac:
             return
-        askers, holder = self._askers.get(said.address, ()), self._holders.get(said.address)
-        if (holder is None and not askers) or said.mac == self._port.mac:
-            return
-        for asker in tuple(askers):
+        for asker in tuple(self._askers[said.address]):
             asker.hear(packet, said)
-        if said.held and holder is not None and said.mac != holder and said.mac not in self._ours:
-            self.tell(said.address, said.mac)
-
-    def _settle(self) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(self._linger, self._rest)
 
     def _rest(self) -> None:
-        """Hear less, or nothing, unless somebody asks; he will settle when he is done."""
-        if self._askers:
-            return
-        if self._holders:
-            self._port.filter(filters.rivals(self._holders))
-        else:
+        """Close, unless somebody asks; the time begins anew when he is done."""
+        if not self._askers:
             self.close()

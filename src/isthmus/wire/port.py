@@ -1,9 +1,12 @@
 """A raw socket on one device: whole Ethernet frames in and out, for the daemon's event loop.
 
-It hears as a tap does (packet(7), ETH_P_ALL): what comes in, before a bridge or a macvlan takes it away, and what goes
-out, that of macvlan children included, though never what it sent itself. A program in the kernel drops what is not
-wanted; who wants little is seldom woken. For that a tap is not free: each frame that leaves the device is cloned before
-the program sees it, so whoever only now and then asks something should close it in between.
+A tap (packet(7), ETH_P_ALL) hears what comes in, before a bridge or a macvlan takes it away, and what goes out, that of
+macvlan children included, though never what it sent itself. For that it is not free: each frame that leaves the device
+is cloned before a program sees it, so whoever only now and then asks something should close it in between. A port of
+one protocol hears only what comes in and up to the host: of frames to a bridge's ports or to macvlan children no more
+than broadcasts and multicasts. It costs other frames nothing.
+
+A program in the kernel drops what is not wanted; who wants little is seldom woken.
 
 A device that goes down or away ends its port: the kernel tells this once, and does not tell one from the other.
 """
@@ -18,14 +21,18 @@ from struct import Struct
 from isthmus import bpf
 from isthmus.bpf import Instruction
 from isthmus.errors import DeviceUnavailable
+from isthmus.wire import filters
 
 PACKET_OUTGOING = 4
 """The type of a frame that a neighbour on this machine sent through the device; others came in by it."""
 
+ETH_P_ALL = 0x0003
+"""The protocol of a tap."""
+
 AWAY = "it went down or away"
 """Why a device cannot be used any more: the kernel tells this of both alike."""
 
-_ETH_P_ALL = 0x0003
+_NOWHERE = "there is no such interface"
 _ARPHRD_ETHER = 1
 _SOL_PACKET = 263
 _PACKET_ADD_MEMBERSHIP, _PACKET_DROP_MEMBERSHIP = 1, 2
@@ -40,8 +47,9 @@ _FULL = {EAGAIN, ENOBUFS}
 class Port:
     """A place on the wire of *device*, a link in the namespace of the thread that makes this, on its running loop.
 
-    *Hear* is called with each frame that *program* keeps, and its packet type (`PACKET_OUTGOING`, ...). *Gone* is
-    called once if the device goes down or away; the port is closed then.
+    *Hear* is called with each frame that *program* keeps, and its packet type (`PACKET_OUTGOING`, ...); frames of VLANs
+    on the device are not its own. *Gone* is called once if the device goes down or away; the port is closed then.
+    *Protocol* is an EtherType, of which alone the frames are heard that come in; without it, the port is a tap.
 
     Raises:
         DeviceUnavailable: there is no such device, it is down, or it carries no Ethernet frames.
@@ -53,26 +61,31 @@ class Port:
         program: Iterable[Instruction],
         hear: Callable[[bytes, int], None],
         gone: Callable[[], None] = lambda: None,
+        protocol: int = ETH_P_ALL,
     ) -> None:
         self.device = device
         self._hear, self._gone = hear, gone
         self._loop = asyncio.get_running_loop()
+        try:
+            self._index = socket.if_nametoindex(device)
+        except OSError as error:
+            raise DeviceUnavailable(device, _NOWHERE) from error
+        self._own = filters.UNTAGGED if protocol == ETH_P_ALL else filters.arrived(self._index)
         # Without a protocol it hears nothing: neither before its program is there, nor from other devices.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
         try:
-            bpf.attach(self._socket, program)
-            self._bind()
+            self.filter(program)
+            self._bind(protocol)
         except BaseException:
             self._socket.close()
             raise
         self._loop.add_reader(self._socket.fileno(), self._read)
 
-    def _bind(self) -> None:
+    def _bind(self, protocol: int) -> None:
         try:
-            self._socket.bind((self.device, _ETH_P_ALL))
-            self._index = socket.if_nametoindex(self.device)
+            self._socket.bind((self.device, protocol))
         except OSError as error:
-            raise DeviceUnavailable(self.device, "there is no such interface") from error
+            raise DeviceUnavailable(self.device, _NOWHERE) from error
         if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise DeviceUnavailable(self.device, "it is down")
         if (kind := self._socket.getsockname()[3]) != _ARPHRD_ETHER:
@@ -100,7 +113,7 @@ class Port:
 
     def filter(self, program: Iterable[Instruction]) -> None:
         """Hear what *program* keeps instead."""
-        bpf.attach(self._socket, program)
+        bpf.attach(self._socket, (*self._own, *program))
 
     def join(self, mac: str) -> None:
         """Have the device take frames to *mac*, a group's or one more of its own; counted, so `leave` as often.

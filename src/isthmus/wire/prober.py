@@ -6,7 +6,8 @@ are sent with the device's own MAC, since answers to another would not come back
 they do is what `Prober.check` is for.
 
 What is not heard: the addresses of the host itself, and answers of macvlan children on the same device, to which no
-frame of their parent's goes. Those that are not ours are heard when they say something of their own accord.
+frame of their parent's goes. Those that are not ours are heard when they say something of their own accord while their
+address is asked for.
 """
 
 import asyncio
@@ -19,11 +20,18 @@ from ipaddress import IPv4Address, IPv6Address
 from isthmus.errors import DeviceUnavailable
 from isthmus.model import IPAddress
 from isthmus.wire.advice import Finding, Verdict
+from isthmus.wire.guard import Guard
 from isthmus.wire.line import Line
-from isthmus.wire.packets import Claim, Packet, arp_probe, multicast_mac, probe, solicitation, solicited_node
+from isthmus.wire.packets import ALL_NODES, Claim, Packet, arp_probe, multicast_mac, probe, solicitation, solicited_node
 
 LINGER = 5.0
-"""For how long, in seconds, a device is heard after the last question on it."""
+"""For how long, in seconds, a device is tapped after the last question on it."""
+
+DEFEND_INTERVAL = 60.0
+"""For how long, in seconds, a conflict with one MAC over one address is not told again."""
+
+REPORTS = 256
+"""How many conflicts on a device are told within that time: who makes up MACs is not to fill our memory and log."""
 
 ANNOUNCE_WAIT = 2.0
 """For how long, in seconds, an answer to the last probe may take (RFC 5227, 1.1)."""
@@ -67,19 +75,15 @@ class Prober:
     """Asks and listens on the devices of the namespace that the loop's thread is in. It is used on that thread.
 
     *Conflict* is called with a device, an address of ours there and the MAC of who else claims it, at most once a
-    minute with the same three. *Gone* is called with a device that was listened on and went down or away: all questions
-    on it have failed then, and nothing is guarded on it until `guard` is called again. For *linger* seconds after it
-    was last used a device's socket is kept.
+    minute with the same three. When a device goes down or away, all questions on it fail, and nothing is guarded on it
+    until `guard` is called again. For *linger* seconds after the last question on a device its tap is kept.
     """
 
-    def __init__(
-        self,
-        conflict: Callable[[str, IPAddress, str], None],
-        gone: Callable[[str], None] = lambda _: None,
-        linger: float = LINGER,
-    ) -> None:
-        self._conflict, self._gone, self._linger = conflict, gone, linger
+    def __init__(self, conflict: Callable[[str, IPAddress, str], None], linger: float = LINGER) -> None:
+        self._conflict, self._linger = conflict, linger
         self._lines: dict[str, Line] = {}
+        self._guards: dict[str, Guard] = {}
+        self._told: dict[tuple[str, IPAddress, str], float] = {}
 
     async def probe(
         self, device: str, holders: Mapping[IPAddress, str], schedule: Schedule, *, ours: Container[str] = ()
@@ -96,7 +100,7 @@ class Prober:
         """
         if not holders:
             return {}
-        question = _Question(self._line(device), dict(holders), ours, schedule)
+        question = _Question(self._line(device), dict(holders), ours, schedule, partial(self._tell, device))
         try:
             return await question.answer()
         except BaseException:
@@ -108,13 +112,16 @@ class Prober:
 
         This is RFC 5227's detection of later conflicts (2.4) and its like for IPv6: an ARP packet with the address as
         its sender's, or an advertisement of it. The device's own MAC and those in *ours* do not count. The addresses
-        replace those that were guarded on the device before; with none, it is no longer listened on.
+        replace those that were guarded on the device before; with none, it is no longer listened on. What is sent to
+        one endpoint alone is not heard, nor what macvlan children of others on the device say (see `guard`).
 
         Raises:
             DeviceUnavailable: nothing can be heard on the device.
         """
-        if holders or device in self._lines:
-            self._line(device).guard(holders, ours)
+        if holders and device not in self._guards:
+            self._guards[device] = Guard(device, partial(self._tell, device), partial(self._guards.pop, device))
+        if device in self._guards:
+            self._guards[device].keep(holders, ours)
 
     async def check(self, device: str, targets: Collection[IPAddress], wait: float = 2.0) -> Finding:
         """Find out whether a second MAC can be used on *device*, by asking for *targets* from it and from the own one.
@@ -127,32 +134,41 @@ class Prober:
         Raises:
             DeviceUnavailable: nothing can be heard on the device.
         """
-        return await _Trial(self._line(device), targets).finding(wait)
+        return await _Trial(self._line(device), targets).finding(wait if targets else 0.0)
 
     def close(self) -> None:
         """Ask and hear nothing more; open questions fail."""
-        for line in tuple(self._lines.values()):
-            line.close()
+        for held in (*self._lines.values(), *self._guards.values()):
+            held.close()
 
     def _line(self, device: str) -> Line:
         if device not in self._lines:
-            self._lines[device] = Line(
-                device, self._linger, partial(self._conflict, device), partial(self._ended, device)
-            )
+            self._lines[device] = Line(device, self._linger, partial(self._lines.pop, device))
         return self._lines[device]
 
-    def _ended(self, device: str, error: DeviceUnavailable | None) -> None:
-        del self._lines[device]
-        if error:
-            self._gone(device)
+    def _tell(self, device: str, address: IPAddress, mac: str) -> None:
+        """Tell that *mac* claims *address*, which is ours, unless that was just told."""
+        now, rival = asyncio.get_running_loop().time(), (device, address, mac)
+        self._told = {told: when for told, when in self._told.items() if now - when < DEFEND_INTERVAL}
+        if rival not in self._told and sum(where == device for where, _, _ in self._told) < REPORTS:
+            self._told[rival] = now
+            self._conflict(*rival)
 
 
 class _Question:
     """Who has some addresses: asked until the schedule is over, or each has been claimed."""
 
-    def __init__(self, line: Line, holders: Mapping[IPAddress, str], ours: Container[str], schedule: Schedule) -> None:
+    def __init__(
+        self,
+        line: Line,
+        holders: Mapping[IPAddress, str],
+        ours: Container[str],
+        schedule: Schedule,
+        conflict: Callable[[IPAddress, str], None],
+    ) -> None:
         self._line, self._holders, self._ours, self._schedule = line, holders, ours, schedule
-        # RFC 4862, 5.4.2: others who would like to have an address ask for it in its group.
+        self._conflict = conflict
+        # RFC 4862, 5.4.2: others who would like to have an address ask for it in its group. Answers go to all nodes.
         self._groups = _groups(holders)
         self._claimed: dict[IPAddress, str] = {}
         self._behind = False
@@ -186,7 +202,7 @@ class _Question:
             return
         self._claimed[said.address] = said.mac
         if self._behind:
-            self._line.tell(said.address, said.mac)
+            self._conflict(said.address, said.mac)
         elif len(self._claimed) == len(self._holders) and not self._answered.done():
             self._answered.set_result(None)
 
@@ -255,5 +271,6 @@ class _Trial:
 
 
 def _groups(addresses: Iterable[IPAddress]) -> tuple[str, ...]:
-    """The MACs of the groups in which IPv6's *addresses* are asked for."""
-    return tuple(multicast_mac(solicited_node(address)) for address in addresses if isinstance(address, IPv6Address))
+    """The MACs of the groups in which IPv6's *addresses* are asked for, and of the one in which that is answered."""
+    asked = tuple(multicast_mac(solicited_node(one)) for one in addresses if isinstance(one, IPv6Address))
+    return (*asked, multicast_mac(ALL_NODES)) if asked else ()
