@@ -23,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 import uvloop
@@ -160,22 +159,31 @@ def _make_directories(settings: Settings) -> None:
 
 
 def _run_apart(settings: Settings) -> None:
-    """Run the loop on a thread of its own until a signal tells us to stop; raises what it raises."""
+    """Run the loop on a thread of its own until a signal tells us to stop; raises what it raises.
+
+    The main thread waits at a socket, to which a signal is written whichever thread the kernel gives it to: a handler
+    in Python is run by this thread alone, and nothing else would wake it for that.
+    """
     loop = uvloop.new_event_loop()
     stopping = asyncio.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended already
-            loop.call_soon_threadsafe(stopping.set)
+    told, telling = socket.socketpair()
+    telling.setblocking(False)  # noqa: FBT003 - its only parameter
 
     def run() -> None:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             runner.run(_run(settings, stopping))
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    with ThreadPoolExecutor(1, "loop") as thread:
-        thread.submit(run).result()
+        signal.signal(number, lambda _number, _frame: None)
+    signal.set_wakeup_fd(telling.fileno())
+    with told, telling, ThreadPoolExecutor(1, "loop") as thread:
+        running = thread.submit(run)
+        running.add_done_callback(lambda _running: telling.send(b"\0"))
+        while told.recv(1) and not running.done():
+            with contextlib.suppress(RuntimeError):  # it has ended already
+                loop.call_soon_threadsafe(stopping.set)
+        signal.set_wakeup_fd(-1)
+        running.result()
 
 
 async def _run(settings: Settings, stopping: asyncio.Event) -> None:

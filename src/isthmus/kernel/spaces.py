@@ -55,6 +55,10 @@ class Space:
             return None
 
 
+PATIENCE = 2.0
+"""For how long, in seconds, an end waits for a namespace that is being made: the kernel may be busy with dead ones."""
+
+
 class Supply(Generic[_T]):
     """Up to *size* things that *make* makes ahead of need, on a thread of its own, once that was asked to `fill` it.
 
@@ -92,11 +96,11 @@ class Supply(Generic[_T]):
             self.fill()
 
     def close(self) -> Iterable[_T]:
-        """End, and return what was not taken."""
+        """End, and return what was not taken. Who is still waiting for the kernel after a while is left to it."""
         if self._thread:
             self._asked.put(False)  # noqa: FBT003 - its only parameter
-            self._thread.join()
-        return self._ready
+            self._thread.join(PATIENCE)
+        return tuple(self._ready)
 
     def _run(self) -> None:
         while self._asked.get():

@@ -138,8 +138,10 @@ class Prober:
 
     def close(self) -> None:
         """Ask and hear nothing more; open questions fail."""
-        for held in (*self._lines.values(), *self._guards.values()):
-            held.close()
+        for line in tuple(self._lines.values()):
+            line.close()
+        for guard in tuple(self._guards.values()):
+            guard.close()
 
     def _line(self, device: str) -> Line:
         if device not in self._lines:
