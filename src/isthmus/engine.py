@@ -102,7 +102,9 @@ class Engine:
                     of_host = True
                     netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
-                    netns.add(name)
+                    # It may be a nickname.
+                    user = self._state.sandbox_named(name)
+                    netns.add(user.netns if user else name)
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
                 case Appeared(name=name):

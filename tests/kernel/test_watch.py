@@ -57,6 +57,7 @@ def heard_by_now(watch: Watch) -> set[News]:
         ("ip -n web addr flush dev eth0", Shaken("web")),
         ("ip -n web link set eth0 down", Lost(WEB)),
         ("ip -n web link del eth0", Lost(WEB)),
+        ("ip netns delete web", Shaken("web")),
         ("ip link set br-a down", Lost(NETWORK)),
         ("ip link del br-a", Lost(NETWORK)),
         ("ip addr flush dev br-a", Shaken(HOST)),

@@ -57,7 +57,7 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Shaken:
-    """An address, a route or a link went in the namespace *netns* (`HOST` is the daemon's own)."""
+    """An address, a route or a link went in the namespace *netns* (`HOST` is the daemon's own), or its name did."""
 
     netns: str
 

@@ -66,16 +66,18 @@ _USER = "user-"
 class Watch:
     """What happens to our things in the namespace of the thread that makes this, and in all of ours tied to it.
 
-    *Directory* holds the mounts of our namespaces; changes through the nftables socket of *firewall_port* are our own
-    (`LinuxKernel.firewall_port`). When one of `filenos` is readable, there may be something to `read`.
+    *Directory* holds the mounts of our namespaces, and *known* is where iproute2 knows their names, until somebody
+    deletes one there; changes through the nftables socket of *firewall_port* are our own (`LinuxKernel.firewall_port`).
+    When one of `filenos` is readable, there may be something to `read`.
     """
 
-    def __init__(self, directory: Path, firewall_port: int) -> None:
+    def __init__(self, directory: Path, firewall_port: int, *, known: Path = Path("/run/netns")) -> None:
         self._directory = directory
         self._socket = Socket()
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _COMING_FILTER, _decode)
         self._rules = nfnetlink.changes((firewall_port,))
+        self._departures = namespaces.Departures(str(known))
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
 
@@ -85,10 +87,11 @@ class Watch:
         self._links.close()
         self._comings.close()
         self._rules.close()
+        self._departures.close()
 
-    def filenos(self) -> tuple[int, int, int]:
+    def filenos(self) -> tuple[int, ...]:
         """Return the descriptors to wait on."""
-        return self._links.fileno(), self._comings.fileno(), self._rules.fileno()
+        return tuple(one.fileno() for one in (self._links, self._comings, self._rules, self._departures))
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
@@ -98,7 +101,9 @@ class Watch:
         if not (links.complete and comings.complete and rules.complete):
             self._dying.clear()
             return (Overrun(),)
-        news: dict[News, None] = {}
+        # Who deletes a namespace by its name leaves the file below its mount, which we take away ourselves.
+        departed = (name for name in self._departures.read() if os.path.lexists(f"{self._directory}/{name}"))
+        news: dict[News, None] = dict.fromkeys(map(Shaken, departed))
         self._learn(links.events)
         shaken: dict[int | None, None] = {}
         for event in links.events:
