@@ -320,6 +320,7 @@ class Mender:
                     self._pause = RETRY
                     if len(plan):
                         log.warning("put back what others had taken: %d operations", len(plan))
+                        self._lan.look()
                 for one in news:
                     if isinstance(one, Appeared):
                         self._lan.appeared(one.name)

@@ -65,7 +65,7 @@ from isthmus.model import (
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
 from isthmus.options import Options, Probe, check_interface
-from isthmus.questions import ASSUMING, Evidence, Inquiry, Unanswered, WhichLease, WhoHas
+from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.rules import Rules
@@ -83,7 +83,7 @@ DHCP = "dhcp"
 IPV6 = "isthmus.ipv6"
 """The IPAM option that says how IPv6 addresses come where a server gives out those of IPv4."""
 
-CLAIM = 10 * 10**9
+CLAIM = 20 * 10**9
 """For how long, in nanoseconds, an address is held for who asks the wire about it: longer than any asking takes."""
 
 LINK_MODES = ("bridge", "private", "vepa")
@@ -298,28 +298,30 @@ class Decisions:
             raise InvalidRequest(_ALONE)
         inquiry = Inquiry(evidence)
         endpoint = self._endpoint(user, network, request, inquiry)
-        self._settle(inquiry, (endpoint,))
+        self._settle(inquiry)
         return endpoint
 
-    def _settle(self, inquiry: Inquiry, endpoints: Iterable[Endpoint]) -> None:
-        """See that nothing has to be asked before there can be *endpoints*.
+    def _settle(self, inquiry: Inquiry) -> None:
+        """See that nothing is left to be asked.
 
         What is being asked for somebody is offered to nobody else for a while, or many who come at once would all ask
         for the same addresses.
         """
         questions = inquiry.close()
-        now = self._clock()
         if questions:
+            now = self._clock()
             self._claims = {claim: until for claim, until in self._claims.items() if until > now}
-            for question in questions:
-                if isinstance(question, WhoHas):
-                    self._claims[question.segment, question.address] = now + CLAIM
+            asked = (one for one in questions if isinstance(one, WhoHas))
+            self._claims.update(((one.segment, one.address), now + CLAIM) for one in asked)
             raise Unanswered(questions)
-        if self._claims:
-            for endpoint in endpoints:
-                segment = self._traits(endpoint.network).segment
-                for address in endpoint.addresses:
-                    self._claims.pop((segment, address.ip), None)
+        for claim in inquiry.answered():
+            self._claims.pop(claim, None)
+
+    def withdraw(self, questions: Iterable[Question]) -> None:
+        """Offer to others what was held for who had these *questions*."""
+        for one in questions:
+            if isinstance(one, WhoHas):
+                self._claims.pop((one.segment, one.address), None)
 
     def _traits(self, network: str) -> Traits:
         record = self._state.networks[network]
@@ -569,7 +571,7 @@ class Decisions:
             if any(one.network == network.id for one in endpoints):
                 raise AlreadyConnected(user.name, network.name)
             endpoints.append(self._endpoint(user, network, wish, inquiry, endpoints))
-        self._settle(inquiry, endpoints)
+        self._settle(inquiry)
         return user, tuple(endpoints)
 
     def _joining(self, user: Sandbox, request: SandboxRequest) -> Sandbox:

@@ -22,7 +22,7 @@ from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overru
 from isthmus.model import HOST, DhcpLease, Endpoint, Host, IPAddress, Lease, Network, Record, Sandbox, Setting, pairs
 from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
-from isthmus.questions import Evidence
+from isthmus.questions import Evidence, Question
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Address, Element, Sysctl, Table
@@ -319,7 +319,11 @@ class Engine:
 
     def standing(self) -> Standing:
         """What stands on segments that others are on, too."""
-        return present.standing(self._state, self._waiting.keys(), self._paths)
+        return present.standing(self._state, self._paths)
+
+    def withdraw(self, questions: Iterable[Question]) -> None:
+        """Know that who had these *questions* will not come with the answers: what was held for him is free again."""
+        self._decide.withdraw(questions)
 
     def conflict(self, segment: str, address: IPAddress, mac: str) -> None:
         """Tell everybody that somebody else on *segment*, with this *mac*, claims an *address* of ours."""
@@ -367,7 +371,8 @@ class Engine:
 
     def to_ask(self, name: str) -> Checked:
         """What of a network only the wire can tell."""
-        return self._to_ask(self._state.network(name), self._look())
+        network = self._state.network(name)
+        return self._to_ask(network, self._look() if BUILTIN[network.driver].traits(network).nic else Host())
 
     def _to_ask(self, network: Network, host: Host) -> Checked:
         traits = BUILTIN[network.driver].traits(network)

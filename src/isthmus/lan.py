@@ -10,7 +10,8 @@ import fcntl
 import logging
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -26,7 +27,7 @@ from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError
 from isthmus.model import DhcpLease, IPAddress
 from isthmus.options import Probe
-from isthmus.questions import Evidence, Unanswered, WhichLease, WhoHas
+from isthmus.questions import Evidence, Question, Unanswered, WhichLease, WhoHas
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
 from isthmus.views import Checked, Created, Event, Finding, LanClient, Standing
 from isthmus.wire.advice import Finding as Trial
@@ -122,8 +123,10 @@ class Lan:
         self._networks: frozenset[str] = frozenset()
         self._segments: frozenset[str] = frozenset()
         self._clients: dict[Key, LanClient] = {}
+        # How many ask for a lease by this key now: none, if its asking is over and what came of it is yet to be seen.
+        self._asking: Counter[Key] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._syncing = False
+        self._looking = self._outdated = False
 
     # What users ask for.
 
@@ -137,8 +140,7 @@ class Lan:
 
     async def create_network(self, request: NetworkRequest) -> Created:
         """As `Engine.create_network`, with a warning if endpoints with MACs of their own will reach nobody there."""
-        created = await self._call(lambda engine: engine.create_network(request))
-        checked = await self._call(lambda engine: engine.to_ask(created.id))
+        created, checked = await self._call(lambda engine: _create(engine, request))
         findings = await self._try_second_mac(checked, CREATE_WAIT, {Verdict.PARENT_ONLY})
         return replace(created, warning="; ".join(finding.text for finding in findings if not finding.ok))
 
@@ -149,30 +151,36 @@ class Lan:
 
     async def _answered(self, decide: Callable[[Engine, Evidence], _T]) -> _T:
         """What *decide* says when it has the evidence that it wants."""
-        keys: set[Key] = set()
+        asked: list[Question] = []
         try:
-            return await self._ask_until_answered(decide, keys)
+            return await self._ask_until_answered(decide, asked)
         except BaseException:
-            for key in keys - self._clients.keys():
-                self._servers.release(key)
+            if asked:
+                self._spawn(self._tell(lambda engine: engine.withdraw(asked)))
             raise
+        finally:
+            if keys := _keys(asked):
+                self._asking.subtract(keys)
+                self.look()
 
-    async def _ask_until_answered(self, decide: Callable[[Engine, Evidence], _T], keys: set[Key]) -> _T:
-        """What *decide* says in the end; *keys* grows by those of the leases that were asked for."""
+    async def _ask_until_answered(self, decide: Callable[[Engine, Evidence], _T], asked: list[Question]) -> _T:
+        """What *decide* says in the end; *asked* grows by the questions that lead there."""
         evidence = Evidence()
         for _ in range(TRIES):
             try:
                 return await self._call(partial(_decide, decide, evidence), brief=True)
             except Unanswered as unanswered:
-                evidence |= await self._ask(unanswered)
-                keys.update(evidence.leases)
+                questions = unanswered.questions
+            asked += questions
+            self._asking.update(_keys(questions))
+            evidence |= await self._ask(questions)
         raise Forbidden(f"{TRIES} addresses in a row are other machines' on the wire; choose another range")
 
-    async def _ask(self, unanswered: Unanswered) -> Evidence:
-        """The answers to all questions, which are asked at once."""
+    async def _ask(self, questions: Iterable[Question]) -> Evidence:
+        """The answers to all *questions*, which are asked at once."""
         addresses: dict[tuple[str, Probe], dict[IPAddress, str]] = {}
         leases = []
-        for question in unanswered.questions:
+        for question in questions:
             match question:
                 case WhoHas(segment, address, mac, probe):
                     addresses.setdefault((segment, probe), {})[address] = mac
@@ -225,36 +233,50 @@ class Lan:
         """Take notice of what the engine announced."""
         if event.kind != "network":
             return
-        known = event.id in self._networks
+        # What a look that is under way has not seen yet may be one of those that it is about.
+        known = event.id in self._networks or self._looking
         if event.action in {"create", "destroy"} or (known and event.action in {"connect", "disconnect"}):
             self.look()
 
     def appeared(self, device: str) -> None:
-        """Know that a link of this name is there again, or up."""
+        """Know that a link of this name is there again, or up; what stands on it may be, too."""
         self._servers.device_appeared(Device(device))
-        if device in self._segments:
+        if self._networks:
             self.look()
 
     def look(self) -> None:
         """See what stands, soon, and act on it."""
-        if not self._syncing:
-            self._syncing = True
-            self._spawn(self._sync())
+        self._outdated = True
+        if not self._looking:
+            self._looking = True
+            self._spawn(self._look())
 
-    async def _sync(self) -> None:
-        self._syncing = False
-        standing = await self._call(lambda engine: engine.standing())
-        self._networks = standing.networks
-        self._guard(standing)
+    async def _look(self) -> None:
+        try:
+            while self._outdated:
+                self._outdated = False
+                standing = await self._call(lambda engine: engine.standing())
+                # Acting on what was, we might give back a lease that was got meanwhile.
+                if not self._outdated:
+                    self._guard(standing)
+                    self._serve(standing)
+        finally:
+            self._looking = False
+
+    def _serve(self, standing: Standing) -> None:
+        """Have a client for each endpoint that stands, and none for others but those that are being made."""
         clients = {client.question.key: client for client in standing.clients}
-        for key in self._clients.keys() - clients.keys():
+        asked, unchanged = self._asking.keys(), self._clients.keys() - self._asking.keys()
+        busy = {key for key, number in self._asking.items() if number}
+        for key in (self._clients.keys() | asked) - clients.keys() - busy:
             self._servers.release(key)
-        for key, client in clients.items():
-            if key not in self._clients:
-                self._attend(client)
-        self._clients = clients
+        self._clients, self._asking = clients, Counter({key: self._asking[key] for key in busy})
+        for key in clients.keys() - unchanged - busy:
+            self._attend(clients[key])
 
     def _guard(self, standing: Standing) -> None:
+        """Have the addresses guarded that stand."""
+        self._networks = standing.networks
         ours = frozenset(mac for holders in standing.holders.values() for mac in holders.values())
         for segment in self._segments | standing.holders.keys():
             with suppress(DeviceUnavailable):  # `appeared` comes when it is back
@@ -285,15 +307,21 @@ class Lan:
         log.warning("on %s, %s claims %s, which is one of ours", segment, mac, address)
         self._spawn(self._tell(lambda engine: engine.conflict(segment, address, mac)))
         for key, client in self._clients.items():
-            if client.question.segment == segment and client.lease and client.lease.address.ip == address:
+            lease = self._servers.lease(key) if client.question.segment == segment else None
+            if lease and lease.address.ip == address:
                 self._servers.decline(key)
 
     def leased(self, key: Key, lease: DhcpLease | None, status: Status | None) -> None:
-        """Have an endpoint use the lease that its client has now."""
-        segment = self._clients[key].question.segment if key in self._clients else ""
-        fitting = _fitting(lease, segment)
-        trouble = f"{status.word}: {status.advice}" if status and status.advice else ""
-        self._spawn(self._tell(lambda engine: engine.leased(key, fitting, trouble)))
+        """Have an endpoint use the lease that its client has now; one that is not seen yet will be when it is."""
+        if client := self._clients.get(key):
+            fitting = _fitting(lease, client.question.segment)
+            trouble = f"{status.word}: {status.advice}" if status and status.advice else ""
+            self._spawn(self._use(key, fitting, trouble))
+
+    async def _use(self, key: Key, lease: DhcpLease | None, trouble: str) -> None:
+        """Have an endpoint use a lease, and its address guarded."""
+        await self._tell(lambda engine: engine.leased(key, lease, trouble))
+        self.look()
 
     async def _tell(self, work: Callable[[Engine], None]) -> None:
         try:
@@ -301,10 +329,15 @@ class Lan:
         except (IsthmusError, ExceptionGroup) as error:
             log.error("what the wire told could not be followed: %s", error)  # noqa: TRY400 - it is told whole
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("what concerns the wire was given up, until something happens there again", exc_info=error)
 
     async def close(self) -> None:
         """Ask and hear nothing more. Leases go on: the next run adopts them."""
@@ -317,6 +350,17 @@ class Lan:
 
 def _decide(decide: Callable[[Engine, Evidence], _T], evidence: Evidence, engine: Engine) -> _T:
     return decide(engine, evidence)
+
+
+def _create(engine: Engine, request: NetworkRequest) -> tuple[Created, Checked]:
+    """Make a network; tell what of it only the wire can tell."""
+    created = engine.create_network(request)
+    return created, engine.to_ask(created.id)
+
+
+def _keys(questions: Iterable[Question]) -> list[Key]:
+    """Whose leases are asked for."""
+    return [question.key for question in questions if isinstance(question, WhichLease)]
 
 
 def _party(client: LanClient) -> Party:

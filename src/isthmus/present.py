@@ -1,6 +1,6 @@
 """What the edges are told: records joined with what follows from them. Pure, as far as the state is."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
 from isthmus.addresses import covered
@@ -69,14 +69,14 @@ def _path(paths: Mapping[str, str], netns: str) -> str:
     return paths[HOST] if netns == HOST else f"{paths['*']}/{netns}"
 
 
-def standing(state: State, waiting: Container[str], paths: Mapping[str, str]) -> Standing:
-    """What stands on segments that others are on, too, but for the networks *waiting*, which are given by ID."""
+def standing(state: State, paths: Mapping[str, str]) -> Standing:
+    """What stands on segments that others are on, too, or will when the host has its link for them."""
     networks: set[str] = set()
     holders: dict[str, dict[IPAddress, str]] = {}
     clients: list[LanClient] = []
     for record in state.networks.values():
         traits = BUILTIN[record.driver].traits(record)
-        if traits.wired and not (record.config_only or record.removing or record.id in waiting):
+        if traits.wired and not (record.config_only or record.removing):
             networks.add(record.id)
             if traits.probe is not Probe.OFF:
                 holders.setdefault(traits.segment, {}).update(_holders(state, record))

@@ -5,7 +5,7 @@ know what the wire says, it raises `Unanswered` with its questions, and nothing 
 asks the wire (`lan`), and comes again with the evidence.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from isthmus.model import DhcpLease, IPAddress
@@ -89,6 +89,10 @@ class Inquiry:
     def asked(self, segment: str, address: IPAddress) -> bool:
         """Whether it is known who has *address*."""
         return self._evidence is None or (segment, address) in self._evidence.holders
+
+    def answered(self) -> Collection[tuple[str, IPAddress]]:
+        """The addresses, by segment, of which it is known who has them."""
+        return self._evidence.holders.keys() if self._evidence else ()
 
     def ask(self, question: WhoHas) -> None:
         """See that it is known who has an address."""

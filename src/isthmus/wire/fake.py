@@ -1,5 +1,6 @@
 """A wire in memory: who is on it is said beforehand. For tests, and for whoever has no wire to ask."""
 
+import asyncio
 from collections.abc import Collection, Container, Mapping
 
 from isthmus.errors import DeviceUnavailable
@@ -9,33 +10,41 @@ from isthmus.wire.prober import Schedule
 
 
 class FakeWire:
-    """Answers as `Prober` does, at once: *machines* has the MAC of each address of others, by device.
+    """Answers as `Prober` does, in the loop's next round: *machines* has the MAC of each address of others, by device.
 
     A device that is not in there is unavailable. `guarded` is what was asked to be guarded, by device; `probed` what
-    was probed, in order. Where `one_mac` is set, only the device's own MAC is answered.
+    was probed, in order, and when it was to be (`schedules`). Where `one_mac` is set, only the device's own MAC is
+    answered.
     """
 
     def __init__(self, machines: Mapping[str, Mapping[IPAddress, str]] | None = None) -> None:
         self.machines = {device: dict(held) for device, held in (machines or {}).items()}
         self.guarded: dict[str, dict[IPAddress, str]] = {}
         self.probed: list[tuple[str, IPAddress]] = []
+        self.schedules: list[Schedule] = []
         self.one_mac = False
 
     async def probe(
         self, device: str, holders: Mapping[IPAddress, str], schedule: Schedule, *, ours: Container[str] = ()
     ) -> dict[IPAddress, str]:
-        """See `Prober.probe`; *schedule* is of no account here."""
-        del schedule
+        """See `Prober.probe`; nobody has to wait."""
+        if not holders:
+            return {}
         machines = self._on(device)
         self.probed += [(device, address) for address in holders]
+        self.schedules.append(schedule)
+        await asyncio.sleep(0)
         found = {address: machines.get(address, "") for address in holders}
         return {address: "" if mac == holders[address] or mac in ours else mac for address, mac in found.items()}
 
     def guard(self, device: str, holders: Mapping[IPAddress, str], *, ours: Container[str] = ()) -> None:
         """See `Prober.guard`; nothing happens on this wire later."""
         del ours
-        self._on(device)
-        self.guarded[device] = dict(holders)
+        if holders:
+            self._on(device)
+            self.guarded[device] = dict(holders)
+        else:
+            self.guarded.pop(device, None)
 
     async def check(self, device: str, targets: Collection[IPAddress], wait: float = 2.0) -> Finding:
         """See `Prober.check`."""
