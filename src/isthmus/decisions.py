@@ -402,7 +402,9 @@ class Decisions:
         traits, kept = self._traits(network.id), self._state.lease(network.id, user.name)
         wanted = next((address for address in (kept.addresses if kept else ()) if address.version == 4), None)
         hostname = user.hostname or user.name
-        question = WhichLease(traits.segment, network.id, user.name, 4, mac, hostname, traits.switched, wanted)
+        question = WhichLease(
+            traits.segment, network.id, user.name, 4, mac, hostname, traits.switched, wanted, traits.probe
+        )
         lease = inquiry.lease(question)
         return (lease,) if lease else ()
 

@@ -207,8 +207,14 @@ class Lan:
             return own | dict.fromkeys(asked, "")
 
     async def _acquire(self, question: WhichLease) -> DhcpLease | None:
+        """The lease that a server gives; none if somebody has the address all the same (RFC 2131, 4.4.1)."""
         party = Party(Device(question.segment), question.mac, question.hostname, _hears(question))
         lease = await self._servers.acquire(question.key, party, question.wanted, SERVER_WAIT)
+        if lease and question.probe is not Probe.OFF:
+            address = lease.address.ip
+            if (await self._probe(question.segment, question.probe, {address: question.mac}))[address]:
+                self._servers.decline(question.key)
+                return None
         return _fitting(lease, question.segment)
 
     async def _try_second_mac(self, checked: Checked, wait: float, telling: Iterable[Verdict]) -> tuple[Finding, ...]:

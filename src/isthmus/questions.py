@@ -27,7 +27,7 @@ class WhichLease:
     """Which address of IP *version* a sandbox, by name, gets of the server on *segment*, for a network, by its ID.
 
     It shall be *wanted*, which the sandbox had before, if it can. It is *switched* if the link is a bridge, which does
-    not hear what passes to the *mac*.
+    not hear what passes to the *mac*. What the server gives is looked for on the wire as *probe* says.
     """
 
     segment: str
@@ -38,6 +38,7 @@ class WhichLease:
     hostname: str = ""
     switched: bool = False
     wanted: IPAddress | None = None
+    probe: Probe = Probe.OFF
 
     @property
     def key(self) -> tuple[str, str, int]:

@@ -425,12 +425,21 @@ def served() -> Iterator[World]:
 
 
 def test_an_endpoint_has_the_address_that_the_server_gives(served: World) -> None:
-    """Nobody else is asked for it, and it is guarded like any other."""
+    """The wire is asked for it all the same (RFC 2131, 4.4.1), and it is guarded like any other."""
     web = served.sandbox()
     assert web.leases == (lease(),)
     assert served.address() == "10.0.36.50"
-    assert served.wire.probed == []
+    assert served.wire.probed == [("eth0", ip_address("10.0.36.50"))]
     assert served.guarded == {"10.0.36.50": web.mac}
+    assert served.servers.released == []
+
+
+def test_an_address_of_a_server_that_somebody_has_is_declined(served: World) -> None:
+    """A printer that got its address by hand is in the middle of the server's range: the server has to know."""
+    served.on_wire[ip_address("10.0.36.50")] = PRINTER
+    web = served.sandbox()
+    assert web.addresses == ()
+    assert served.servers.lease(served.key()) is None
     assert served.servers.released == []
 
 
