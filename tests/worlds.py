@@ -34,6 +34,7 @@ from isthmus.resources import (
 )
 
 Interface = IPv4Interface | IPv6Interface
+_Link = Bridge | Veth | Vlan | Child
 T = TypeVar("T")
 
 
@@ -64,6 +65,9 @@ def endpoint(on: Network, of: Sandbox, *addresses: str, number: int = 200, ifnam
 UPLINKS = ("aa-up", "eth9", "zz-up")
 BRIDGES = ("aa0", "br-lan", "zz0")
 VETHS = ("ab-veth", "veth1", "veth2", "zz-veth")
+BLIND = ("di-1", "do-1")
+VLANS = ("aa-up.5", "zz-vlan")
+CHILDREN = ("aa-ch", "eth0", "zz-ch")
 NAMESPACES = ("db", "web")
 
 HOST_BEFORE = Host(
@@ -111,8 +115,8 @@ class World:
         rest = {one.key: one for one in self.resources}
         for netns in NAMESPACES:
             veths = [one for one in self.resources if isinstance(one, Veth) and netns in {one.peer_netns, one.netns}]
-            bridges = [one for one in self.resources if isinstance(one, Bridge) and one.netns == netns]
-            links = frozenset({*((one.netns, one.name) for one in veths), *((one.netns, one.name) for one in bridges)})
+            single = [one for one in self.resources if isinstance(one, Bridge | Child) and one.netns == netns]
+            links = frozenset((one.netns, one.name) for one in (*veths, *single))
             ends = links | {(one.peer_netns, one.peer) for one in veths}
             area = [one for one in self.resources if _is_in(one, netns, ends)]
             for one in area:
@@ -120,7 +124,9 @@ class World:
             sysctls = frozenset((one.netns, one.name) for one in area if isinstance(one, Sysctl))
             names = frozenset({f"{netns}-too"})
             yield tuple(area), Scope(frozenset({netns}), links, sysctls=sysctls, nicknames=names)
-        links = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth))
+        links = frozenset(
+            (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child)
+        )
         sysctls = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Sysctl))
         yield (
             tuple(rest.values()),
@@ -132,7 +138,7 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
     match resource:
         case Namespace(name=name):
             return name == netns
-        case Bridge() | Veth():
+        case Bridge() | Veth() | Vlan() | Child():
             return (resource.netns, resource.name) in ends
         case Address() | Route():
             return (resource.netns, resource.link) in ends
@@ -153,22 +159,36 @@ def worlds(draw: st.DrawFn) -> World:
     found += bridges
     found += veths
     by_name = {bridge.name: bridge for bridge in bridges if bridge.netns == HOST}
-    if by_name:
-        for name in _some(draw, UPLINKS):
-            bridge = by_name[draw(st.sampled_from(sorted(by_name)))]
-            found.append(Port(HOST, name, bridge.name, bridge.owner))
-    ends = [(bridge.netns, bridge.name, bridge.owner, bridge.netns == HOST) for bridge in bridges]
+    ports = _some(draw, draw(st.permutations(UPLINKS))[:2]) if by_name else []
+    for name in ports:
+        bridge = by_name[draw(st.sampled_from(sorted(by_name)))]
+        found.append(Port(HOST, name, bridge.name, bridge.owner))
+    below: list[Bridge | Veth | Vlan] = list(by_name.values())
+    if draw(st.booleans()):
+        blind = Veth(HOST, BLIND[0], HOST, BLIND[1], Owner(draw(st.sampled_from(("n1", "n2")))), mtu=1400, ipv6=False)
+        veths.append(blind)
+        found.append(blind)
+        below.append(blind)
+    vlans = list(_vlans(draw, sorted(by_name)))
+    children = list(_children(draw, namespaces, set(UPLINKS) - set(ports), [*below, *vlans], [*bridges, *veths]))
+    found += vlans
+    found += children
+    ends: list[tuple[str, str, Owner, bool]] = [
+        (bridge.netns, bridge.name, bridge.owner, bridge.netns == HOST) for bridge in bridges
+    ]
     ends += [(veth.peer_netns, veth.peer, veth.owner, veth.peer_netns == HOST or veth.ipv6 is True) for veth in veths]
     ends += [(veth.netns, veth.name, veth.owner, True) for veth in veths if not veth.master]
+    ends += [(vlan.netns, vlan.name, vlan.owner, True) for vlan in vlans]
+    ends += [(child.netns, child.name, child.owner, child.netns == HOST or child.ipv6 is True) for child in children]
     routed: set[Key] = set()
-    for netns, name, owner, ipv6 in ends:
+    for netns, name, owner, ipv6 in _some(draw, ends):
         addresses = [one for one in _addresses(draw) if ipv6 or one.version == 4]
         found += [Address(netns, name, address, owner) for address in addresses]
         for route in _routes(draw, netns, name, owner, addresses):
             if route.key not in routed and (ipv6 or route.destination.version == 4):
                 routed.add(route.key)
                 found.append(route)
-    found += _sysctls(draw, namespaces, bridges)
+    found += _sysctls(draw, namespaces, [*bridges, *children])
     found += _table(draw, sorted(by_name))
     return World(tuple(draw(st.permutations(_reachable(found)))))
 
@@ -184,10 +204,14 @@ def _changed(draw: st.DrawFn, world: World) -> World:
     resources = {one.key: one for one in world.resources}
     for _ in range(draw(st.integers(1, 3))):
         if resources:
-            kind = draw(st.sampled_from(sorted({key[0] for key in resources})))
-            key = draw(st.sampled_from(sorted(key for key in resources if key[0] == kind)))
+            keys = sorted(resources)
+            kind = draw(st.sampled_from((*sorted({key[0] for key in keys}), *["link"] * 6)))
+            # Links first of all, and of these what others stand on: much hangs on them.
+            below = {key for one in resources.values() if isinstance(one, Vlan | Child) for key in one.needs}
+            some = [key for key in keys if key[0] == kind for _ in range(3 if key in below else 1)]
+            key = draw(st.sampled_from(some or keys))
             if kind == "link" and draw(st.booleans()):
-                _rename(key, resources)
+                _alter(key, resources)
             else:
                 _change(key, resources)
     return World(tuple(resources.values()))
@@ -196,7 +220,7 @@ def _changed(draw: st.DrawFn, world: World) -> World:
 def _change(key: Key, resources: dict[Key, Resource]) -> None:
     """Change one thing, with all that must then be changed along."""
     match resources[key]:
-        case Bridge() | Veth() as link:
+        case (Bridge() | Veth() | Vlan() | Child()) as link:
             owner = Owner("n3" if link.owner.network != "n3" else "n1", link.owner.endpoint)
             resources.update((one.key, replace(one, owner=owner)) for one in _with(link, resources.values()))
             source = ("element", "source4", link.name)
@@ -224,21 +248,40 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
             pass  # much else would have to change along
 
 
-def _rename(key: Key, resources: dict[Key, Resource]) -> None:
-    """Give the other end of a pair another name."""
-    link = resources[key]
-    if not isinstance(link, Veth):
-        return
-    on_it = [one for one in _with(link, resources.values()) if isinstance(one, Address | Route)]
-    resources[key] = replace(link, peer=f"{link.peer}9")
+def _alter(key: Key, resources: dict[Key, Resource]) -> None:
+    """Give the other end of a pair another name, a VLAN another number or parent, and a child another mode or flag."""
+    match resources[key]:
+        case Veth() as pair:
+            _rename(pair, resources)
+        case Vlan(vid=vid, parent=parent) as vlan if vid % 2:
+            resources[key] = replace(vlan, parent=UPLINKS[parent == UPLINKS[0]])
+        case Vlan(vid=vid) as vlan:
+            resources[key] = replace(vlan, vid=vid + 100)
+        case Child(kind="macvlan", mode="bridge" | "private" as mode) as child:
+            shared = (one for one in resources.values() if isinstance(one, Child) and one.mode in {"bridge", "private"})
+            other = next((one.parent for one in shared if one.parent != child.parent), "")
+            if other:
+                resources[key] = replace(child, parent=other, mtu=None)
+            else:
+                resources[key] = replace(child, mode="private" if mode == "bridge" else "bridge")
+        case Child(kind="ipvlan", parent=parent, flag=flag):
+            alike = [one for one in resources.values() if isinstance(one, Child) and one.parent == parent]
+            resources.update((one.key, replace(one, flag="" if flag else "private")) for one in alike)
+        case _:
+            pass  # a bridge has nothing of the kind, and a macvlan in passthru mode keeps it
+
+
+def _rename(pair: Veth, resources: dict[Key, Resource]) -> None:
+    on_it = [one for one in _with(pair, resources.values()) if isinstance(one, Address | Route)]
+    resources[pair.key] = replace(pair, peer=f"{pair.peer}9")
     for one in on_it:
-        if (one.netns, one.link) == (link.peer_netns, link.peer):
+        if (one.netns, one.link) == (pair.peer_netns, pair.peer):
             del resources[one.key]
-            moved = replace(one, link=f"{link.peer}9")
+            moved = replace(one, link=f"{pair.peer}9")
             resources[moved.key] = moved
 
 
-def _with(link: Bridge | Veth, resources: Iterable[Resource]) -> list[Bridge | Veth | Address | Route | Port]:
+def _with(link: _Link, resources: Iterable[Resource]) -> list[_Link | Address | Route | Port]:
     """*Link*, and what of *resources* shares its owner."""
     ends = {(link.netns, link.name)} | ({(link.peer_netns, link.peer)} if isinstance(link, Veth) else set())
     on_it = [one for one in resources if isinstance(one, Address | Route) and (one.netns, one.link) in ends]
@@ -287,7 +330,57 @@ def _veths(draw: st.DrawFn, namespaces: list[str], bridges: list[Bridge]) -> Ite
             mtu=_mostly(draw, None, 1400),
             isolated=draw(st.sampled_from((None, None, False, True))) if on else None,
             ipv6=draw(st.sampled_from((True, True, False))),
-            announce=draw(st.sampled_from((None, None, False, True))),
+        )
+
+
+def _vlans(draw: st.DrawFn, bridges: list[str]) -> Iterator[Vlan]:
+    for number, name in enumerate(_some(draw, VLANS)):
+        parent = draw(st.sampled_from((*UPLINKS, *bridges, *bridges)))
+        vid = 5 + 2 * number + draw(st.integers(0, 1))
+        yield Vlan(HOST, name, parent, vid, Owner(_mostly(draw, "n1", "n2")))
+
+
+def _children(
+    draw: st.DrawFn,
+    namespaces: list[str],
+    uplinks: set[str],
+    below: list[Bridge | Veth | Vlan],
+    others: list[Bridge | Veth],
+) -> Iterator[Child]:
+    taken = {(one.netns, one.name) for one in others}
+    taken |= {(one.peer_netns, one.peer) for one in others if isinstance(one, Veth)}
+    mtus: dict[str, tuple[int | None, ...]] = dict.fromkeys(uplinks, (None, 1400))
+    # Where nobody says what MTU the parent has, it may be lowered for good.
+    mtus |= {one.name: (None, 1400) if not isinstance(one, Vlan) and one.mtu else (None,) for one in below}
+    modes: dict[str, tuple[str, str, str]] = {}
+    for name in _some(draw, CHILDREN):
+        netns = _mostly(draw, (namespaces or [HOST])[-1], HOST, *namespaces)
+        if not mtus or (netns, name) in taken:
+            continue
+        parents = sorted(mtus)
+        parent = draw(st.sampled_from([*parents, *[name for name in parents if name in VLANS] * 3]))
+        was = modes.get(parent)
+        kind = was[0] if was else _mostly(draw, "macvlan", "ipvlan")
+        if kind == "ipvlan":  # all of one parent are alike
+            mode, flag = (was or (kind, _mostly(draw, "l2", "l3"), _mostly(draw, "", "private")))[1:]
+        else:
+            mode, flag = _mostly(draw, "bridge", "private", *([] if was else ["passthru"])), ""
+        modes[parent] = kind, mode, flag
+        if mode == "passthru":
+            del mtus[parent]
+        own = kind == "macvlan" and mode != "passthru"
+        prefix = f"02:42:00:00:{CHILDREN.index(name):02x}"
+        yield Child(
+            netns,
+            name,
+            parent,
+            kind,
+            mode,
+            Owner("n1", _mostly(draw, "e1", "e2")),
+            flag,
+            mac=_mostly(draw, f"{prefix}:01", f"{prefix}:02", None) if own else None,
+            mtu=draw(st.sampled_from(mtus.get(parent, (None,)))),
+            ipv6=draw(st.sampled_from((True, True, False))),
         )
 
 
@@ -319,12 +412,12 @@ def _reachable(found: Iterable[Resource]) -> list[Resource]:
     ]
 
 
-def _sysctls(draw: st.DrawFn, namespaces: list[str], bridges: list[Bridge]) -> Iterator[Sysctl]:
+def _sysctls(draw: st.DrawFn, namespaces: list[str], links: list[Bridge | Child]) -> Iterator[Sysctl]:
     names = [(netns, "net.ipv4.ip_forward") for netns in (HOST, *namespaces)]
     names += [(netns, "net.ipv4.conf.all.promote_secondaries") for netns in (HOST, *namespaces)]
-    names += [(bridge.netns, f"net.ipv4.conf.{bridge.name}.route_localnet") for bridge in bridges]
-    for netns, name in draw(st.lists(st.sampled_from(names), unique=True, max_size=3)):
-        yield Sysctl(netns, name, draw(st.sampled_from(("0", "1"))))
+    names += [(link.netns, f"net.ipv4.conf.{link.name}.route_localnet") for link in links]
+    for netns, name in draw(st.lists(st.sampled_from(names), unique=True, max_size=4)):
+        yield Sysctl(netns, name, _mostly(draw, "1", "0"))
 
 
 def _table(draw: st.DrawFn, bridges: list[str]) -> Iterator[Resource]:
@@ -369,86 +462,36 @@ class Act:
 
 def acts(kernel: FakeKernel) -> list[Act]:
     """All that other administrators, and chance, can do to what of ours is in *kernel* now, in a settled order."""
-    found: list[Act] = [Act("reboot")]
-    for one in sorted(kernel.observe(World(()).scope), key=lambda resource: resource.key):
-        match one:
-            case Namespace(name=name):
-                found.append(Act("delete_namespace", (name,)))
-            case Bridge() | Vlan() | Child():
-                found += _on_link(one.netns, one.name)
-            case Veth():
-                found += [*_on_link(one.netns, one.name), *_on_link(one.peer_netns, one.peer)]
-                found.append(
-                    Act(
-                        "nomaster",
-                        (
-                            one.name,
-                            one.netns,
-                        ),
-                    )
-                )
-            case Port(name=name):
-                found.append(Act("nomaster", (name,)))
-            case Nickname():
-                pass  # nothing hangs on it
-            case Address():
-                found.append(
-                    Act(
-                        "delete_address",
-                        (
-                            one.link,
-                            one.interface,
-                            one.netns,
-                        ),
-                    )
-                )
-            case Route():
-                found.append(
-                    Act(
-                        "delete_route",
-                        (
-                            one.destination,
-                            one.netns,
-                        ),
-                    )
-                )
-            case Element():
-                found.append(
-                    Act(
-                        "delete_element",
-                        (
-                            one.set,
-                            one.match,
-                        ),
-                    )
-                )
-            case Table():
-                found += [Act("flush_ruleset"), Act("edit_table")]
-            case Sysctl():
-                pass
-    return found
+    ours = sorted(kernel.observe(World(()).scope), key=lambda resource: resource.key)
+    return [Act("reboot"), *(act for one in ours for act in _acts_on(one))]
+
+
+def _acts_on(one: Resource) -> Iterator[Act]:
+    match one:
+        case Namespace(name=name):
+            yield Act("delete_namespace", (name,))
+        case Bridge() | Vlan() | Child():
+            yield from _on_link(one.netns, one.name)
+        case Veth():
+            yield from _on_link(one.netns, one.name)
+            yield from _on_link(one.peer_netns, one.peer)
+            yield Act("nomaster", (one.name, one.netns))
+        case Port(name=name):
+            yield Act("nomaster", (name,))
+        case Address():
+            yield Act("delete_address", (one.link, one.interface, one.netns))
+        case Route():
+            yield Act("delete_route", (one.destination, one.netns))
+        case Element():
+            yield Act("delete_element", (one.set, one.match))
+        case Table():
+            yield Act("flush_ruleset")
+            yield Act("edit_table")
+        case Sysctl() | Nickname():
+            pass  # nothing hangs on it
 
 
 def _on_link(netns: str, name: str) -> Iterator[Act]:
-    yield Act(
-        "delete_link",
-        (
-            name,
-            netns,
-        ),
-    )
-    yield Act(
-        "set_down",
-        (
-            name,
-            netns,
-        ),
-    )
-    yield Act(
-        "set_mtu",
-        (
-            name,
-            1300,
-            netns,
-        ),
-    )
+    yield Act("delete_link", (name, netns))
+    yield Act("set_down", (name, netns))
+    yield Act("set_mtu", (name, 1300, netns))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from isthmus.kernel.fake import FakeKernel
 from isthmus.naming import Owner
 from isthmus.plan import Plan, Remove
-from isthmus.resources import Bridge, Element, Key, Port, Resource, Veth, satisfied
+from isthmus.resources import Bridge, Child, Element, Key, Port, Resource, Veth, Vlan, satisfied
 from tests.worlds import BRIDGES, HOST_BEFORE, World, acts
 
 Diff = Callable[[Iterable[Resource], Iterable[Resource]], Plan]
@@ -80,7 +80,7 @@ def dependents_are_gone(operation: object, kernel: FakeKernel, after: World) -> 
     wanted = {resource.key for resource in after.resources}
     if isinstance(operation, Remove):
         for other in kernel.observe(after.scope):
-            if isinstance(other, Bridge | Veth | Port) and other.key not in wanted:
+            if isinstance(other, Bridge | Veth | Vlan | Child | Port) and other.key not in wanted:
                 assert operation.resource.key not in other.needs, f"{operation.resource} goes before {other}"
 
 
@@ -110,7 +110,7 @@ def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after
 
 def _links(resources: Iterable[Resource]) -> set[tuple[Key, Owner]]:
     """Which links these are, and whose."""
-    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth)}
+    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth | Vlan | Child)}
 
 
 def _guards(bridge: Bridge, before: World, after: World) -> dict[Key, set[str]]:
