@@ -44,6 +44,7 @@ from isthmus.kernel.watch import Watch
 from isthmus.lan import Lan
 from isthmus.model import HOST
 from isthmus.plan import NOTHING, Plan
+from isthmus.ports import AUTOMATIC
 from isthmus.rules import Rules
 from isthmus.store.local import LocalStore
 from isthmus.views import Event
@@ -244,6 +245,15 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
             loop.remove_reader(number)
 
 
+def _automatic_ports() -> range:
+    """The ports that the kernel takes for itself, which are those that we choose from, as Docker does."""
+    try:
+        first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    except OSError:
+        return AUTOMATIC
+    return range(first, last + 1)
+
+
 def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) -> House:
     """The object graph; called on a thread of the worker's, in whose namespace the kernel is looked at."""
     exec_root, data_root = Path(settings.exec_root), Path(settings.data_root)
@@ -263,6 +273,7 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
         firewall=frozenset(v for v, on in ((4, settings.iptables), (6, settings.ip6tables)) if on),
         marks=(settings.bridge_accept_fwmark.mark,) if settings.bridge_accept_fwmark else (),
         default_bridge=config.default_network(settings, foreign.addresses if foreign else ()),
+        automatic=_automatic_ports(),
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
     )
     engine = Engine(

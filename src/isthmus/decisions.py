@@ -45,10 +45,12 @@ from isthmus.errors import (
     NotFound,
     PoolExhausted,
     PoolOverlap,
+    PortTaken,
     Predefined,
 )
 from isthmus.model import (
     HOST,
+    Binding,
     DhcpLease,
     Endpoint,
     HandLink,
@@ -58,6 +60,7 @@ from isthmus.model import (
     Lease,
     Network,
     Pairs,
+    Place,
     Record,
     Sandbox,
     pairs,
@@ -65,6 +68,7 @@ from isthmus.model import (
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
 from isthmus.options import Options, Probe, check_interface
+from isthmus.ports import Wish, clash
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
@@ -559,6 +563,8 @@ class Decisions:
             hostname=request.hostname,
             labels=request.labels,
             sysctls=request.sysctls,
+            exposed=request.exposed,
+            publish_all=request.publish_all,
         )
         if user.mode.startswith("container:"):
             return self._joining(user, request), ()
@@ -604,6 +610,46 @@ class Decisions:
         if len(networks) > 1 and "null" in drivers:
             raise InvalidRequest(_ALONE)
         return networks
+
+    def bindings(self, user: Sandbox, wishes: Iterable[Wish], busy: Container[Place] = ()) -> tuple[Binding, ...]:
+        """The places on the host that lead to *user*, as *wishes* ask for them, none of those that others keep *busy*.
+
+        Raises:
+            PortTaken: one of ours has it, or nothing is free among those that would do.
+        """
+        if user.mode == "host":
+            raise InvalidRequest(f"{user.name} is in the host's own namespace: what listens there needs no publishing")
+        if user.mode.startswith("container:"):
+            raise InvalidRequest(f"conflicting options: {_WITH_CONTAINER['ports']}")
+        chosen: dict[tuple[str, int], dict[IPAddress | None, str]] = {}
+        tried: dict[tuple[str, IPAddress | None], Iterator[int]] = {}
+        bindings = []
+        for wish in wishes:
+            protocol, address = wish.protocol, wish.address
+            # Many that leave it to us go on where the one before found its port.
+            ports = iter(wish.hosts or ())
+            if not wish.hosts:
+                ports = tried.setdefault((protocol, address), iter(self._rules.automatic))
+            for port in ports:
+                place = Place(protocol, port, address)
+                mine = chosen.setdefault((protocol, port), {})
+                holder = clash(address, mine) or clash(address, self._state.on_port(protocol, port))
+                if not holder and place not in busy:
+                    break
+                if len(wish.hosts) == 1:
+                    raise self._port_taken(user, place, holder)
+            else:
+                hosts = wish.hosts or self._rules.automatic
+                first = Place(protocol, hosts[0], address)
+                raise PortTaken(user.name, f"{first}-{hosts[-1]}", "all ports are allocated", "")
+            mine[address] = user.id
+            bindings.append(Binding(user.id, wish.port, place, wish.asked))
+        return tuple(bindings)
+
+    def _port_taken(self, user: Sandbox, place: Place, holder: str) -> PortTaken:
+        known = self._state.sandboxes.get(holder)
+        name = known.name if known else user.name
+        return PortTaken(user.name, place, "port is already allocated", f"sandbox {name}")
 
     def link(self, user: Sandbox, request: LinkRequest) -> HandLink:
         """The link that *request* puts into *user*."""

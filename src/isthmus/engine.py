@@ -17,11 +17,35 @@ from isthmus import present, render
 from isthmus.addresses import IPNetwork
 from isthmus.decisions import Decisions
 from isthmus.drivers import BUILTIN
-from isthmus.errors import Forbidden, InvalidRequest, IsthmusError, NetworkInUse, NotConnected, NotFound, Predefined
+from isthmus.errors import (
+    Forbidden,
+    InvalidRequest,
+    IsthmusError,
+    NetworkInUse,
+    NotConnected,
+    NotFound,
+    PortTaken,
+    Predefined,
+)
 from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Routed, Scope, Shaken
-from isthmus.model import HOST, DhcpLease, Endpoint, Host, IPAddress, Lease, Network, Record, Sandbox, Setting, pairs
+from isthmus.model import (
+    HOST,
+    Binding,
+    DhcpLease,
+    Endpoint,
+    Host,
+    IPAddress,
+    Lease,
+    Network,
+    Place,
+    Record,
+    Sandbox,
+    Setting,
+    pairs,
+)
 from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
+from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
@@ -81,8 +105,16 @@ class Engine:
             self._commit(put=[network], drop=self._decide.left_behind(network))
             for endpoint in self._decide.moved(network):
                 self._commit(put=[endpoint], drop=self._decide.spent([endpoint]))
+        for place, reason in self._kernel.hold(binding.place for binding in self._state.bindings()).items():
+            self._tell_lost(place, reason)
         of_host = self._host(host)
         return self._guard(of_host) + self._bring_all(of_host)
+
+    def _tell_lost(self, place: Place, reason: str) -> None:
+        """Tell that a process of the host has a place of ours, which came there while nobody kept it."""
+        users = self._state.on_port(place.protocol, place.port)
+        holder = self._kernel.holder(place)
+        self._trouble(users[place.address], f"port {place}/{place.protocol}", f"{reason} (by {holder or 'a process'})")
 
     def mend(self, news: Iterable[News]) -> Plan:
         """Look again where *news* say that something changed, and put back what is missing; return what that was.
@@ -142,7 +174,7 @@ class Engine:
     def _bring_all(self, of_host: Area) -> Plan:
         """Hold everything against the kernel; where that is refused, piece by piece, so that one does not stop all."""
         try:
-            plan = self.reconcile(render.everything(self._state, of_host, self._waiting.keys()))
+            plan = self.reconcile(render.everything(self._state, of_host, self._waiting.keys(), self._rules.firewall))
         except (IsthmusError, ExceptionGroup):
             return self._bring({user.netns for user in self._state.sandboxes.values()}, of_host=True)
         self._finish_removing()
@@ -269,19 +301,20 @@ class Engine:
         self._let_leases_end()
         user, endpoints = self._decide.sandbox(request, evidence)
         self._refuse_waiting(endpoints)
-        self._carry_out((user, *endpoints), lambda: self._sandbox(user.netns))
+        bindings = self._hold(user, request.ports)
+        self._carry_out((user, *endpoints, *bindings), lambda: self._sandbox(user.netns))
         self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:
             self._announce_endpoint("connect", self._state.networks[endpoint.network], user)
-        return Created(user.id)
+        return Created(user.id, self._unserved(user, bindings))
 
     def remove_sandbox(self, name: str) -> None:
         """Remove a sandbox with its endpoints; its namespace stays for as long as others share it."""
         user = self._state.sandbox(name)
         endpoints = self._state.of_sandbox(user.id)
-        links = self._state.links_of(user.id)
+        with_them: tuple[Record, ...] = (*endpoints, *self._state.links_of(user.id), *self._state.bindings_of(user.id))
         kept = self._decide.leases(endpoints)
-        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=(*endpoints, *links), kept=kept)
+        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=with_them, kept=kept)
         for endpoint in endpoints:
             self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
         self._announce("container", "destroy", user.id, {"name": user.name})
@@ -314,6 +347,52 @@ class Engine:
     def links(self, sandbox: str) -> tuple[LinkView, ...]:
         """The interfaces that were put into a sandbox by hand."""
         return tuple(present.link(link) for link in self._state.links_of(self._state.sandbox(sandbox).id))
+
+    # Ports.
+
+    def publish(self, sandbox: str, wishes: Iterable[Wish]) -> SandboxView:
+        """Publish more ports of a sandbox."""
+        user = self._state.sandbox(sandbox)
+        bindings = self._hold(user, tuple(wishes))
+        self._carry_out(bindings, lambda: self._ports(user, bindings))
+        return self.sandbox(user.id)
+
+    def unpublish(self, sandbox: str, chosen: Callable[[Binding], bool]) -> SandboxView:
+        """Publish those ports of a sandbox no more that are *chosen*, of which there must be one."""
+        user = self._state.sandbox(sandbox)
+        bindings = tuple(filter(chosen, self._state.bindings_of(user.id)))
+        if not bindings:
+            raise NotFound(f"no such port is published for {user.name}: see `isthmus port {user.name}`")
+        leaving = {binding.place for binding in bindings}
+
+        def area() -> Area:
+            return self._ports(user, (one for one in self._state.bindings_of(user.id) if one.place in leaving))
+
+        self._take_away(bindings, area)
+        return self.sandbox(user.id)
+
+    def _hold(self, user: Sandbox, wishes: tuple[Wish, ...]) -> tuple[Binding, ...]:
+        """Decide which places on the host lead to *user*, and keep them from all others there."""
+        busy: dict[Place, str] = {}
+        # Who can have but one port comes first, who takes any last.
+        wishes = tuple(sorted(wishes, key=lambda wish: len(wish.hosts) or 1 << 16))
+        while True:
+            bindings = self._decide.bindings(user, wishes, busy) if wishes else ()
+            places = tuple(binding.place for binding in bindings)
+            refused = self._kernel.hold(places) if places else {}
+            if not refused:
+                return bindings
+            self._kernel.release(place for place in places if place not in refused)
+            for wish, place in zip(wishes, places, strict=True):
+                if place in refused and len(wish.hosts) == 1:
+                    raise PortTaken(user.name, place, refused[place], self._kernel.holder(place))
+            busy.update(refused)
+
+    def _unserved(self, user: Sandbox, bindings: tuple[Binding, ...]) -> str:
+        """A warning if *bindings* lead nowhere."""
+        if not bindings or any(render.serving(self._state, self._state.of_sandbox(user.id))):
+            return ""
+        return f"no port of {user.name} is published as long as its default route is on no bridge network with NAT"
 
     # What the wire tells.
 
@@ -385,7 +464,7 @@ class Engine:
 
     def _trouble(self, about: str, topic: str, text: str) -> None:
         """Remember what is not as it should be with an endpoint or a network, or that it is."""
-        known = self._state.endpoints.keys() | self._state.networks.keys()
+        known = self._state.endpoints.keys() | self._state.networks.keys() | self._state.sandboxes.keys()
         self._troubles = {key: told for key, told in self._troubles.items() if key[0] in known}
         self._troubles.pop((about, topic), None)
         if text:
@@ -413,7 +492,7 @@ class Engine:
             self.reconcile(area())
         except (IsthmusError, ExceptionGroup) as refusal:
             try:
-                self._take_away(new[:1], area, with_them=new[1:], kept=spent)
+                self._take_away(new, area, kept=spent)
             except (IsthmusError, ExceptionGroup) as again:
                 # What is left is recorded as being removed, so the next look at it goes on.
                 refusal.add_note(f"and it could not be taken back whole: {again}")
@@ -444,11 +523,24 @@ class Engine:
         changes.update((records.key(record), records.encode(record)) for record in put)
         self._store.commit(changes)
         self._ended.clear()
+        self._kernel.forget(
+            address.ip
+            for one in drop
+            if isinstance(one, Endpoint) and one.network in self._state.networks and not self._on_lan(one)
+            for address in one.addresses
+        )
         # What goes makes room for what comes: an address passes from an endpoint to a lease, and back.
         for record in drop:
             self._state.drop(record)
         for record in put:
             self._state.put(record)
+        if places := [record.place for record in drop if isinstance(record, Binding)]:
+            self._kernel.release(places)
+
+    def _on_lan(self, endpoint: Endpoint) -> bool:
+        """Whether what *endpoint* sends does not pass by the host's connection tracking."""
+        network = self._state.networks[endpoint.network]
+        return not BUILTIN[network.driver].traits(network).publishing
 
     def _let_leases_end(self) -> None:
         """Have no leases any more whose time is over; the store hears of it with the next commit."""
@@ -464,7 +556,8 @@ class Engine:
         links = [one for one in state.links.values() if one.removing or one.sandbox in users]
         networks = [one for one in state.networks.values() if one.removing]
         leases = [lease for network in networks for lease in state.leases_on(network.id)]
-        gone: list[Record] = [*endpoints, *links, *users.values(), *leases, *networks]
+        bindings = [one for one in state.bindings() if one.removing or one.sandbox in users]
+        gone: list[Record] = [*endpoints, *links, *bindings, *users.values(), *leases, *networks]
         if gone:
             self._commit(put=self._decide.leases(endpoints), drop=gone)
 
@@ -482,7 +575,10 @@ class Engine:
         return host
 
     def _sandbox(self, netns: str) -> Area:
-        return render.sandbox(self._state, netns, self._waiting.keys())
+        return render.sandbox(self._state, netns, self._waiting.keys(), self._rules.firewall)
+
+    def _ports(self, user: Sandbox, bindings: Iterable[Binding]) -> Area:
+        return render.ports(self._state, user, bindings, self._waiting.keys(), self._rules.firewall)
 
     def _host(self, host: Host | None = None) -> Area:
         host = host or self._look()
@@ -551,6 +647,17 @@ class _Stage:
         self.observe = kernel.observe
         self.host = kernel.host
         self.counts = kernel.counts
+        self.holder = kernel.holder
+
+    def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:  # noqa: ARG002 - nobody is to be kept out by it
+        """Nothing: whether it can be had is seen when it is done."""
+        return {}
+
+    def release(self, places: Iterable[Place]) -> None:
+        """Do nothing."""
+
+    def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """Do nothing."""
 
     def apply(self, plan: Plan) -> None:
         """Note *plan*."""

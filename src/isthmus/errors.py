@@ -24,6 +24,7 @@ kind that moby's `httpstatus` gives it), `cni` (CNI spec 1.1, error codes) and `
     ├── PoolExhausted                   500   11    1
     ├── NotConnected                    500    7    1
     ├── StoreUnavailable                503   50    1
+    ├── PortTaken                       500    7    1   a port of the host that somebody has
     ├── NotImplementedHere              501    7    1   part of Docker's API, but not of ours
     ├── DeviceUnavailable               500   11    1   a link that we would listen on is gone, down or no Ethernet
     └── Refused                         500  100    1   the kernel said no to one operation
@@ -200,6 +201,23 @@ class NotConnected(IsthmusError):
 
     def __init__(self, sandbox: str, network: str) -> None:
         super().__init__(f"container {sandbox} is not connected to the network {network}")
+
+
+class PortTaken(IsthmusError):
+    """The *place* on the host cannot be published for *sandbox*: *holder* has it, or it cannot be had at all.
+
+    *Reason* is Docker's: "port is already allocated" among ours, else what bind(2) says.
+    """
+
+    cni = 7
+
+    def __init__(self, sandbox: str, place: object, reason: str, holder: str) -> None:
+        who = f" (by {holder})" if holder else ""
+        super().__init__(
+            f"driver failed programming external connectivity on endpoint {sandbox}: Bind for {place} failed: "
+            f"{reason}{who}"
+        )
+        self.place, self.holder = place, holder
 
 
 class StoreUnavailable(IsthmusError):

@@ -15,6 +15,13 @@ How a packet goes through `forward`:
 7. What crosses from one of the host's own interfaces to another is dropped if it was us who switched forwarding on
    (`closed4`, `closed6`): a host does not become a router for strangers because it runs containers.
 
+A published port is one element of a map: its place on the host leads to an address and a port of a sandbox. The maps
+are asked about the first packet of each connection that is for an address of the host, whether it comes in
+(`prerouting`) or from the host itself (`output`). Who asks keeps his address, but where an answer would not come back
+our way: on the bridge that it came from (`hairpin`), and from the host's loopback, whose addresses mean somebody else
+inside. To let the loopback in, the kernel has to be told that such addresses may leave (`route_localnet`); `guard`
+drops them where they come from our bridges, so that this opens nothing. IPv6 has no such thing.
+
 Our chains accept with no say over other tables: every table with a chain on the same hook has its own vote, so a host's
 firewall stays in charge. The modes are Docker's gateway modes (moby 29, drivers/bridge):
 
@@ -33,9 +40,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from isthmus.model import IPAddress
+from isthmus.model import Binding, IPAddress
 from isthmus.naming import TABLE
-from isthmus.resources import Element, Table
+from isthmus.ports import PROTOCOLS, versions
+from isthmus.resources import Element, Key, Table
 
 
 class Mode(Enum):
@@ -45,6 +53,10 @@ class Mode(Enum):
     UNPROTECTED = "nat-unprotected"
     ROUTED = "routed"
     ISOLATED = "isolated"
+
+
+TRANSLATING = frozenset({Mode.NAT, Mode.UNPROTECTED})
+"""The modes in which the host's addresses stand for those of a network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +86,15 @@ def elements(policy: Policy) -> Iterator[Element]:
     yield from switch(bridge, detoured=policy.detoured)
     if policy.icc:
         yield element("neighbours", (bridge, bridge))
+    if not policy.internal and not TRANSLATING.isdisjoint({policy.mode4, policy.mode6}):
+        yield element("hairpin", (bridge, bridge))
     for interface in policy.trusted:
         yield element("trusted", (interface, bridge))
     for family, mode, source in (("4", policy.mode4, policy.source4), ("6", policy.mode6, policy.source6)):
         yield element(f"enter{family}", (bridge,), "drop" if mode is None or policy.internal else _ENTER[mode])
         if policy.internal:
             yield element(f"leave{family}", (bridge,), "drop")
-        elif mode in {Mode.NAT, Mode.UNPROTECTED} and policy.masquerade:
+        elif mode in TRANSLATING and policy.masquerade:
             yield (
                 element(f"source{family}", (bridge,), str(source))
                 if source
@@ -93,6 +107,38 @@ def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
     yield element("switched", (bridge,))
     if detoured:
         yield element("detoured", (bridge,))
+
+
+def published(binding: Binding, target: IPAddress, mode: Mode) -> Iterator[Element]:
+    """The elements by which *binding* leads to its port at *target*, on a network of this *mode*.
+
+    There is none where the binding's address is of another IP version. Without translation the port is opened, and
+    what it is on the host has no meaning.
+    """
+    place, version = binding.place, target.version
+    if version not in versions(place.address):
+        return
+    protocol = str(PROTOCOLS[place.protocol])
+    if mode in TRANSLATING:
+        yield element(*_place(binding, version), f"{target} . {binding.port}")
+    elif mode is Mode.ROUTED:
+        yield element(f"open{version}", (str(target), protocol, str(binding.port)))
+
+
+def places(binding: Binding) -> Iterator[Key]:
+    """The keys of the elements that the place of *binding* on the host may have, whatever it leads to."""
+    for version in versions(binding.place.address):
+        name, match = _place(binding, version)
+        yield ("element", name, *match)
+
+
+def _place(binding: Binding, version: int) -> tuple[str, tuple[str, ...]]:
+    """The map for the place of *binding*, and its key there."""
+    place = binding.place
+    match = (str(PROTOCOLS[place.protocol]), str(place.port))
+    if place.address is None or place.address.is_unspecified:
+        return f"publish{version}", match
+    return f"publish-at{version}", (str(place.address), *match)
 
 
 _ENTER = {
@@ -133,6 +179,13 @@ SETS: dict[str, str] = {
     "enter6": "type ifname : verdict",
     "leave4": "type ifname : verdict",
     "leave6": "type ifname : verdict",
+    "hairpin": "type ifname . ifname",
+    "open4": "type ipv4_addr . inet_proto . inet_service",
+    "open6": "type ipv6_addr . inet_proto . inet_service",
+    "publish4": "type inet_proto . inet_service : ipv4_addr . inet_service; counter",
+    "publish6": "type inet_proto . inet_service : ipv6_addr . inet_service; counter",
+    "publish-at4": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter",
+    "publish-at6": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; counter",
     "masquerade4": "type ifname; counter",
     "masquerade6": "type ifname; counter",
     "source4": "type ifname : ipv4_addr; counter",
@@ -142,10 +195,39 @@ SETS: dict[str, str] = {
 
 USER_CHAIN = "user-forward"
 
+# By number, as ICMP below: without /etc/protocols, which minimal systems lack, nft knows no names.
+_WITH_PORTS = f"meta l4proto {{ {', '.join(map(str, sorted(PROTOCOLS.values())))} }}"
+
 CHAINS: dict[str, tuple[str, ...]] = {
     "enter-nat": ("ct status dnat accept", "counter drop"),
-    # ICMP and ICMPv6, by number: without /etc/protocols, which minimal systems lack, nft knows no names.
-    "enter-routed": ("meta l4proto { 1, 58 } accept", "counter drop"),
+    # ICMP and ICMPv6.
+    "enter-routed": (
+        "meta l4proto { 1, 58 } accept",
+        f"{_WITH_PORTS} ip daddr . meta l4proto . th dport @open4 accept",
+        f"{_WITH_PORTS} ip6 daddr . meta l4proto . th dport @open6 accept",
+        "counter drop",
+    ),
+    "published": (
+        "meta nfproto ipv4 meta l4proto { 6, 17, 132 } dnat ip to ip daddr . meta l4proto . th dport map @publish-at4",
+        "meta nfproto ipv4 meta l4proto { 6, 17, 132 } dnat ip to meta l4proto . th dport map @publish4",
+        # Neither from nor to these can anything be forwarded: let who asks be refused at once.
+        "ip6 daddr { ::1, fe80::/10 } return",
+        f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish-at6",
+        f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to meta l4proto . th dport map @publish6",
+    ),
+    "guard": (
+        "type filter hook prerouting priority raw; policy accept;",
+        "ip daddr 127.0.0.0/8 iifname @switched counter drop",
+        "ip saddr 127.0.0.0/8 iifname @switched counter drop",
+    ),
+    "prerouting": (
+        "type nat hook prerouting priority dstnat; policy accept;",
+        "fib daddr type local jump published",
+    ),
+    "output": (
+        "type nat hook output priority -100; policy accept;",
+        "fib daddr type local jump published",
+    ),
     "before": (
         "type filter hook prerouting priority raw; policy accept;",
         "iifname @detoured fib daddr . iif oif exists notrack",
@@ -166,6 +248,8 @@ CHAINS: dict[str, tuple[str, ...]] = {
     ),
     "postrouting": (
         "type nat hook postrouting priority srcnat; policy accept;",
+        "ct status dnat iifname . oifname @hairpin masquerade",
+        "ip saddr 127.0.0.0/8 oifname @switched masquerade",
         "oifname @switched accept",
         "meta nfproto ipv4 snat ip to iifname map @source4",
         "meta nfproto ipv6 snat ip6 to iifname map @source6",

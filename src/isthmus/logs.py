@@ -89,6 +89,10 @@ class Journal:
         self.observe = kernel.observe
         self.host = kernel.host
         self.counts = kernel.counts
+        self.hold = kernel.hold
+        self.release = kernel.release
+        self.holder = kernel.holder
+        self.forget = kernel.forget
 
     def apply(self, plan: Plan) -> None:
         """See `Kernel.apply`."""

@@ -121,7 +121,7 @@ class Sandbox:
     `netns` is the name of the namespace: `HOST`, its own (then it bears the sandbox's name), or that of the sandbox
     which it joined. Several sandboxes may share one; it lasts until the last of them is gone, so that those who
     joined keep it while its first owner is made anew. `mode` is Docker's NetworkMode: a network's name, "host",
-    "none", or "container:NAME".
+    "none", or "container:NAME". `exposed` are ports as Docker writes them ("80/tcp"), which `publish_all` published.
     """
 
     id: str
@@ -132,6 +132,38 @@ class Sandbox:
     hostname: str = ""
     labels: Pairs = ()
     sysctls: Pairs = ()
+    exposed: tuple[str, ...] = ()
+    publish_all: bool = False
+    removing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A port of the host, on one *address* of it; None stands for all, 0.0.0.0 and :: for all of their IP version.
+
+    *Protocol* is "tcp", "udp" or "sctp".
+    """
+
+    protocol: str
+    port: int
+    address: IPAddress | None = None
+
+    def __str__(self) -> str:
+        address = self.address or IPv4Address(0)
+        return f"[{address}]:{self.port}" if address.version == 6 else f"{address}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A place on the host that leads to the *port* of a sandbox (an ID); the commit that writes it takes the place.
+
+    *Asked* is what the user wrote for the host's port (a number, a range, or ""), and None where `publish_all` made it.
+    """
+
+    sandbox: str
+    port: int
+    place: Place
+    asked: str | None = ""
     removing: bool = False
 
 
@@ -190,7 +222,7 @@ class Lease:
     until: int
 
 
-Record = Network | Endpoint | Sandbox | HandLink | Setting | Lease
+Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,16 @@ from ipaddress import ip_network
 
 from isthmus import firewall
 from isthmus.drivers import BUILTIN
+from isthmus.firewall import Mode
 from isthmus.kernel import Scope
-from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, Network
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
 from isthmus.naming import Owner
 from isthmus.resources import (
     Address,
     Bridge,
     Child,
     Element,
+    Key,
     Namespace,
     Nickname,
     Port,
@@ -45,6 +47,7 @@ FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables
 _LINKS = (Bridge, Vlan, Veth, Child)
 
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
+BOTH = frozenset(DEFAULT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class Area:
     scope: Scope
 
 
-def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -> Area:
+def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), ruled: AbstractSet[int] = BOTH) -> Area:
     """The namespace *netns*, if somebody still wants it, and whatever leads into it.
 
     What stands on the networks *waiting* (their IDs) cannot be made yet. With an endpoint go the host's routes to it.
+    Ports are published for the IP versions that are *ruled*.
     """
     wanted: list[Resource] = []
     links: set[tuple[str, str]] = set()
@@ -71,11 +75,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
         wanted.extend(Nickname(guest.name, netns) for guest in guests if not guest.removing)
     endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
     removing = {user.id for user in users if user.removing}
-    staying = [
-        endpoint
-        for endpoint in endpoints
-        if not endpoint.removing and endpoint.sandbox not in removing and endpoint.network not in waiting
-    ]
+    staying = _staying(state, endpoints, waiting)
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         settings = tuple(_sysctls(endpoint, netns))
@@ -94,6 +94,8 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
             if touched not in waiting:
                 wanted.extend(_reach(state, touched, partial(_live, state)))
     wanted.extend(_default_routes(state, staying, netns))
+    bindings = [binding for user in users for binding in state.bindings_of(user.id)]
+    wanted.extend(_published(state, bindings, staying, ruled))
     for user in users:
         for link in state.links_of(user.id):
             made = tuple(hand_link(link, netns))
@@ -109,8 +111,75 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset()) -
         links=frozenset(links),
         leaving=frozenset(leaving - links),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
+        elements=frozenset(_places(state, bindings, endpoints)),
     )
     return Area(tuple(wanted), scope)
+
+
+def ports(
+    state: State,
+    user: Sandbox,
+    bindings: Iterable[Binding],
+    waiting: AbstractSet[str] = frozenset(),
+    ruled: AbstractSet[int] = BOTH,
+) -> Area:
+    """Of what `sandbox` would say of *user*, only these *bindings*: a change of one costs the same among many."""
+    bindings = tuple(bindings)
+    endpoints = [one for guest in state.in_netns(user.netns) for one in state.of_sandbox(guest.id)]
+    wanted = tuple(_published(state, bindings, _staying(state, endpoints, waiting), ruled))
+    return Area(wanted, Scope(elements=frozenset(_places(state, bindings, endpoints))))
+
+
+def _staying(state: State, endpoints: Iterable[Endpoint], waiting: AbstractSet[str]) -> list[Endpoint]:
+    """Those of *endpoints* that can be made, and that nothing says are to go."""
+    return [endpoint for endpoint in endpoints if endpoint.network not in waiting and _live(state, endpoint)]
+
+
+def serving(state: State, endpoints: Iterable[Endpoint]) -> Iterator[tuple[IPAddress, Mode]]:
+    """At which addresses of a sandbox its ports are published, and how; at most one for each IP version.
+
+    They are those by which what it sends leaves it, or its answers would not come back to who asks.
+    """
+    endpoints = tuple(endpoints)
+    for version in DEFAULT:
+        if chosen := gateway_endpoint(state, endpoints, version):
+            yield from _targets(state, chosen[0], version)
+
+
+def _targets(state: State, endpoint: Endpoint, version: int) -> Iterator[tuple[IPAddress, Mode]]:
+    network = state.networks[endpoint.network]
+    mode = dict(BUILTIN[network.driver].traits(network).publishing).get(version)
+    if mode:
+        yield from ((one.ip, mode) for one in endpoint.addresses if one.version == version)
+
+
+def _published(
+    state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint], ruled: AbstractSet[int]
+) -> Iterator[Element]:
+    """The elements by which those of *bindings* hold that are to stay, for who stands on *endpoints*."""
+    staying = [one for one in bindings if not (one.removing or state.sandboxes[one.sandbox].removing)]
+    for target, mode in serving(state, endpoints) if staying else ():
+        if target.version in ruled:
+            for binding in staying:
+                yield from firewall.published(binding, target, mode)
+
+
+def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint]) -> Iterator[Key]:
+    """The keys of all elements that *bindings* may have had while there were *endpoints*."""
+    bindings = tuple(bindings)
+    if not bindings:
+        return
+    routed = [
+        target
+        for endpoint in endpoints
+        for version in DEFAULT
+        for target, mode in _targets(state, endpoint, version)
+        if mode is Mode.ROUTED
+    ]
+    for binding in bindings:
+        yield from firewall.places(binding)
+        for target in routed:
+            yield from (one.key for one in firewall.published(binding, target, Mode.ROUTED))
 
 
 def host(
@@ -143,6 +212,7 @@ def host(
                 isinstance(one, Element) and one.set.startswith("enter") for one in resources
             ):
                 versions.update(subnet.version for subnet in network.subnets)
+    wanted.extend(_all_published(state, waiting, rules.firewall))
     wanted.extend(Sysctl(HOST, FORWARDING[version], "1") for version in sorted(versions & rules.forward))
     if host.frames_filtered is False:
         wanted.extend(Sysctl(HOST, name, "0") for name in FRAMES)
@@ -153,6 +223,13 @@ def host(
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)
+
+
+def _all_published(state: State, waiting: AbstractSet[str], ruled: AbstractSet[int]) -> Iterator[Element]:
+    """The elements of all bindings there are."""
+    for name in dict.fromkeys(binding.sandbox for binding in state.bindings()):
+        endpoints = [one for user in state.in_netns(state.sandboxes[name].netns) for one in state.of_sandbox(user.id)]
+        yield from _published(state, state.bindings_of(name), _staying(state, endpoints, waiting), ruled)
 
 
 def _reach(state: State, network: str, counts: Callable[[Endpoint], bool]) -> Iterator[Resource]:
@@ -176,11 +253,14 @@ def _ruled(element: Element, versions: AbstractSet[int]) -> bool:
     return not element.set[-1].isdigit() or int(element.set[-1]) in versions
 
 
-def everything(state: State, of_host: Area, waiting: AbstractSet[str] = frozenset()) -> Area:
+def everything(
+    state: State, of_host: Area, waiting: AbstractSet[str] = frozenset(), ruled: AbstractSet[int] = BOTH
+) -> Area:
     """All that is wanted anywhere, to be held against all that bears our mark; *of_host* is the host's half."""
     namespaces = {user.netns for user in state.sandboxes.values()}
-    areas = [sandbox(state, netns, waiting) for netns in sorted(namespaces)]
-    wanted = [*of_host.desired, *(resource for area in areas for resource in area.desired)]
+    areas = [sandbox(state, netns, waiting, ruled) for netns in sorted(namespaces)]
+    # The rules of published ports are in both halves.
+    wanted = dict.fromkeys((*of_host.desired, *(resource for area in areas for resource in area.desired)))
     scope = Scope(
         namespaces=frozenset(namespaces - {HOST}),
         nicknames=frozenset().union(*(area.scope.nicknames for area in areas)),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from isthmus.addresses import SubnetRequest
 from isthmus.model import HandRoute, IPInterface, Pairs
+from isthmus.ports import Wish
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,8 @@ class EndpointRequest:
 class SandboxRequest:
     """A sandbox to be made, on the networks that *endpoints* names, each with the request for it.
 
+    *Ports* are to be published, those of *publish_all* among them; *exposed* is as in `model.Sandbox`.
+
     *conflicts* names the things that were asked for and that do not go with every mode: "hostname", "dns", "links",
     "extra-hosts", "ports", "exposed-ports", "mac-address".
     """
@@ -60,6 +63,9 @@ class SandboxRequest:
     labels: Pairs = ()
     sysctls: Pairs = ()
     endpoints: tuple[tuple[str, EndpointRequest], ...] = ()
+    ports: tuple[Wish, ...] = ()
+    exposed: tuple[str, ...] = ()
+    publish_all: bool = False
     conflicts: frozenset[str] = frozenset()
 
 

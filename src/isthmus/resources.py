@@ -427,7 +427,8 @@ class Element:
         return self._say("delete")
 
     def _say(self, verb: str) -> str:
-        match = " . ".join(f'"{part}"' if not part[:1].isdigit() else part for part in self.match)
+        # An address or a number needs no quotes; no link has a colon in its name.
+        match = " . ".join(part if part[:1].isdigit() or ":" in part else f'"{part}"' for part in self.match)
         value = f" : {self.value}" if self.value else ""
         return f"nft {verb} element inet {TABLE} {self.set} '{{ {match}{value} }}'"
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from isthmus.addresses import IPNetwork, Pool, SubnetRequest
 from isthmus.model import Pairs
+from isthmus.ports import AUTOMATIC
 
 LEASE = 24 * 3600 * 10**9
 """For how long an address is kept for a sandbox that left, if nobody says otherwise, in nanoseconds."""
@@ -28,7 +29,7 @@ class Rules:
     those of new networks by driver. In the IP versions of *forward* the host is made to forward where a network needs
     it; *closing* keeps it, then, from forwarding between interfaces of others. Without *default_bridge* there is no
     network `bridge`. Our rules are made for the IP versions of *firewall*; packets that bear one of *marks* may enter
-    every network.
+    every network. Ports of the host are chosen from *automatic* where nobody names one.
     """
 
     pools: tuple[Pool, ...]
@@ -41,3 +42,4 @@ class Rules:
     marks: tuple[int, ...] = ()
     default_bridge: DefaultBridge | None = None
     boot_id: str = ""
+    automatic: range = AUTOMATIC

@@ -9,13 +9,13 @@ addresses, their reserved addresses among its own, and passes over what is kept 
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from isthmus.addresses import AddressPool, IPNetwork
 from isthmus.drivers import BUILTIN
 from isthmus.errors import Ambiguous, NetworkNotFound, SandboxNotFound
-from isthmus.model import Endpoint, HandLink, IPAddress, Lease, Network, Record, Sandbox, Setting
+from isthmus.model import Binding, Endpoint, HandLink, IPAddress, Lease, Network, Place, Record, Sandbox, Setting
 
 _T = TypeVar("_T", Network, Sandbox)
 
@@ -37,6 +37,8 @@ class State:
         self._on_network: dict[str, dict[str, None]] = {}
         self._of_sandbox: dict[str, dict[str, None]] = {}
         self._in_netns: dict[str, dict[str, None]] = {}
+        self._bindings: dict[str, dict[Place, Binding]] = {}
+        self._places: dict[tuple[str, int], dict[IPAddress | None, str]] = {}
         self._in_segment: dict[str, dict[str, None]] = {}
         self._leases: dict[str, dict[str, Lease]] = {}
         self._ends: list[tuple[int, str, str]] = []
@@ -50,6 +52,7 @@ class State:
         yield from self.networks.values()
         yield from self.sandboxes.values()
         yield from self.endpoints.values()
+        yield from self.bindings()
         yield from self.links.values()
         yield from (Setting(key, value) for key, value in self.settings.items())
         yield from (lease for leases in self._leases.values() for lease in leases.values())
@@ -65,6 +68,9 @@ class State:
                 self.sandboxes[record.id] = record
                 self._names[Sandbox][record.name] = record.id
                 self._in_netns.setdefault(record.netns, {})[record.id] = None
+            case Binding(place=place):
+                self._bindings.setdefault(record.sandbox, {})[place] = record
+                self._places.setdefault((place.protocol, place.port), {})[place.address] = record.sandbox
             case HandLink():
                 self.links[record.id] = record
             case Setting():
@@ -89,6 +95,8 @@ class State:
                 self._names[Sandbox].pop(record.name, None)
                 self._in_netns.get(record.netns, {}).pop(record.id, None)
                 self._of_sandbox.pop(record.id, None)
+            case Binding():
+                self._drop_binding(record)
             case HandLink():
                 self.links.pop(record.id, None)
             case Setting():
@@ -138,6 +146,19 @@ class State:
         """The sandboxes that share the namespace of this name."""
         return tuple(self.sandboxes[key] for key in self._in_netns.get(netns, ()))
 
+    def bindings(self) -> Iterator[Binding]:
+        """All places on the host that are published."""
+        for of_one in self._bindings.values():
+            yield from of_one.values()
+
+    def bindings_of(self, sandbox: str) -> tuple[Binding, ...]:
+        """Those that lead to the sandbox of this ID, in the order of their making."""
+        return tuple(self._bindings.get(sandbox, {}).values())
+
+    def on_port(self, protocol: str, port: int) -> Mapping[IPAddress | None, str]:
+        """By address, the IDs of the sandboxes to which this port of the host leads."""
+        return self._places.get((protocol, port), {})
+
     def links_of(self, sandbox: str) -> tuple[HandLink, ...]:
         """The links that were put into the sandbox of this ID by hand."""
         return tuple(link for link in self.links.values() if link.sandbox == sandbox)
@@ -170,6 +191,16 @@ class State:
         """The leases that have ended by *now*, and those that end next if there are too many."""
         count = max(bisect_left(self._ends, (now + 1,)), len(self._ends) - _MOST_LEASES)
         return tuple(self._leases[network][name] for _, network, name in self._ends[:count])
+
+    def _drop_binding(self, binding: Binding) -> None:
+        place = binding.place
+        if self._bindings.get(binding.sandbox, {}).pop(place, None):
+            on_port = self._places[place.protocol, place.port]
+            del on_port[place.address]
+            if not on_port:
+                del self._places[place.protocol, place.port]
+        if not self._bindings.get(binding.sandbox):
+            self._bindings.pop(binding.sandbox, None)
 
     def _put_network(self, network: Network) -> None:
         before = self.networks.get(network.id)
@@ -287,6 +318,8 @@ def _order(record: Record) -> tuple[int, int]:
             return 0, record.created
         case Setting():
             return 1, 0
+        case Binding(place=place):
+            return 1, place.port
         case Lease():
             return 2, record.until
         case _:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from isthmus.model import DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
+from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
 from isthmus.questions import WhichLease
 
 
@@ -45,12 +45,26 @@ class NetworkView:
 
 
 @dataclass(frozen=True, slots=True)
+class PortView:
+    """A published port. *Targets* are where it leads, one for each IP version; none where nobody can serve it.
+
+    A target is *routed* if it is reached at its own address, whatever the place on the host.
+    """
+
+    binding: Binding
+    targets: tuple[IPAddress, ...]
+    routed: tuple[IPAddress, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class SandboxView:
-    """A sandbox with its endpoints, ordered by network name, and the path of its namespace's file."""
+    """A sandbox with its endpoints, ordered by network name, its ports, and the path of its namespace's file."""
 
     sandbox: Sandbox
     endpoints: tuple[EndpointView, ...]
     netns_path: str
+    ports: tuple[PortView, ...] = ()
+    trouble: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,8 +191,6 @@ def test_a_sandbox_name_that_could_be_a_path_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("key", "host"),
     [
-        ("HostConfig.PortBindings", {"port_bindings": {"80/tcp": [body.PortBinding()]}}),
-        ("HostConfig.PublishAllPorts", {"publish_all_ports": True}),
         ("HostConfig.Dns", {"dns": ["192.0.2.1"]}),
         ("HostConfig.ExtraHosts", {"extra_hosts": ["a:192.0.2.1"]}),
         ("HostConfig.Links", {"links": ["a"]}),
@@ -539,5 +537,15 @@ def test_an_event_is_a_line_in_dockers_shape() -> None:
 def test_a_sandbox_shape_is_what_its_own_routes_promise() -> None:
     """The command line prints from it."""
     shape = translate.sandbox(SandboxView(Sandbox(WEB.id, "web", 0, "web", "front"), (AT,), "/run/isthmus/netns/web"))
-    assert set(shape) == {"Id", "Name", "Created", "NetworkMode", "NetnsPath", "Labels", "Hostname", "Networks"}
+    assert set(shape) == {
+        "Id",
+        "Name",
+        "Created",
+        "NetworkMode",
+        "NetnsPath",
+        "Labels",
+        "Hostname",
+        "Networks",
+        "Ports",
+    }
     assert shape["Created"] == "1970-01-01T00:00:00Z"

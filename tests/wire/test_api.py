@@ -349,16 +349,14 @@ def test_what_cannot_go_with_anothers_namespace_is_refused(
     assert world.refused(400, "POST", "/sandboxes/create", body, name="side") == message
 
 
-def test_ports_conflict_with_anothers_namespace_and_are_else_not_supported_yet(world: World) -> None:
-    """Two different ways out for the user."""
+def test_ports_conflict_with_anothers_namespace(world: World) -> None:
+    """It is the owner of the namespace whose ports can be published."""
     sandbox(world)
     ports = {"PortBindings": {"80/tcp": [{"HostPort": "8080"}]}}
     body = {"HostConfig": {"NetworkMode": "container:web"} | ports}
     assert world.refused(400, "POST", "/sandboxes/create", body, name="side") == (
         "conflicting options: port publishing and the container type network mode"
     )
-    message = world.refused(501, "POST", "/sandboxes/create", {"HostConfig": ports}, name="side")
-    assert message.startswith("HostConfig.PortBindings is not supported")
 
 
 def test_pruning_sandboxes_spares_all_that_serve_somebody(world: World) -> None:

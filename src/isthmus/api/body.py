@@ -111,6 +111,12 @@ class PortBinding(Body, frozen=True):
     host_port: str = ""
 
 
+class Ports(Body, frozen=True):
+    """POST /sandboxes/{id}/ports and .../ports/remove: ports of a sandbox, as `80/tcp`, with places on the host."""
+
+    port_bindings: dict[str, list[PortBinding]] = {}
+
+
 class HostConfig(Body, frozen=True):
     """The part of Docker's HostConfig that concerns the network."""
 

@@ -443,6 +443,35 @@ def _is_empty(engine: Engine, view: SandboxView) -> bool:
     return all(one.network.driver == "null" for one in view.endpoints) and not engine.links(view.sandbox.id)
 
 
+async def _ports(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    return answer(200, translate.ports(await api.call(lambda engine: engine.sandbox(name), brief=True)))
+
+
+async def _publish(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    wishes = translate.publish_request(body.decode(body.Ports, request.headers, request.body))
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.publish(name, wishes),
+        lambda view: answer(200, translate.ports(view)),
+        brief=len(wishes) <= _BRIEF,
+    )
+
+
+async def _unpublish(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    chosen = translate.unpublish_request(body.decode(body.Ports, request.headers, request.body))
+    return await _change(
+        api, request, lambda engine: engine.unpublish(name, chosen), lambda view: answer(200, translate.ports(view))
+    )
+
+
+_BRIEF = 8
+"""Up to how many ports can be published while the loop waits."""
+
+
 async def _links(api: Api, request: Request) -> Response:
     (name,) = request.names
     return answer(200, [translate.link(view) for view in await api.call(lambda engine: engine.links(name), brief=True)])
@@ -509,6 +538,9 @@ ROUTES = (
     Route("POST", "/sandboxes/create", _create_sandbox),
     Route("POST", "/sandboxes/prune", _prune_sandboxes),
     Route("DELETE", "/sandboxes/{name}", _remove_sandbox),
+    Route("GET", "/sandboxes/{name}/ports", _ports),
+    Route("POST", "/sandboxes/{name}/ports", _publish),
+    Route("POST", "/sandboxes/{name}/ports/remove", _unpublish),
     Route("GET", "/sandboxes/{name}/links", _links),
     Route("POST", "/sandboxes/{name}/links", _add_link),
     Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),

@@ -5,7 +5,8 @@ asks for and we cannot give is refused here by its key, never passed over.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -14,9 +15,10 @@ from isthmus.api import body
 from isthmus.api.filters import Filters
 from isthmus.api.message import Version
 from isthmus.errors import InvalidOption, InvalidRequest, NotImplementedHere
-from isthmus.model import FOREVER, DhcpLease, HandRoute, IPAddress, IPInterface, Network, pairs
+from isthmus.model import FOREVER, Binding, DhcpLease, HandRoute, IPAddress, IPInterface, Network, pairs
+from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.views import EndpointView, Event, Finding, LinkView, NatRule, NetworkView, SandboxView
+from isthmus.views import EndpointView, Event, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
 Shape = dict[str, object]
 
@@ -108,8 +110,54 @@ def sandbox_request(name: str, create: body.SandboxCreate) -> tuple[SandboxReque
     if mode.startswith("container:"):
         return request, ()
     _refuse_later(mode, create)
-    discarded = mode == "host" and given["ports"]
-    return request, ("Published ports are discarded when using host network mode",) if discarded else ()
+    if mode == "host":
+        return request, ("Published ports are discarded when using host network mode",) if given["ports"] else ()
+    wishes = tuple(_wishes(host.port_bindings))
+    exposed = dict.fromkeys(_port_key(*parse_port(text)) for text in (*create.exposed_ports, *host.port_bindings))
+    if host.publish_all_ports:
+        published = {(wish.port, wish.protocol) for wish in wishes}
+        left = (parse_port(text) for text in exposed)
+        wishes += tuple(Wish(*port, asked=None) for port in left if port not in published)
+    return replace(request, ports=wishes, exposed=tuple(exposed), publish_all=host.publish_all_ports), ()
+
+
+def _wishes(bindings: Mapping[str, list[body.PortBinding]]) -> Iterator[Wish]:
+    """The ports that `PortBindings` asks to publish; an empty list leaves address and port to us."""
+    for text, places in bindings.items():
+        port, protocol = parse_port(text)
+        for place in places or (body.PortBinding(),):
+            hosts = parse_hosts(place.host_port)
+            yield Wish(port, protocol, parse_address(place.host_ip), hosts, place.host_port)
+
+
+def publish_request(ports: body.Ports) -> tuple[Wish, ...]:
+    """What is to be published of a sandbox that there is."""
+    wishes = tuple(_wishes(ports.port_bindings))
+    if not wishes:
+        raise InvalidRequest("no port to publish: name some in PortBindings")
+    return wishes
+
+
+def unpublish_request(ports: body.Ports) -> Callable[[Binding], bool]:
+    """Which ports are to be published no more: those of the sandbox that are named, or only some places of theirs."""
+    wishes = tuple(_wishes(ports.port_bindings))
+    if not wishes:
+        raise InvalidRequest("no port to unpublish: name some in PortBindings")
+
+    def chosen(binding: Binding) -> bool:
+        place = binding.place
+        return any(
+            (wish.port, wish.protocol) == (binding.port, place.protocol)
+            and (not wish.hosts or place.port in wish.hosts)
+            and wish.address in {None, place.address}
+            for wish in wishes
+        )
+
+    return chosen
+
+
+def _port_key(port: int, protocol: str) -> str:
+    return f"{port}/{protocol}"
 
 
 def _endpoints(mode: str, create: body.SandboxCreate) -> tuple[tuple[str, EndpointRequest], ...]:
@@ -137,8 +185,6 @@ def _refuse_later(mode: str, create: body.SandboxCreate) -> None:
     host = create.host_config
     lacking = {
         "Domainname": create.domainname,
-        "HostConfig.PortBindings": host.port_bindings if mode != "host" else None,
-        "HostConfig.PublishAllPorts": host.publish_all_ports if mode != "host" else None,
         "HostConfig.Dns": host.dns,
         "HostConfig.DnsOptions": host.dns_options,
         "HostConfig.DnsSearch": host.dns_search,
@@ -349,7 +395,7 @@ def container_summary(view: SandboxView, now: int) -> Shape:
         "ImageID": "",
         "Command": "",
         "Created": sandbox.created // _SECOND,
-        "Ports": [],
+        "Ports": _summary_ports(view),
         "Labels": dict(sandbox.labels),
         "State": "running",
         "Status": f"Up {_lasting((now - sandbox.created) // _SECOND)}",
@@ -412,8 +458,8 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
         "ExecIDs": None,
         "HostConfig": {
             "NetworkMode": sandbox.mode,
-            "PortBindings": {},
-            "PublishAllPorts": False,
+            "PortBindings": _asked_ports(view),
+            "PublishAllPorts": sandbox.publish_all,
             "Dns": [],
             "DnsOptions": [],
             "DnsSearch": [],
@@ -434,13 +480,14 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
             "WorkingDir": "",
             "Entrypoint": None,
             "Labels": dict(sandbox.labels),
+            **({"ExposedPorts": {port: {} for port in sandbox.exposed}} if sandbox.exposed else {}),
         },
         "NetworkSettings": _network_settings(view, version),
     }
 
 
 def _network_settings(view: SandboxView, version: Version) -> Shape:
-    settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": {}}
+    settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": ports(view)}
     if version < (1, 52):
         # Fields from before there were networks; those of an address tell of the default bridge only.
         legacy = next((endpoint(one) for one in view.endpoints if one.network.name == "bridge"), {})
@@ -456,6 +503,54 @@ def _network_settings(view: SandboxView, version: Version) -> Shape:
         }
         settings |= {key: legacy.get(key, 0 if key in numbers else "") for key in (*words, *sorted(numbers))}
     return settings | {"Networks": _networks(view)}
+
+
+def ports(view: SandboxView) -> Shape:
+    """`NetworkSettings.Ports`: where each port is published; null for those that are exposed only."""
+    shape: dict[str, list[Shape]] = {}
+    for one in view.ports:
+        binding = one.binding
+        places = shape.setdefault(_port_key(binding.port, binding.place.protocol), [])
+        places += ({"HostIp": address, "HostPort": port} for address, port in _places(one))
+    exposed: Shape = dict.fromkeys(view.sandbox.exposed)
+    return exposed | {port: places or None for port, places in shape.items()}
+
+
+def _places(view: PortView) -> Iterator[tuple[str, str]]:
+    """Addresses and ports of the host where a port is published: one of each IP version, if it is on all addresses.
+
+    Where it is routed, the port on the host has no meaning.
+    """
+    place = view.binding.place
+    for target in (*view.targets, *view.routed):
+        anywhere = "0.0.0.0" if target.version == 4 else "::"  # noqa: S104 - nothing is bound
+        yield str(place.address or anywhere), "" if target in view.routed else str(place.port)
+
+
+def _asked_ports(view: SandboxView) -> Shape:
+    """`HostConfig.PortBindings`: what the user asked for."""
+    shape: dict[str, list[Shape]] = {}
+    for one in view.ports:
+        binding = one.binding
+        if binding.asked is not None:
+            places = shape.setdefault(_port_key(binding.port, binding.place.protocol), [])
+            places.append({"HostIp": _text(binding.place.address), "HostPort": binding.asked})
+    return dict(shape)
+
+
+def _summary_ports(view: SandboxView) -> list[Shape]:
+    """`Ports` in `GET /containers/json`."""
+    published: list[Shape] = [
+        {"IP": address, "PrivatePort": one.binding.port, "PublicPort": int(port), "Type": one.binding.place.protocol}
+        for one in view.ports
+        for address, port in _places(one)
+        if port
+    ]
+    known = {(shape["PrivatePort"], shape["Type"]) for shape in published}
+    exposed = (parse_port(text) for text in view.sandbox.exposed)
+    return published + [
+        {"PrivatePort": port, "Type": protocol} for port, protocol in exposed if (port, protocol) not in known
+    ]
 
 
 def _networks(view: SandboxView) -> Shape:
@@ -474,6 +569,8 @@ def sandbox(view: SandboxView) -> Shape:
         "Labels": dict(record.labels),
         "Hostname": record.hostname,
         "Networks": _networks(view),
+        "Ports": ports(view),
+        **_trouble(view.trouble),
     }
 
 

@@ -22,6 +22,9 @@ _COMMANDS = {
     "events": "Show what happens, as it happens",
     "info": "Show facts about the daemon and its machine",
     "nat": "Show the NAT rules with their counters",
+    "port": "Show which ports of the host lead to a sandbox",
+    "publish": "Publish more ports of a sandbox",
+    "unpublish": "Publish ports of a sandbox no more",
     "version": "Show the versions of the program and the daemon",
 }
 
@@ -123,6 +126,10 @@ def _single(name: str) -> Command | None:
             from isthmus.cli import nat
 
             return nat.COMMAND
+        case "port" | "publish" | "unpublish":
+            from isthmus.cli import port
+
+            return {"port": port.PORT, "publish": port.PUBLISH, "unpublish": port.UNPUBLISH}[name]
         case "version" | "info" | "events":
             from isthmus.cli import system
 

@@ -19,6 +19,8 @@ from isthmus.cli.flags import (
     mapping,
 )
 from isthmus.cli.output import Fields, Row, each, print_created, print_inspected, print_rows, prune
+from isthmus.cli.port import lines_of
+from isthmus.cli.ports import parse_ports
 from isthmus.cli.values import Record, label_of, natural, pairs, record, records, text
 
 _FIELDS = Fields(
@@ -32,6 +34,7 @@ _FIELDS = Fields(
         "Hostname": "HOSTNAME",
         "NetnsPath": "NAMESPACE",
         "Labels": "LABELS",
+        "Ports": "PORTS",
         "CreatedAt": "CREATED AT",
     },
     shown=("ID", "Name", "NetworkMode", "Networks", "Addresses"),
@@ -70,7 +73,6 @@ def _check_sysctl(value: str) -> str:
 
 def _create(arguments: Arguments) -> int:
     from isthmus.cli.attach import endpoints_of
-    from isthmus.cli.ports import parse_ports
 
     try:
         ports = parse_ports(arguments.texts("publish"), arguments.texts("expose"))
@@ -114,6 +116,7 @@ def _row(sandbox: Record, *, whole: bool) -> Row:
         "Hostname": text(sandbox.get("Hostname")),
         "NetnsPath": text(sandbox.get("NetnsPath")),
         "Labels": pairs(labels),
+        "Ports": ", ".join(lines_of(sandbox.get("Ports"))),
         "CreatedAt": text(sandbox.get("Created")),
         "Label": label_of(labels),
     }

@@ -16,7 +16,7 @@ from ipaddress import ip_interface
 from isthmus import firewall, naming
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
-from isthmus.firewall import Mode, Policy
+from isthmus.firewall import TRANSLATING, Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
 from isthmus.options import Options, Probe, check_interface
@@ -144,7 +144,8 @@ def traits(network: Network) -> Traits:
     """The host is the gateway, and behind it there is nobody but ours; or it is not, on a LAN that has its own."""
     options = parse(network.options)
     if not options.bridged:
-        return Traits(prefix=options.prefix, gateway=True)
+        modes = ((4, options.mode4), (6, options.mode6))
+        return Traits(prefix=options.prefix, gateway=True, publishing=() if network.internal else modes)
     return Traits(
         prefix=options.prefix,
         segment=_device(network),
@@ -177,6 +178,9 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                 hidden = mode is Mode.ISOLATED or (subnet.version == 4 and options.inhibit_ipv4)
                 if subnet.gateway and not hidden:
                     yield Address(HOST, device, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"), mine)
+            if network.ipv4 and options.mode4 in TRANSLATING and not network.internal:
+                # So that 127.0.0.1 can lead to a published port; `firewall` keeps others from using it.
+                yield Sysctl(HOST, f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1")
         if options.uplink:
             yield Port(HOST, options.uplink, device, mine)
     if not options.bridged:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from isthmus.firewall import Mode
 from isthmus.options import Probe
 
 
@@ -17,7 +18,7 @@ class Traits:
     stands for that; "" where the host is the router: then its subnets are apart from all that the host routes. It is
     *wired* if others than ours may be on it, and *probe* tells how they are asked for an address then. It is *switched*
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
-    frames leave it.
+    frames leave it. *publishing* has, for each IP version in which ports of the host can lead there, in what mode.
     """
 
     prefix: str = "eth"
@@ -28,4 +29,5 @@ class Traits:
     wired: bool = False
     switched: bool = False
     nic: str = ""
+    publishing: tuple[tuple[int, Mode], ...] = ()
     probe: Probe = Probe.OFF

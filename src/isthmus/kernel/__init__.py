@@ -4,13 +4,14 @@ Two things speak this protocol, and one suite of tests holds both to it: `linux.
 touches Linux, and `fake.FakeKernel`, which refuses what Linux refuses and removes what Linux removes.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from isthmus.model import Host
+from isthmus.model import Host, IPAddress, Place
 from isthmus.naming import Owner
 from isthmus.plan import Plan
-from isthmus.resources import Resource
+from isthmus.resources import Key, Resource
 
 ELSEWHERE = "?"
 """Stands for the namespace of a pair's other end, or for a parent, that is out of sight or was not looked for."""
@@ -24,8 +25,8 @@ class Scope:
     addresses and its routes. *leaving* are such, too, of links that shall go: what goes with them is not looked for, so
     such a link comes alone, and a pair with its other end `ELSEWHERE`. *ports* are links of others in the host's
     namespace, seen if they are on a bridge of ours. *nicknames* are names by which namespaces of ours may be known
-    besides their own. With *firewall* our table is seen, with all its elements. With *everything*, all that bears our
-    mark is. Sysctls are seen only where they are named.
+    besides their own. *elements* are keys of such in our table; with *firewall* that is seen, with all its elements.
+    With *everything*, all that bears our mark is. Sysctls are seen only where they are named.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -34,6 +35,7 @@ class Scope:
     sysctls: frozenset[tuple[str, str]] = frozenset()
     nicknames: frozenset[str] = frozenset()
     leaving: frozenset[tuple[str, str]] = frozenset()
+    elements: frozenset[Key] = frozenset()
     firewall: bool = False
     everything: bool = False
 
@@ -111,3 +113,18 @@ class Kernel(Protocol):
 
     def counts(self) -> tuple[Count, ...]:
         """The counters of all elements of our table that have one."""
+
+    def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
+        """Keep *places* on the host from all its processes, until `release` or our end.
+
+        The answer has those that cannot be kept, each with the reason. No packet is taken by this.
+        """
+
+    def release(self, places: Iterable[Place]) -> None:
+        """Keep *places* no more."""
+
+    def holder(self, place: Place) -> str:
+        """Which process of the host has *place*, or a part of it; "" if that cannot be told."""
+
+    def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """Have connection tracking forget who went to or came from *addresses*, before somebody has them again."""

@@ -27,7 +27,7 @@ there asks for a mark. `str()` prints all that it holds as the commands that wou
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from errno import (
     EACCES,
@@ -52,9 +52,10 @@ from ipaddress import ip_interface
 from isthmus import firewall
 from isthmus.errors import Refused
 from isthmus.kernel import ELSEWHERE, Count, Scope
-from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface
+from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
 from isthmus.naming import Owner
 from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, fits, sysctl_link
+from isthmus.ports import overlap
 from isthmus.resources import (
     ORDER,
     Address,
@@ -141,6 +142,8 @@ class FakeKernel:
         self._elements: dict[Key, _Element] = {}
         self._strangers: set[str] = set()
         self._forbidden: dict[Key, int] = {}
+        self._held: set[Place] = set()
+        self._listeners: dict[Place, str] = {}
         self._macs = 0
         for link in (_LOOPBACK, *(host.links if host else ())):
             self.add_link(link)
@@ -160,6 +163,8 @@ class FakeKernel:
         other._elements = self._elements.copy()
         other._strangers = self._strangers.copy()
         other._forbidden = self._forbidden.copy()
+        other._held = self._held.copy()
+        other._listeners = self._listeners.copy()
         other._macs = self._macs
         return other
 
@@ -220,6 +225,8 @@ class FakeKernel:
         if self._digest is not None and (scope.firewall or scope.everything):
             seen.add(Table(self._digest))
             seen.update(element.resource for element in self._elements.values())
+        else:
+            seen.update(self._elements[key].resource for key in scope.elements if key in self._elements)
         return frozenset(seen)
 
     def apply(self, plan: Plan) -> None:
@@ -267,6 +274,30 @@ class FakeKernel:
             if netns == HOST and not route.ours and route.link in links and destination.prefixlen
         )
         return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))), self._frames_filtered)
+
+    def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
+        """Keep *places* from `listen`; answer with those that somebody has."""
+        wanted = tuple(places)
+        refused = {place: "address already in use" for place in wanted if self.holder(place)}
+        self._held.update(place for place in wanted if place not in refused)
+        return refused
+
+    def release(self, places: Iterable[Place]) -> None:
+        """Keep *places* no more."""
+        self._held.difference_update(places)
+
+    def holder(self, place: Place) -> str:
+        """The process that `listen`s where *place* is."""
+        return next((name for other, name in self._listeners.items() if _meet(place, other)), "")
+
+    def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """Nothing: here are no connections."""
+
+    def listen(self, place: Place, name: str) -> None:
+        """Have a process called *name* listen at *place*; raises OSError if we keep that."""
+        if any(_meet(place, other) for other in self._held):
+            raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))
+        self._listeners[place] = name
 
     def counts(self) -> tuple[Count, ...]:
         """The counters of all elements of our table that have one."""
@@ -893,3 +924,8 @@ def _in(netns: str) -> str:
 
 def _refused(operation: object, errno: int) -> Refused:
     return Refused(operation, errno, os.strerror(errno))
+
+
+def _meet(one: Place, other: Place) -> bool:
+    """Whether two sockets at these places would be in each other's way."""
+    return (one.protocol, one.port) == (other.protocol, other.port) and overlap(one.address, other.address)

@@ -17,7 +17,7 @@ here, once: what is there already, or gone already, is success; all else is `Ref
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from errno import (
     EADDRINUSE,
@@ -39,6 +39,8 @@ from typing import NamedTuple
 from isthmus import naming
 from isthmus.errors import Refused
 from isthmus.kernel import ELSEWHERE, Count, Scope, netlink
+from isthmus.kernel.flows import Flows
+from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
     IFF_LOOPBACK,
     NLM_F_CREATE,
@@ -70,7 +72,7 @@ from isthmus.kernel.netlink import (
 )
 from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
-from isthmus.model import HOST, Host, HostLink, IPInterface
+from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
 from isthmus.naming import PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
@@ -159,6 +161,8 @@ class LinuxKernel:
     def __init__(self, exec_root: Path, *, known: Path = Path("/run/netns"), pool: int = 4) -> None:
         self._spaces = Spaces(exec_root / "netns", known, pool, _take_back)
         self._firewall = Firewall()
+        self._flows = Flows()
+        self._holds = Holds()
         self._inet6 = os.path.exists("/proc/sys/net/ipv6")
         # Any number does that nobody has; from up here, the kernel does not give them out itself.
         self._index = (1 << 20) + _chance(3)
@@ -170,6 +174,8 @@ class LinuxKernel:
         """Give all descriptors back. What was made stays."""
         self._spaces.close()
         self._firewall.close()
+        self._flows.close()
+        self._holds.close()
 
     def observe(self, scope: Scope) -> frozenset[Resource]:
         """See `Kernel.observe`."""
@@ -199,8 +205,8 @@ class LinuxKernel:
                     found.add(Sysctl(netns, name, " ".join(spaces.read(space, _path(name)).split())))
                 except OSError:
                     continue  # this kernel or namespace has no such setting
-        if scope.firewall or scope.everything:
-            found.update(self._firewall.observe())
+        whole = scope.firewall or scope.everything
+        found.update(self._firewall.observe() if whole else self._firewall.look_up(scope.elements))
         return frozenset(found)
 
     def apply(self, plan: Plan) -> None:
@@ -211,13 +217,15 @@ class LinuxKernel:
         """
         if not plan.remove and not plan.make:
             self._firewall.apply((*plan.tighten, *plan.loosen))
-            return
-        self._firewall.apply(plan.tighten)
-        if plan.remove:
-            self._remove_all(plan.remove)
-        if plan.make:
-            self._make_all(plan.make)
-        self._firewall.apply(plan.loosen)
+        else:
+            self._firewall.apply(plan.tighten)
+            if plan.remove:
+                self._remove_all(plan.remove)
+            if plan.make:
+                self._flows.expect(plan.make)
+                self._make_all(plan.make)
+            self._firewall.apply(plan.loosen)
+        self._flows.redirect(plan)
 
     def host(self) -> Host:
         """See `Kernel.host`. Left out are default routes, and what is local, broadcast, multicast or link-local."""
@@ -261,6 +269,22 @@ class LinuxKernel:
         """See `Kernel.counts`."""
         return self._firewall.counts()
 
+    def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
+        """See `Kernel.hold`."""
+        return self._holds.hold(places)
+
+    def release(self, places: Iterable[Place]) -> None:
+        """See `Kernel.release`."""
+        self._holds.release(places)
+
+    def holder(self, place: Place) -> str:
+        """See `Kernel.holder`."""
+        return holder(place)
+
+    def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """See `Kernel.forget`: it is done by the next `reap`."""
+        self._flows.forget(addresses)
+
     @property
     def prepared(self) -> int:
         """How many namespaces were made ahead of need and not used yet."""
@@ -271,11 +295,12 @@ class LinuxKernel:
         self._spaces.prepare()
 
     def reap(self) -> None:
-        """Delete all links that were retired: 15 milliseconds, and 30 for a hundred of them."""
+        """Delete all links that were retired (15 milliseconds, 30 for a hundred), and forget who used them."""
         while self._dying:
             netns, _ = self._dying.popitem()
             if space := self._spaces.find(netns):
                 space.socket.attempt(dellink_group(DYING))  # ENODEV: none is left
+        self._flows.clear()
 
     @property
     def dying(self) -> bool:

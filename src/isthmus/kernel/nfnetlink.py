@@ -214,6 +214,13 @@ def getelements(table: str, name: str, *, family: int = NFPROTO_INET) -> bytes:
     return _message(NFT_MSG_GETSETELEM, NLM_F_REQUEST | NLM_F_DUMP, family, _set(table, name))
 
 
+def getelement(table: str, name: str, key: bytes, *, family: int = NFPROTO_INET) -> bytes:
+    """Ask for one element of a set or map (`Socket.ask`, then `elements`); ENOENT if it is not there."""
+    one = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _data(NFTA_SET_ELEM_KEY, key))
+    (message,) = _elements(NFT_MSG_GETSETELEM, NLM_F_REQUEST, family, _set(table, name), (one,))
+    return message
+
+
 def gettables(*, family: int = 0) -> bytes:
     """Ask for all tables (`Socket.dump`, then `table`), or those of one family."""
     return _message(NFT_MSG_GETTABLE, NLM_F_REQUEST | NLM_F_DUMP, family, b"")

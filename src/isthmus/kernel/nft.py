@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOENT
 from ipaddress import IPv4Address, IPv6Address
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ from isthmus.kernel.netlink import NETLINK_NETFILTER, NetlinkError, Socket
 from isthmus.kernel.nfnetlink import NFPROTO_INET, Verdict
 from isthmus.naming import TABLE
 from isthmus.plan import Change, Operation, Remove
-from isthmus.resources import Element, Table
+from isthmus.resources import Element, Key, Table
 
 
 class _Type(NamedTuple):
@@ -44,6 +45,10 @@ _TYPES = {
     ),
     "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), ""),
     "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), ""),
+    "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), ""),
+    "inet_service": _Type(
+        2, lambda text: nfnetlink.inet_service(int(text)), lambda raw: str(int.from_bytes(raw, "big")), ""
+    ),
 }
 _VERDICTS = {
     "accept": nfnetlink.ACCEPT,
@@ -55,10 +60,25 @@ _WORDS = {verdict: word for word, verdict in _VERDICTS.items()}
 _JUMPS = {nfnetlink.NFT_JUMP: "jump", nfnetlink.NFT_GOTO: "goto"}
 
 
+def _join(fields: Sequence[_Type], parts: Sequence[str]) -> bytes:
+    """Return the bytes of *parts*, one for each of *fields*; several are a concatenation."""
+    if len(fields) == 1:
+        return fields[0].encode(parts[0])
+    return nfnetlink.concat(*(field.encode(part) for field, part in zip(fields, parts, strict=True)))
+
+
+def _split(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
+    """Return the parts that `_join` joined."""
+    if len(fields) == 1:
+        return (fields[0].decode(raw),)
+    parts = nfnetlink.split(raw, [field.size for field in fields])
+    return tuple(field.decode(part) for field, part in zip(fields, parts, strict=True))
+
+
 class _Set:
     """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
 
-    __slots__ = ("counted", "fields", "name", "value")
+    __slots__ = ("counted", "fields", "name", "value", "values")
 
     def __init__(self, name: str, definition: str) -> None:
         first, *options = (part.strip() for part in definition.split(";"))
@@ -66,21 +86,19 @@ class _Set:
         self.name = name
         self.fields = tuple(_TYPES[field] for field in key.split(" . "))
         self.value = value
+        self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
         self.counted = "counter" in options
 
     def key(self, element: Element) -> bytes:
         """Return the bytes of what *element* matches."""
-        if len(self.fields) == 1:
-            return self.fields[0].encode(element.match[0])
-        parts = zip(self.fields, element.match, strict=True)
-        return nfnetlink.concat(*(field.encode(part) for field, part in parts))
+        return _join(self.fields, element.match)
 
     def encode(self, element: Element) -> nfnetlink.Element:
         """Return *element* as the kernel has it."""
         if not self.value:
             return nfnetlink.Element(self.key(element))
         if self.value != "verdict":
-            return nfnetlink.Element(self.key(element), _TYPES[self.value].encode(element.value))
+            return nfnetlink.Element(self.key(element), _join(self.values, element.value.split(" . ")))
         verb, _, chain = element.value.partition(" ")
         codes = [code for code, word in _JUMPS.items() if word == verb]
         return nfnetlink.Element(self.key(element), Verdict(codes[0], chain) if codes else _VERDICTS[verb])
@@ -91,15 +109,12 @@ class _Set:
         if isinstance(value, Verdict):
             word = f"{_JUMPS[value.code]} {value.chain}" if value.code in _JUMPS else _WORDS[value]
         else:
-            word = "" if value is None else _TYPES[self.value].decode(value)
+            word = "" if value is None else " . ".join(_split(self.values, value))
         return firewall.element(self.name, self.match(element.key), word)
 
     def match(self, key: bytes) -> tuple[str, ...]:
         """Return what these bytes match."""
-        if len(self.fields) == 1:
-            return (self.fields[0].decode(key),)
-        raw = nfnetlink.split(key, (field.size for field in self.fields))
-        return tuple(field.decode(part) for field, part in zip(self.fields, raw, strict=True))
+        return _split(self.fields, key)
 
     def text(self, element: Element) -> str:
         """Return the line for `nft -f` that adds *element*."""
@@ -116,6 +131,9 @@ _OLD_TABLES = (
     "/proc/thread-self/net/ip6_tables_names",
     "/proc/thread-self/net/arp_tables_names",
 )
+
+_FEW = 8
+"""Up to how many elements are asked for one by one, rather than all of a set."""
 
 _HOOKS = {"prerouting": 0, "input": 1, "forward": 2, "output": 3, "postrouting": 4}
 _FORWARDED = frozenset({_HOOKS["prerouting"], _HOOKS["forward"], _HOOKS["postrouting"]})
@@ -178,6 +196,20 @@ class Firewall:
         yield Table(digest)
         yield from found
 
+    def look_up(self, keys: Iterable[Key]) -> Iterator[Element]:
+        """Yield those of our elements that have one of these *keys*, none if the table or the set is gone."""
+        wanted: dict[str, list[tuple[str, ...]]] = {}
+        for _, name, *match in keys:
+            wanted.setdefault(name, []).append(tuple(match))
+        for name, matches in wanted.items():
+            kind = _SETS[name]
+            sought = {_join(kind.fields, match) for match in matches}
+            if len(sought) > _FEW:
+                found = self._elements(kind) or []
+            else:
+                found = [one for key in sought for one in self._element(kind, key)]
+            yield from (kind.decode(one) for one in found if one.key in sought)
+
     def has_strangers(self) -> bool:
         """Whether others filter what is forwarded, with nftables or with the iptables of old."""
         chains = map(nfnetlink.chain, self._socket.dump(nfnetlink.getchains()))
@@ -200,7 +232,7 @@ class Firewall:
             self._load(tables[0], _wanted((), operations), digest)
         elif operations:
             try:
-                self._commit((operation, _requests(operation)) for operation in operations)
+                self._commit(_gathered(operations))
             except Refused:
                 self._insist(operations)
 
@@ -305,6 +337,15 @@ class Firewall:
             raise
         return [element for message in answers for element in nfnetlink.elements(message)]
 
+    def _element(self, kind: _Set, key: bytes) -> list[nfnetlink.Element]:
+        """Return the one element with this *key*, if it is there."""
+        try:
+            return nfnetlink.elements(self._socket.ask(nfnetlink.getelement(TABLE, kind.name, key)))
+        except NetlinkError as error:
+            if error.errno == ENOENT:
+                return []
+            raise
+
 
 def _old_tables(path: str) -> str:
     """Return the names of the tables that the iptables of old have in this namespace, as /proc tells them."""
@@ -323,6 +364,27 @@ def _wanted(present: Iterable[Element], operations: Iterable[Operation]) -> dict
         elif isinstance(operation.resource, Element):
             wanted[operation.resource.key] = operation.resource
     return wanted
+
+
+def _gathered(operations: Sequence[Operation]) -> Iterator[tuple[Operation, list[bytes]]]:
+    """Yield the messages for *operations*, in order; those that do the same to one set are one message.
+
+    A refusal of it is told of the first of them.
+    """
+
+    def alike(operation: Operation) -> tuple[type, str]:
+        element = operation.resource
+        return type(operation), element.set if isinstance(element, Element) else ""
+
+    for (kind, name), group in groupby(operations, alike):
+        same = list(group)
+        elements = [one.resource for one in same if isinstance(one.resource, Element)]
+        if len(same) == 1 or kind is Change:
+            yield from ((one, _requests(one)) for one in same)
+        elif kind is Remove:
+            yield same[0], nfnetlink.delelements(TABLE, name, map(_SETS[name].key, elements))
+        else:
+            yield same[0], nfnetlink.newelements(TABLE, name, map(_SETS[name].encode, elements))
 
 
 def _requests(operation: Operation) -> list[bytes]:

@@ -1,6 +1,7 @@
 """Records as a store keeps them: a key that is a path, and bytes that are JSON.
 
     network/<id>   endpoint/<network>/<id>   sandbox/<id>   link/<sandbox>/<id>   setting/<id>   lease/<network>/<name>
+    port/<sandbox>/<protocol>/<port>/<address>
 
 A value is `{"format": 1, "record": {...}}`, with the fields of the record by name and addresses as text. A field that
 is lacking has its default, and one that is unknown is passed over. So a field can be added to a record, and either
@@ -18,7 +19,7 @@ import msgspec
 
 from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidRequest, StoreUnavailable
-from isthmus.model import Endpoint, HandLink, IPAddress, IPInterface, Lease, Network, Record, Sandbox, Setting
+from isthmus.model import Binding, Endpoint, HandLink, IPAddress, IPInterface, Lease, Network, Record, Sandbox, Setting
 
 FORMAT = 1
 """The format that is written, and the highest that is read."""
@@ -31,22 +32,21 @@ _PARSERS: dict[object, Callable[[str], object]] = {
     IPInterface: ip_interface,
     IPNetwork: ip_network,
 }
+_PREFIXES: dict[type, str] = {Network: "network", Sandbox: "sandbox", Setting: "setting"}
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def key(record: Record) -> str:
     """Return the key under which *record* is kept."""
     match record:
-        case Network():
-            return f"network/{record.id}"
+        case Network() | Sandbox() | Setting():
+            return f"{_PREFIXES[type(record)]}/{record.id}"
         case Endpoint():
             return f"endpoint/{record.network}/{record.id}"
-        case Sandbox():
-            return f"sandbox/{record.id}"
+        case Binding(place=place):
+            return f"port/{record.sandbox}/{place.protocol}/{place.port}/{place.address or '*'}"
         case HandLink():
             return f"link/{record.sandbox}/{record.id}"
-        case Setting():
-            return f"setting/{record.id}"
         case Lease():
             return f"lease/{record.network}/{record.name}"
 
@@ -172,6 +172,7 @@ _RECORDS = {
     "network": _record_reader(Network),
     "endpoint": _record_reader(Endpoint),
     "sandbox": _record_reader(Sandbox),
+    "port": _record_reader(Binding),
     "link": _record_reader(HandLink),
     "setting": _record_reader(Setting),
     "lease": _record_reader(Lease),

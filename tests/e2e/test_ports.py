@@ -1,0 +1,393 @@
+"""Published ports with real packets: who reaches them, as whom, from where; what happens when they change."""
+
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.hosts import (
+    HOST_ADDRESS,
+    HOST_ADDRESS6,
+    OUTSIDE,
+    Host,
+    Machine,
+    Place,
+    World,
+    elements,
+    seen,
+    until,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
+
+DOCS = Path(__file__).parents[2] / "docs/ports.md"
+MODE4 = "com.docker.network.bridge.gateway_mode_ipv4"
+MODE6 = "com.docker.network.bridge.gateway_mode_ipv6"
+GATEWAYS = {4: "10.5.0.1", 6: "fd00:5::1"}
+HOST_ADDRESSES = {4: HOST_ADDRESS, 6: HOST_ADDRESS6}
+LOOPBACKS = {4: "127.0.0.1", 6: "::1"}
+
+# The table.
+
+
+def _table() -> list[list[str]]:
+    """The cells of the table in the documentation, with its first row."""
+    text = DOCS.read_text().partition("## Who reaches it")[2].partition("\n## ")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", text, re.MULTILINE)
+    ]
+
+
+HEAD, _, *ROWS = _table()
+CELLS = [
+    (row[0], column, version, protocol, cell)
+    for row in ROWS
+    for column, cell in zip(HEAD[1:], row[1:], strict=True)
+    for version, protocol in product((4, 6), ("tcp", "udp"))
+    if cell and column not in {"127.0.0.1", "::1"} - {LOOPBACKS[version]}
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Street:
+    """A sandbox with published ports, and everybody who may ask."""
+
+    askers: dict[str, Place]
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Street]:
+    """One world for all questions: nobody changes it."""
+    with World(tmp_path_factory.mktemp("street")) as world:
+        host, outside = world.internet()
+        host.start()
+        for name, number, flags in (("front", 5, ""), ("other", 6, ""), ("inner", 7, "--internal")):
+            host.network(name, f"{flags} --ipv6 --subnet 10.{number}.0.0/24 --subnet fd00:{number}::/64")
+        web = host.sandbox("web", "--network front -p 8080:80 -p 8080:80/udp")
+        world.serve(web)
+        askers: dict[str, Place] = {"somebody outside": outside, "the host itself": host, "the sandbox itself": web}
+        askers["a neighbour on its bridge"] = host.sandbox("neighbour", "--network front")
+        askers["a sandbox on another network"] = host.sandbox("stranger", "--network other")
+        inmate = askers["a sandbox on an internal network"] = host.sandbox("inmate", "--network inner")
+        # Who is root inside makes himself a way out.
+        inmate.batch("route add default via 10.7.0.1", "route add ::/0 via fd00:7::1")
+        yield Street(askers)
+
+
+def _own(asker: Place, version: int, address: str) -> str:
+    """As whom *asker* goes out, if nobody translates him."""
+    if isinstance(asker, Host):
+        return address
+    return asker.address("eth0", version)
+
+
+@pytest.mark.parametrize(("who", "column", "version", "protocol", "cell"), CELLS)
+def test_each_cell_of_the_table_is_true(  # noqa: PLR0917 - a cell
+    street: Street, who: str, column: str, version: int, protocol: str, cell: str
+) -> None:
+    """The client's address is what servers log, limit and trust."""
+    addresses = {"an address of the host": HOST_ADDRESSES, "the network's gateway address": GATEWAYS}
+    address = addresses.get(column, LOOPBACKS)[version]
+    asker = street.askers[who]
+    if cell in {"own", "gateway"}:
+        expected = _own(asker, version, address) if cell == "own" else GATEWAYS[version]
+        assert seen(asker, address, protocol, port=8080) == expected
+    elif cell == "refused" and protocol == "tcp":
+        with asker.socket(socket.AF_INET6, socket.SOCK_STREAM) as client, pytest.raises(ConnectionRefusedError):
+            client.connect((address, 8080))
+    else:
+        assert cell in {"refused", "nothing"}
+        assert seen(asker, address, protocol, patience=0.25, port=8080) is None
+
+
+def test_the_table_has_a_row_for_everybody() -> None:
+    """A table that nobody reads, or that lost a row, would be true in vain."""
+    assert len(ROWS) == 6
+    assert len(CELLS) == 6 * 2 * 4 + 4
+
+
+# Forms of publishing.
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A host with a network, and somebody outside."""
+
+    world: World
+    host: Host
+    outside: Machine
+
+    def serve(self, name: str, flags: str, port: int = 80) -> Place:
+        """A sandbox on `front`, in which somebody answers."""
+        place = self.host.sandbox(name, f"--network front {flags}")
+        self.world.serve(place, port)
+        return place
+
+
+@pytest.fixture
+def site(world: World) -> Site:
+    """A host with a network of both families."""
+    host, outside = world.internet()
+    host.start()
+    host.network("front", "--ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64")
+    return Site(world, host, outside)
+
+
+def refused(place: Place, address: str, port: int) -> bool:
+    """Whether *place* is told at once that nobody listens there."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with place.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        try:
+            client.connect((address, port))
+        except ConnectionRefusedError:
+            return True
+    return False
+
+
+def test_a_port_at_one_address_is_at_no_other(site: Site) -> None:
+    """`-p 127.0.0.1:...` is how databases are kept from the world."""
+    site.serve("web", "-p 127.0.0.1:8080:80 -p [2001:db8:113::2]:8081:80")
+    assert seen(site.host, "127.0.0.1", port=8080) == "10.5.0.1"
+    assert refused(site.outside, HOST_ADDRESS, 8080)
+    assert refused(site.host, HOST_ADDRESS, 8080)
+    assert seen(site.outside, HOST_ADDRESS6, port=8081) == "2001:db8:113::1"
+    assert refused(site.outside, HOST_ADDRESS, 8081)
+
+
+def test_ranges_and_ports_that_we_choose(site: Site) -> None:
+    """As `docker run -p`: each to its own, one of many, any, and all that is exposed."""
+    site.serve("web", "-p 9000-9002:80-82 -p 9000-9009:80 -p 81 -P --expose 83/udp")
+    lines = site.host.isthmus("port web").splitlines()
+    places = {tuple(line.split(" -> ")) for line in lines if "0.0.0.0" in line}
+    assert {("80/tcp", "0.0.0.0:9000"), ("81/tcp", "0.0.0.0:9001"), ("82/tcp", "0.0.0.0:9002")} <= places
+    assert ("80/tcp", "0.0.0.0:9003") in places
+    low, high = map(int, site.host.sysctl("net.ipv4.ip_local_port_range").split())
+    chosen = [int(place.rpartition(":")[2]) for port, place in places if port in {"81/tcp", "83/udp"}]
+    assert len([port for port in chosen if low <= port <= high]) == 2
+    assert seen(site.outside, HOST_ADDRESS, port=9003) == OUTSIDE
+
+
+def test_docker_clients_see_the_ports_as_docker_shows_them(site: Site) -> None:
+    """Compose, Traefik and docker-py read these shapes."""
+    site.serve("web", "-p 8080:80 --expose 90")
+    client = site.host.api()
+    shape = client.ask("GET", "/containers/web/json")
+    both = [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]
+    assert shape["NetworkSettings"]["Ports"] == {"80/tcp": both, "90/tcp": None}
+    assert shape["HostConfig"]["PortBindings"] == {"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}
+    assert shape["Config"]["ExposedPorts"] == {"80/tcp": {}, "90/tcp": {}}
+    (summary,) = client.ask("GET", "/containers/json")
+    assert {"IP": "0.0.0.0", "PrivatePort": 80, "PublicPort": 8080, "Type": "tcp"} in summary["Ports"]
+    assert {"PrivatePort": 90, "Type": "tcp"} in summary["Ports"]
+
+
+def test_ports_change_while_the_sandbox_runs(site: Site) -> None:
+    """No other engine can; a port must come and go with its answer, and others must not notice."""
+    site.serve("web", "-p 8080:80")
+    assert "80/tcp -> 0.0.0.0:8081" in site.host.isthmus("publish web 8081:80")
+    assert seen(site.outside, HOST_ADDRESS, port=8081) == OUTSIDE
+    site.host.isthmus("unpublish web 8081:80")
+    assert refused(site.outside, HOST_ADDRESS, 8081)
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    assert "no such port" in site.host.refused("unpublish web 8081:80")
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_routed_network_opens_the_port_at_the_sandboxs_own_address(world: World, version: int) -> None:
+    """Where nothing is translated, `-p` says what may come in, and only that."""
+    host, outside = world.internet()
+    host.start()
+    flags = f"-o {MODE4}=routed -o {MODE6}=routed --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64"
+    host.network("front", flags)
+    web = host.sandbox("web", "--network front -p 8080:80")
+    world.serve(web)
+    world.serve(web, 81)
+    address = web.address("eth0", version)
+    assert seen(outside, address) == (OUTSIDE if version == 4 else "2001:db8:113::1")
+    assert seen(outside, address, patience=0.25, port=81) is None
+    assert refused(outside, HOST_ADDRESSES[version], 8080)
+
+
+# Taken.
+
+
+def test_a_port_of_another_sandbox_is_refused_with_its_name(site: Site) -> None:
+    """That it is allocated already sends its reader searching; by whom does not."""
+    site.host.isthmus("sandbox create db --network front -p 8080:80")
+    complaint = site.host.refused("sandbox create web --network front -p 127.0.0.1:8080:80")
+    assert "Bind for 127.0.0.1:8080 failed: port is already allocated (by sandbox db)" in complaint
+    assert "No such container" in site.host.refused("sandbox inspect web")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_a_port_of_a_process_is_refused_with_its_name(site: Site, kind: str) -> None:
+    """The port of the host's own sshd must not be taken from it, and who has it must be found without tools."""
+    what = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    with site.host.socket(socket.AF_INET, what) as mine:
+        mine.bind((HOST_ADDRESS, 8080))
+        complaint = site.host.refused(f"sandbox create web --network front -p 8080:80/{kind}")
+    name = Path("/proc/self/comm").read_text().strip()
+    assert f"address already in use (by {name}, process {os.getpid()})" in complaint
+    assert site.host.isthmus("sandbox ls -q") == ""
+    site.host.isthmus(f"sandbox create web --network front -p 8080:80/{kind}")
+
+
+def test_one_of_many_passes_over_what_processes_have(site: Site) -> None:
+    """Who asks for any port wants one that works."""
+    with site.host.socket(socket.AF_INET, socket.SOCK_STREAM) as mine:
+        mine.bind(("127.0.0.1", 9000))
+        site.host.isthmus("sandbox create web --network front -p 9000-9001:80")
+    assert "0.0.0.0:9001" in site.host.isthmus("port web")
+
+
+@pytest.mark.parametrize("kind", ["tcp", "udp"])
+def test_no_process_gets_a_published_port(site: Site, kind: str) -> None:
+    """It would listen where nothing arrives; when the port is free again, it is free at once."""
+    site.host.isthmus(f"sandbox create web --network front -p 8080:80/{kind}")
+    what = socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM
+    with site.host.socket(socket.AF_INET, what) as mine:
+        with pytest.raises(OSError, match="in use"):
+            mine.bind(("127.0.0.1", 8080))
+        site.host.isthmus("sandbox rm web")
+        mine.bind(("127.0.0.1", 8080))
+
+
+def test_an_address_that_the_host_lacks_is_refused(site: Site) -> None:
+    """A typing mistake in the address would else publish nothing, silently."""
+    assert "annot assign requested address" in site.host.refused(
+        "sandbox create web --network front -p 192.0.2.99:8080:80"
+    )
+
+
+# Deaths, and changes elsewhere.
+
+
+@pytest.mark.parametrize("port", [80, 81])
+def test_ports_serve_while_the_daemon_is_dead_and_stand_after_its_return(site: Site, port: int) -> None:
+    """A daemon's death is nobody's outage, and its return withdraws nothing."""
+    site.serve("web", f"-p 8080:{port}", port)
+    site.host.kill()
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    site.host.start()
+    assert site.host.planned_nothing
+    assert seen(site.outside, HOST_ADDRESS6, port=8080) == "2001:db8:113::1"
+    assert "0.0.0.0:8080" in site.host.isthmus("port web")
+    assert "already allocated" in site.host.refused("sandbox create two --network front -p 8080:80")
+
+
+def test_who_took_a_port_while_the_daemon_was_away_is_named(site: Site) -> None:
+    """It listens in vain, and its user must be able to find out why."""
+    site.serve("web", "-p 8080:80")
+    site.host.kill()
+    with site.host.socket(socket.AF_INET, socket.SOCK_STREAM) as mine:
+        mine.bind(("127.0.0.1", 8080))
+        site.host.start()
+        (shape,) = json.loads(site.host.isthmus("sandbox inspect web"))
+        assert f"process {os.getpid()}" in " ".join(shape["Trouble"])
+        assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+
+
+def test_flushed_rules_come_back_with_their_ports(site: Site) -> None:
+    """`nft flush ruleset` is a habit; an outage until the next restart is not its price."""
+    site.serve("web", "-p 8080:80")
+    site.host.run("nft flush ruleset")
+    until(lambda: elements(site.host, "publish4"), "the port stays away")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+
+
+def test_a_port_follows_the_default_route(site: Site) -> None:
+    """Answers leave by the default route: published elsewhere, they would never come back."""
+    web = site.serve("web", "-p 8080:80")
+    site.host.network("back", "--subnet 10.6.0.0/24")
+    site.host.isthmus("network connect --gw-priority 5 back web")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    (element,) = elements(site.host, "publish4")
+    assert web.address("eth1") in json.dumps(element)
+    site.host.isthmus("network disconnect back web")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    site.host.isthmus("network disconnect front web")
+    assert elements(site.host, "publish4") == []
+
+
+def test_a_flow_of_datagrams_moves_to_the_new_sandbox_at_once(site: Site) -> None:
+    """Connection tracking keeps a flow that never pauses; DNS and telemetry went to dead containers for hours."""
+    old, new = site.host.sandbox("old", "--network front -p 53:53/udp"), site.host.sandbox("new", "--network front")
+    with (
+        old.socket(socket.AF_INET, socket.SOCK_DGRAM) as before,
+        new.socket(socket.AF_INET, socket.SOCK_DGRAM) as after,
+        site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        for server in (before, after):
+            server.bind(("", 53))
+            server.settimeout(5)
+        client.connect((HOST_ADDRESS, 53))
+        client.send(b"one")
+        assert before.recv(64) == b"one"
+        site.host.isthmus("unpublish old 53/udp")
+        client.send(b"lost")
+        client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which is that nobody was there
+        site.host.isthmus("publish new 53:53/udp")
+        client.send(b"two")
+        assert after.recv(64) == b"two"
+        before.settimeout(0)
+        with pytest.raises(BlockingIOError):
+            before.recv(64)
+
+
+def test_connections_through_an_unpublished_port_are_forgotten(site: Site) -> None:
+    """Both ways: the server's words do not reach the client any more, either."""
+    web = site.host.sandbox("web", "--network front -p 8080:80")
+    with (
+        web.socket(socket.AF_INET, socket.SOCK_STREAM) as server,
+        site.outside.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
+    ):
+        server.bind(("", 80))
+        server.listen()
+        client.connect((HOST_ADDRESS, 8080))
+        connection, _ = server.accept()
+        site.host.isthmus("unpublish web 80")
+        # It is done when nobody asks for anything.
+        until(lambda: _cut(connection, client), "the connection goes on")
+        connection.close()
+
+
+def _cut(server: socket.socket, client: socket.socket) -> bool:
+    client.settimeout(0.02)
+    try:
+        server.send(b"x")
+        client.recv(64)
+    except TimeoutError:
+        return True
+    except OSError:
+        return True
+    return False
+
+
+# The loopback's guard.
+
+
+def test_a_sandbox_does_not_reach_the_hosts_loopback(site: Site) -> None:
+    """What listens on 127.0.0.1 trusts all who come; `route_localnet` must not let them in (CVE-2020-8558)."""
+    web = site.serve("web", "-p 8080:80")
+    site.world.serve(site.host, 90)
+    web.batch("route add 127.0.0.9/32 via 10.5.0.1 table 9", "rule add to 127.0.0.9 table 9 pref 0")
+    web.run("sysctl -qw net.ipv4.conf.eth0.route_localnet=1")
+    # Local delivery comes first by default: it has to come after the rule.
+    web.batch("rule add pref 100 lookup local", "rule del pref 0 lookup local")
+    assert seen(web, "127.0.0.9", patience=0.25, port=90) is None
+    dropped = re.search(r"daddr 127.0.0.0/8 .* packets (\d+)", site.host.run("nft list chain inet isthmus guard"))
+    assert dropped is not None
+    assert int(dropped[1]) > 0
+
+
+def test_ports_hold_for_programs_of_the_host_with_any_loopback_address(site: Site) -> None:
+    """127.0.0.2 is the loopback as well."""
+    site.serve("web", "-p 8080:80")
+    assert seen(site.host, "127.0.0.2", port=8080) == "10.5.0.1"
