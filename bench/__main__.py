@@ -11,10 +11,10 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import addresses, attach, footprint, lan, path, peers, profile, world
+from bench import addresses, attach, footprint, lan, path, peers, ports, profile, world
 from bench.report import Machine, Report, put_into
 
-PARTS = ("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "lan", "scale", "restart")
+PARTS = ("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "scale", "restart")
 
 _QUICK = (attach.Pace(8, 10, 6, 3, 3, 1000), path.PathPace(9, 0.1, both_settings=False), 10, 2)
 _FULL = (attach.Pace(40, 10, 8, 10, 10, 1000), path.PathPace(75, 0.1, both_settings=True), 40, 5)
@@ -74,6 +74,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "sustain": partial(attach.sustain, daemon, floor, report, pace),
         "crowd": partial(attach.crowd, daemon, floor, report, pace),
         "path": partial(path.measure, here, daemon, report, path_pace),
+        "ports": partial(ports.measure, here, daemon, report, path_pace, listings),
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
         "scale": scale,
         "restart": lambda: footprint.restart(here, daemon, names, report, restarts),

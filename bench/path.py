@@ -39,11 +39,12 @@ _RULE = """table ip byhand {
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """From where a party's traffic comes, and to which address it goes."""
+    """From where a party's traffic comes, and to which address and port it goes."""
 
     party: str
     source: str
     address: str
+    port: str = "5000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ def measure(world: World, daemon: Daemon, report: Report, pace: PathPace) -> Non
     """Measure the way across a bridge and the way out."""
     load = str(world.build("load", "-static"))
     _outside()
-    hosts = (*map(_by_hand, HANDS), daemon.host)
+    hosts = (*map(by_hand, HANDS), daemon.host)
     for number, host in enumerate(hosts, 1):
         _uplink(host, number)
     for name in ("t1", "t2"):
@@ -96,7 +97,7 @@ def compare(load: str, ways: list[Way], name: str, goal: float, report: Report, 
         for turn in range(pace.rounds):
             start = turn % len(ways)
             for way in ways[start:] + ways[:start]:
-                samples[way.party].append(_once(load, way, kind, pace.seconds))
+                samples[way.party].append(once(load, way, kind, pace.seconds))
         question = f"{name}: {NAMES[kind]}"
         first, *others = ways
         report.add(question, first.party, unit, samples[first.party], better=Better.MORE)
@@ -111,8 +112,9 @@ def compare(load: str, ways: list[Way], name: str, goal: float, report: Report, 
                 )
 
 
-def _once(load: str, way: Way, kind: str, seconds: float) -> float:
-    command = [*on(way.source), load, kind, way.address, "5000", str(seconds)]
+def once(load: str, way: Way, kind: str, seconds: float) -> float:
+    """What one conversation of this *kind* reaches in so many *seconds*."""
+    command = [*on(way.source), load, kind, way.address, way.port, str(seconds)]
     return float(run(*command, environment=cpu(0 if kind == "stream" else 1)))
 
 
@@ -125,7 +127,7 @@ def _outside() -> None:
     add_host("outside")
 
 
-def _by_hand(host: str) -> str:
+def by_hand(host: str) -> str:
     """A host of this name with a bridge as `ip` makes it, and two namespaces on it."""
     add_host(host)
     ip(host, "link add br0 type bridge\naddress add 10.70.0.1/24 dev br0\nlink set br0 up\n")

@@ -249,6 +249,8 @@ CHAINS: dict[str, tuple[str, ...]] = {
     "postrouting": (
         "type nat hook postrouting priority srcnat; policy accept;",
         "ct status dnat iifname . oifname @hairpin masquerade",
+        # A detoured frame is translated on the bridge itself, and has come in nowhere, as what the host sends.
+        "ct status dnat oifname @detoured iif 0 fib saddr type unicast masquerade",
         "ip saddr 127.0.0.0/8 oifname @switched masquerade",
         "oifname @switched accept",
         "meta nfproto ipv4 snat ip to iifname map @source4",

@@ -205,8 +205,10 @@ def test_a_table_of_nftables_with_its_own_policy_stays_in_charge(village: tuple[
     assert theirs(host) == before
 
 
-def test_bridged_frames_that_are_made_to_pass_the_firewall_pass_ours(village: tuple[Host, Machine]) -> None:
-    """With bridge-nf-call-iptables members still reach each other, and icc=false and NAT still hold."""
+def test_bridged_frames_that_are_made_to_pass_the_firewall_pass_ours(
+    village: tuple[Host, Machine], world: World
+) -> None:
+    """With bridge-nf-call-iptables members still reach each other, and icc=false, NAT and published ports still hold."""
     host, _ = village
     if host.attempt("sysctl -qw net.bridge.bridge-nf-call-iptables=1").returncode:
         pytest.skip("the kernel module br_netfilter is not loaded")
@@ -226,6 +228,12 @@ def test_bridged_frames_that_are_made_to_pass_the_firewall_pass_ours(village: tu
         assert seen(pairs[name][0], OUTSIDE) == HOST_ADDRESS
         assert pings(pairs[name][0], host.address(host.bridge(name) if name == "booths" else "front0"))
     assert shut(pairs["quiet"][0], OUTSIDE)
+    world.serve(pairs["front"][1])
+    host.isthmus("publish front2 8080:80 8080:80/udp")
+    for protocol in ("tcp", "udp"):
+        assert seen(pairs["front"][0], HOST_ADDRESS, protocol, port=8080) == host.address("front0")
+        assert seen(host, HOST_ADDRESS, protocol, port=8080) == HOST_ADDRESS
+        assert seen(pairs["booths"][0], HOST_ADDRESS, protocol, port=8080) == pairs["booths"][0].address()
 
 
 # ufw and firewalld keep their settings below /etc: the host gets copies.
