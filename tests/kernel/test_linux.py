@@ -50,7 +50,7 @@ def endpoint(netns: str, owner: Owner, number: int, *, isolated: bool = False) -
     mac = f"02:42:0a:09:00:{number:02x}"
     return (
         Namespace(netns),
-        Veth(HOST, host_end, netns, "eth0", owner, mac, "br-a", 1500, isolated, ipv6=False),
+        Veth(HOST, host_end, netns, "eth0", owner, mac, "br-a", 1500, isolated, ipv6=False, announce=False),
         Address(netns, "eth0", ip_interface(f"10.9.0.{number}/24"), owner),
         Route(netns, ip_network("0.0.0.0/0"), "eth0", owner, ip_address("10.9.0.1")),
     )
@@ -135,6 +135,11 @@ def test_with_ipv6_addresses_are_usable_at_once(tmp_path: Path) -> None:
         assert pings("web", "fd00:9::1")
 
 
+LINKED = Veth(
+    HOST, "veth1", "web", "eth0", WEB, "02:42:00:00:00:01", "br-a", 1400, isolated=True, ipv6=True, announce=False
+)
+
+
 @apart
 def test_every_field_of_every_kind_is_observed_as_it_was_made(tmp_path: Path) -> None:
     """A field that reads differently than it was written would be made again for ever."""
@@ -146,8 +151,8 @@ def test_every_field_of_every_kind_is_observed_as_it_was_made(tmp_path: Path) ->
             Address(HOST, "br-a", ip_interface("fd00:9::1/64"), NETWORK),
             Port(HOST, "up0", "br-a", NETWORK),
             Namespace("web"),
-            Veth(HOST, "veth1", "web", "eth0", WEB, "02:42:00:00:00:01", "br-a", 1400, isolated=True, ipv6=True),
-            Veth(HOST, "veth2", "web", "eth1", DB, "02:42:00:00:00:02", None, 1300, ipv6=False, isolated=False),
+            replace(LINKED, announce=True),
+            replace(LINKED, name="veth2", peer="eth1", owner=DB, master=None, mtu=1300, isolated=False, ipv6=False),
             Address(HOST, "veth2", ip_interface("10.8.0.1/30"), DB),
             Address("web", "eth1", ip_interface("10.8.0.2/30"), DB),
             Address("web", "eth0", ip_interface("10.9.0.2/24"), WEB),
@@ -462,9 +467,8 @@ def test_a_veth_changes_without_being_cut(tmp_path: Path) -> None:
         namespace, veth, address, route = endpoint("web", WEB, 2)
         settle(kernel, *NET, other, namespace, veth, address, route)
         index = socket.if_nametoindex("veth11111111111")
-        moved = Veth(
-            HOST, "veth11111111111", "web", "eth0", WEB, "02:42:00:00:00:07", "br-b", 1400, isolated=True, ipv6=False
-        )
+        assert isinstance(veth, Veth)
+        moved = replace(veth, mac="02:42:00:00:00:07", master="br-b", mtu=1400, isolated=True, announce=True)
         plan = settle(kernel, *NET, other, namespace, moved, address, route)
         assert tuple(plan) == (Change(moved, veth),)
         assert socket.if_nametoindex("veth11111111111") == index
@@ -765,9 +769,10 @@ def test_a_child_announces_its_address_when_it_goes_up(tmp_path: Path) -> None:
     stranger("lan0")
     run("ip", "address", "add", "10.8.0.1/24", "dev", "far")
     run("ip", "neighbour", "replace", "10.8.0.2", "lladdr", "02:42:0a:08:00:99", "dev", "far", "nud", "stale")
-    namespace, link, address, route = child("web", WEB, 2)
+    namespace, link, *rest = child("web", WEB, 2)
+    assert isinstance(link, Child)
     with started(tmp_path) as kernel:
-        kernel.apply(diff((namespace, link, Sysctl("web", "net.ipv4.conf.eth0.arp_notify", "1"), address, route), ()))
+        settle(kernel, namespace, replace(link, announce=True), *rest)
         (known,) = shown("ip", "-j", "neighbour", "show", "10.8.0.2", "dev", "far")
         assert known["lladdr"] == "02:42:0a:08:00:02"
 
