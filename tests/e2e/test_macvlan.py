@@ -248,6 +248,13 @@ def test_a_gateway_is_not_made_up(lan: Lan) -> None:
     assert web.routes() == ["10.0.36.0/24 dev eth0"]
 
 
+def test_a_child_is_no_parent(lan: Lan) -> None:
+    """The kernel would take the child's own parent instead, and nobody would know."""
+    lan.host.batch("link add link ens34 name mv0 type macvlan mode bridge", "link set mv0 up")
+    said = lan.host.refused("network create -d macvlan --subnet 10.0.36.0/24 -o parent=mv0 bad")
+    assert "it is a macvlan itself: name the link that it stands on" in said
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

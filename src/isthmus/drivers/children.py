@@ -87,6 +87,10 @@ class Children:
         if missing:
             hint = f"to make this VLAN, the host has to have a link {missing} that is up"
             raise InvalidOption("parent", options.parent, hint)
+        link = host.link(options.parent)
+        if link and link.kind in _DRIVERS:
+            hint = f"it is a {link.kind} itself: name the link that it stands on"
+            raise InvalidOption("parent", options.parent, hint)
         for other in others:
             if other.id != network.id and other.driver in _DRIVERS:
                 self._check_beside(network, options, other)
