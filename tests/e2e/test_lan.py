@@ -8,12 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
+from isthmus.wire import packets
 from tests.e2e.hosts import Host, World, until
 from tests.e2e.lans import GATEWAY, ONE, OWN, PEER, RANGE, Lan, mac
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
 
-ETH_P_ARP = 0x0806
+ETH_P_ARP, ETH_P_IPV6 = 0x0806, 0x86DD
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ def lan(world: World) -> Lan:
 
 
 @contextmanager
-def hearing(lan: Lan) -> Iterator[socket.socket]:
-    """All ARP that comes by the LAN's switch."""
-    with lan.router.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ARP)) as heard:
-        heard.bind(("lan0", ETH_P_ARP))
+def hearing(lan: Lan, kind: int = ETH_P_ARP) -> Iterator[socket.socket]:
+    """All frames of this *kind* that come by the LAN's switch."""
+    with lan.router.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(kind)) as heard:
+        heard.bind(("lan0", kind))
         heard.settimeout(10)
         yield heard
 
@@ -107,6 +108,21 @@ def test_an_attach_announces_its_address(lan: Lan) -> None:
             frame = heard.recv(128)
             if frame[22:28] == own and frame[28:32] == frame[38:42] == address:
                 break
+
+
+def test_an_attach_announces_its_ipv6_address_too(lan: Lan) -> None:
+    """The same by an unsolicited neighbour advertisement (RFC 4861, 7.2.6)."""
+    lan.host.network("six", "-d macvlan --ipv4=false --ipv6 --subnet fd36::/64 --ip-range fd36::c0/123 -o parent=ens34")
+    with hearing(lan, ETH_P_IPV6) as heard:
+        web = lan.host.sandbox("web", "--network six")
+        while True:
+            try:
+                said = packets.decode(heard.recv(256))
+            except packets.DecodeError:
+                continue
+            if isinstance(said, packets.Advertisement) and str(said.target) == web.address("eth0", 6):
+                break
+    assert said.source == mac(web)
 
 
 def test_a_later_conflict_is_told_to_everybody(lan: Lan) -> None:
