@@ -1,7 +1,7 @@
 """What published ports take: a thousand of them at once, one among a thousand, and traffic in through one.
 
-Traffic is held against the same path by hand: a bridge, a pair of veths, and one `dnat` rule for one port. What the first
-and the last of a thousand ports let through is compared in turns, too: a list of rules would make the last one slow.
+Traffic is held against the same path by hand: a bridge, a pair of veths, and one `dnat` rule for one port. What the
+first and the last of a thousand ports let through is compared in turns, too: a list of rules would slow the last one.
 """
 
 from contextlib import ExitStack

@@ -228,6 +228,8 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
                 _change(source, resources)
         case Element(set="source4") as element:
             resources[key] = replace(element, value="172.31.2.1")
+        case Element(set="publish4") as element:
+            resources[key] = replace(element, value="10.0.0.4 . 80")
         case Element(set="enter4") as element:
             resources[key] = replace(element, value="accept")
         case Table() as table:
@@ -434,6 +436,9 @@ def _table(draw: st.DrawFn, bridges: list[str]) -> Iterator[Resource]:
             yield Element("leave4", (bridge,), permits=False, value="drop")
         if draw(st.booleans()):
             yield Element("neighbours", (bridge, bridge), permits=True)
+        if draw(st.booleans()):
+            target = f"10.0.0.{draw(st.integers(2, 3))} . 80"
+            yield Element("publish4", ("6", str(8000 + bridges.index(bridge))), permits=True, value=target)
         yield draw(
             st.sampled_from(
                 (

@@ -53,7 +53,7 @@ from isthmus.resources import Address, Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
-from isthmus.views import Checked, Created, Event, LinkView, NatRule, NetworkView, SandboxView, Standing
+from isthmus.views import Checked, Created, Event, LinkView, NatRule, NetworkView, PortView, SandboxView, Standing
 
 
 class Engine:
@@ -350,26 +350,20 @@ class Engine:
 
     # Ports.
 
-    def publish(self, sandbox: str, wishes: Iterable[Wish]) -> SandboxView:
-        """Publish more ports of a sandbox."""
+    def publish(self, sandbox: str, wishes: Iterable[Wish]) -> tuple[PortView, ...]:
+        """Publish more ports of a sandbox; return these."""
         user = self._state.sandbox(sandbox)
         bindings = self._hold(user, tuple(wishes))
         self._carry_out(bindings, lambda: self._ports(user, bindings))
-        return self.sandbox(user.id)
+        return present.ports(self._state, user, bindings)
 
-    def unpublish(self, sandbox: str, chosen: Callable[[Binding], bool]) -> SandboxView:
+    def unpublish(self, sandbox: str, chosen: Callable[[Binding], bool]) -> None:
         """Publish those ports of a sandbox no more that are *chosen*, of which there must be one."""
         user = self._state.sandbox(sandbox)
         bindings = tuple(filter(chosen, self._state.bindings_of(user.id)))
         if not bindings:
             raise NotFound(f"no such port is published for {user.name}: see `isthmus port {user.name}`")
-        leaving = {binding.place for binding in bindings}
-
-        def area() -> Area:
-            return self._ports(user, (one for one in self._state.bindings_of(user.id) if one.place in leaving))
-
-        self._take_away(bindings, area)
-        return self.sandbox(user.id)
+        self._take_away(bindings, lambda: self._ports(user, bindings))
 
     def _hold(self, user: Sandbox, wishes: tuple[Wish, ...]) -> tuple[Binding, ...]:
         """Decide which places on the host lead to *user*, and keep them from all others there."""
@@ -578,7 +572,8 @@ class Engine:
         return render.sandbox(self._state, netns, self._waiting.keys(), self._rules.firewall)
 
     def _ports(self, user: Sandbox, bindings: Iterable[Binding]) -> Area:
-        return render.ports(self._state, user, bindings, self._waiting.keys(), self._rules.firewall)
+        places = [binding.place for binding in bindings]
+        return render.ports(self._state, user, places, self._waiting.keys(), self._rules.firewall)
 
     def _host(self, host: Host | None = None) -> Area:
         host = host or self._look()

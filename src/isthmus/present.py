@@ -9,7 +9,7 @@ from isthmus.drivers import BUILTIN
 from isthmus.drivers.traits import Traits
 from isthmus.firewall import TRANSLATING
 from isthmus.kernel import Count
-from isthmus.model import HOST, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
 from isthmus.options import Probe
 from isthmus.plan import Plan
 from isthmus.ports import versions
@@ -65,21 +65,21 @@ def sandbox(state: State, record: Sandbox, paths: Mapping[str, str], troubles: T
     """A sandbox with its endpoints; *paths* has that of the host's namespace, and under "*" the directory of ours."""
     endpoints = [endpoint(state, one, troubles) for one in state.of_sandbox(record.id)]
     path = _path(paths, record.netns)
-    ports = tuple(_ports(state, record))
     by_name = tuple(sorted(endpoints, key=lambda view: view.network.name))
-    return SandboxView(record, by_name, path, ports, troubles.get(record.id, ()))
+    told = ports(state, record, state.bindings_of(record.id))
+    return SandboxView(record, by_name, path, told, troubles.get(record.id, ()))
 
 
-def _ports(state: State, record: Sandbox) -> Iterator[PortView]:
-    """The ports of a sandbox, by number, and where they lead."""
-    bindings = sorted(
-        state.bindings_of(record.id), key=lambda one: (one.port, one.place.protocol, one.place.port, str(one.place))
-    )
-    served = dict(serving(state, state.of_sandbox(record.id))) if bindings else {}
-    for binding in bindings:
-        fitting = {one: mode for one, mode in served.items() if one.version in versions(binding.place.address)}
-        routed = tuple(one for one, mode in fitting.items() if mode not in TRANSLATING)
-        yield PortView(binding, tuple(one for one in fitting if one not in routed), routed)
+def ports(state: State, record: Sandbox, bindings: Iterable[Binding]) -> tuple[PortView, ...]:
+    """Those ports of a sandbox that *bindings* publish, by number, and where they lead."""
+    ordered = sorted(bindings, key=lambda one: (one.port, one.place.protocol, one.place.port, str(one.place.address)))
+    served = tuple(serving(state, state.of_sandbox(record.id))) if ordered else ()
+    views = []
+    for binding in ordered:
+        fitting = [(one, mode) for one, mode in served if one.version in versions(binding.place.address)]
+        targets = tuple(one for one, mode in fitting if mode in TRANSLATING)
+        views.append(PortView(binding, targets, tuple(one for one, mode in fitting if mode not in TRANSLATING)))
+    return tuple(views)
 
 
 def _path(paths: Mapping[str, str], netns: str) -> str:

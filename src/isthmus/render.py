@@ -14,7 +14,7 @@ from isthmus import firewall
 from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
-from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Place, Sandbox
 from isthmus.naming import Owner
 from isthmus.resources import (
     Address,
@@ -119,12 +119,12 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
 def ports(
     state: State,
     user: Sandbox,
-    bindings: Iterable[Binding],
+    places: Iterable[Place],
     waiting: AbstractSet[str] = frozenset(),
     ruled: AbstractSet[int] = BOTH,
 ) -> Area:
-    """Of what `sandbox` would say of *user*, only these *bindings*: a change of one costs the same among many."""
-    bindings = tuple(bindings)
+    """Of what `sandbox` would say of *user*, only what is at *places*: a change of one costs the same among many."""
+    bindings = [binding for place in places if (binding := state.binding(user.id, place))]
     endpoints = [one for guest in state.in_netns(user.netns) for one in state.of_sandbox(guest.id)]
     wanted = tuple(_published(state, bindings, _staying(state, endpoints, waiting), ruled))
     return Area(wanted, Scope(elements=frozenset(_places(state, bindings, endpoints))))

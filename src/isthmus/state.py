@@ -155,6 +155,10 @@ class State:
         """Those that lead to the sandbox of this ID, in the order of their making."""
         return tuple(self._bindings.get(sandbox, {}).values())
 
+    def binding(self, sandbox: str, place: Place) -> Binding | None:
+        """What leads from *place* to the sandbox of this ID."""
+        return self._bindings.get(sandbox, {}).get(place)
+
     def on_port(self, protocol: str, port: int) -> Mapping[IPAddress | None, str]:
         """By address, the IDs of the sandboxes to which this port of the host leads."""
         return self._places.get((protocol, port), {})

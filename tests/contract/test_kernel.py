@@ -6,6 +6,7 @@ tests/kernel.
 
 import json
 import os
+import socket
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -38,7 +39,7 @@ from isthmus.firewall import Mode, Policy
 from isthmus.kernel import ELSEWHERE, Kernel, Scope
 from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
 from isthmus.kernel.linux import LinuxKernel
-from isthmus.model import HOST, HostLink
+from isthmus.model import HOST, Binding, HostLink, Place
 from isthmus.naming import Owner
 from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
@@ -74,7 +75,22 @@ DIRECT = Route("web", ip_network("10.77.0.0/16"), "eth0", END)
 PORT = Port(HOST, "up0", "br-a", NET)
 FORWARD = Sysctl(HOST, "net.ipv4.ip_forward", "1")
 TABLE = firewall.TABLE_RESOURCE
-ELEMENTS = tuple(firewall.elements(Policy("br-a", Mode.NAT)))
+PLACE = Place("tcp", 8080)
+PUBLISHED = (
+    *firewall.published(Binding("web", 80, PLACE), ip_address("10.0.0.2"), Mode.NAT),
+    *firewall.published(Binding("web", 80, PLACE), ip_address("fd00::2"), Mode.NAT),
+    *firewall.published(
+        Binding("web", 53, replace(PLACE, protocol="udp", address=ip_address("127.0.0.1"))),
+        ip_address("10.0.0.2"),
+        Mode.NAT,
+    ),
+    *firewall.published(
+        Binding("web", 53, replace(PLACE, address=ip_address("2001:db8::1"))), ip_address("fd00::2"), Mode.NAT
+    ),
+    *firewall.published(Binding("web", 80, PLACE), ip_address("10.0.0.2"), Mode.ROUTED),
+    *firewall.published(Binding("web", 80, PLACE), ip_address("fd00::2"), Mode.ROUTED),
+)
+ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT)), *PUBLISHED)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
@@ -110,6 +126,9 @@ class Administrator(Protocol):
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take an element out of a set."""
+
+    def bind(self, place: Place) -> None:
+        """Have a process at a port, for as long as there is this administrator; OSError if it cannot be."""
 
     def set_down(self, name: str, netns: str = HOST) -> None:
         """Set a link down."""
@@ -148,6 +167,23 @@ def ip(netns: str, *command: str) -> str:
 
 class Shell:
     """An administrator of Linux, with iproute2 and nft."""
+
+    def __init__(self) -> None:
+        self._listening: list[socket.socket] = []
+
+    def close(self) -> None:
+        """End his processes."""
+        for one in self._listening:
+            one.close()
+
+    def bind(self, place: Place) -> None:
+        """Bind a socket."""
+        assert place.address
+        family = socket.AF_INET if place.address.version == 4 else socket.AF_INET6
+        self._listening.append(
+            socket.socket(family, socket.SOCK_DGRAM if place.protocol == "udp" else socket.SOCK_STREAM)
+        )
+        self._listening[-1].bind((str(place.address), place.port))
 
     def add_link(self, link: HostLink) -> None:
         """Make a veth, whose other end is `far-NAME`: every kernel has those."""
@@ -279,11 +315,12 @@ def fake() -> Machine:
 @pytest.fixture
 def linux(netns: None, tmp_path: Path) -> Iterator[Machine]:  # noqa: ARG001 - it is entered
     """A machine of the test's own on this Linux."""
-    kernel = LinuxKernel(tmp_path)
+    kernel, shell = LinuxKernel(tmp_path), Shell()
     try:
-        yield Machine(kernel, Shell())
+        yield Machine(kernel, shell)
     finally:
         kernel.close()
+        shell.close()
 
 
 @pytest.fixture(params=["fake", pytest.param("linux", marks=pytest.mark.kernel)])
@@ -760,8 +797,53 @@ def test_what_is_removed_by_name_is_not_somebody_elses(machine: Machine) -> None
 def test_elements_that_count_have_a_counter(running: Machine) -> None:
     """`isthmus nat` shows them, beginning with nothing."""
     counts = running.kernel.counts()
-    assert {(one.set, one.match) for one in counts} == {("masquerade4", ("br-a",))}
-    assert [(one.packets, one.bytes) for one in counts] == [(0, 0)]
+    published = {(one.set, one.match) for one in PUBLISHED if one.value}
+    assert {(one.set, one.match) for one in counts} == {("masquerade4", ("br-a",)), *published}
+    assert {(one.packets, one.bytes) for one in counts} == {(0, 0)}
+
+
+# Published ports.
+
+
+def test_elements_can_be_looked_up_by_key(running: Machine) -> None:
+    """A change of one port among many must not cost a look at all of them."""
+    wanted = PUBLISHED[:3]
+    running.holds(*wanted, scope=Scope(elements=frozenset(one.key for one in wanted)))
+    running.do(Remove(wanted[0]))
+    running.holds(*wanted[1:], scope=Scope(elements=frozenset(one.key for one in wanted)))
+    running.admin.flush_ruleset()
+    running.holds(scope=Scope(elements=frozenset(one.key for one in wanted)))
+
+
+def test_many_elements_come_go_and_are_looked_up_at_once(running: Machine) -> None:
+    """A thousand ports of one sandbox are one transaction."""
+    many = [
+        one
+        for port in range(20_000, 21_000)
+        for one in firewall.published(Binding("web", 80, Place("tcp", port)), ip_address("10.0.0.2"), Mode.NAT)
+    ]
+    scope = Scope(elements=frozenset(one.key for one in many))
+    running.make(*many)
+    running.holds(*many, scope=scope)
+    running.do(*map(Remove, many))
+    running.holds(scope=scope)
+    running.holds(*ALL)
+
+
+@pytest.mark.parametrize("other", ["0.0.0.0", "::"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+def test_a_place_that_is_kept_cannot_be_had_until_it_is_released(machine: Machine, protocol: str, other: str) -> None:
+    """Nobody shall listen where nothing arrives, and who did first is found."""
+    ours, theirs = Place(protocol, 8080), Place(protocol, 8080, ip_address(other))
+    assert machine.kernel.hold([ours]) == {}
+    assert machine.kernel.hold([ours]) == {}
+    with pytest.raises(OSError, match="in use"):
+        machine.admin.bind(theirs)
+    machine.kernel.release([ours])
+    machine.admin.bind(theirs)
+    assert machine.kernel.hold([ours, replace(ours, port=8081)]) == {ours: "address already in use"}
+    assert machine.kernel.holder(ours)
+    assert not machine.kernel.holder(replace(ours, port=8082))
 
 
 # What stands on the wire of another link.

@@ -208,7 +208,7 @@ def test_a_table_of_nftables_with_its_own_policy_stays_in_charge(village: tuple[
 def test_bridged_frames_that_are_made_to_pass_the_firewall_pass_ours(
     village: tuple[Host, Machine], world: World
 ) -> None:
-    """With bridge-nf-call-iptables members still reach each other, and icc=false, NAT and published ports still hold."""
+    """With bridge-nf-call-iptables members reach each other, and icc=false, NAT and published ports hold."""
     host, _ = village
     if host.attempt("sysctl -qw net.bridge.bridge-nf-call-iptables=1").returncode:
         pytest.skip("the kernel module br_netfilter is not loaded")

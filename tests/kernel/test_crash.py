@@ -10,8 +10,8 @@ import os
 import signal
 import subprocess
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from ipaddress import ip_interface
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.kernel import Count, Kernel, Scope
 from isthmus.kernel.linux import LinuxKernel
-from isthmus.model import HOST, Host, Lease, pairs
+from isthmus.model import HOST, Host, IPAddress, Lease, Place, pairs
 from isthmus.plan import NOTHING, Plan
+from isthmus.ports import Wish
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Resource
 from isthmus.rules import DefaultBridge, Rules
@@ -77,6 +78,22 @@ class MortalKernel:
         """As the kernel does."""
         return self._kernel.counts()
 
+    def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
+        """As the kernel does."""
+        return self._kernel.hold(places)
+
+    def release(self, places: Iterable[Place]) -> None:
+        """As the kernel does."""
+        self._kernel.release(places)
+
+    def holder(self, place: Place) -> str:
+        """As the kernel does."""
+        return self._kernel.holder(place)
+
+    def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """As the kernel does."""
+        self._kernel.forget(addresses)
+
 
 class MortalStore:
     """A store with a step of the fuse before and after each commit."""
@@ -119,7 +136,11 @@ def live(one: Engine) -> None:
     six = (SubnetRequest("10.6.0.0/24"), SubnetRequest("fd00:6::/64"))
     quiet = pairs({"com.docker.network.bridge.enable_icc": "false"})
     one.create_network(NetworkRequest("back", subnets=six, ipv6=True, internal=True, options=quiet))
-    one.create_sandbox(SandboxRequest("web", mode="front", endpoints=(("front", EndpointRequest(ipv4="10.5.0.9")),)))
+    ports = (Wish(80, "tcp", hosts=range(8080, 8081)), Wish(53, "udp", ip_address("127.0.0.1"), range(5353, 5354)))
+    address = (("front", EndpointRequest(ipv4="10.5.0.9")),)
+    one.create_sandbox(SandboxRequest("web", mode="front", endpoints=address, ports=ports))
+    one.publish("web", (Wish(81, "tcp"),))
+    one.unpublish("web", lambda binding: binding.port == 80)
     one.create_sandbox(SandboxRequest("side", mode="container:web"))
     one.create_sandbox(SandboxRequest("bare", mode="none"))
     one.add_link("bare", LinkRequest("veth", addresses=(ip_interface("10.9.0.2/24"),)))

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isthmus.errors import InvalidRequest, StoreUnavailable
-from isthmus.model import Endpoint, HandLink, HandRoute, Lease, Network, Record, Sandbox, Setting
+from isthmus.model import Binding, Endpoint, HandLink, HandRoute, Lease, Network, Place, Record, Sandbox, Setting
 from isthmus.store import records
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -40,10 +40,13 @@ for address, interface, network, bits in (
 st.register_type_strategy(IPv6Address, st.builds(IPv6Address, st.integers(0, 2**128 - 1)) | ZONED.map(IPv6Address))
 st.register_type_strategy(str, TEXT)
 
+PLACES = st.builds(Place, st.sampled_from(("tcp", "udp", "sctp")))
+
 RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(Network, id=IDS),
     st.builds(Endpoint, id=IDS, network=IDS),
     st.builds(Sandbox, id=IDS),
+    st.builds(Binding, sandbox=IDS, place=PLACES),
     st.builds(HandLink, id=IDS, sandbox=IDS),
     st.builds(Setting, id=IDS),
     st.builds(Lease, network=IDS, name=NAMES),
@@ -61,7 +64,7 @@ def test_two_records_share_a_key_only_if_they_are_one_thing(one: Record, other: 
     """A record that overwrote another's would lose that."""
 
     def identity(record: Record) -> tuple[object, ...]:
-        return type(record), *(getattr(record, field, "") for field in ("id", "network", "name"))
+        return type(record), *(getattr(record, field, "") for field in ("id", "network", "name", "sandbox", "place"))
 
     same = identity(one) == identity(other) if isinstance(one, Lease) else identity(one)[:3] == identity(other)[:3]
     assert (records.key(one) == records.key(other)) <= same

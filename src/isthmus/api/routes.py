@@ -445,7 +445,8 @@ def _is_empty(engine: Engine, view: SandboxView) -> bool:
 
 async def _ports(api: Api, request: Request) -> Response:
     (name,) = request.names
-    return answer(200, translate.ports(await api.call(lambda engine: engine.sandbox(name), brief=True)))
+    view = await api.call(lambda engine: engine.sandbox(name), brief=True)
+    return answer(200, translate.ports(view.ports))
 
 
 async def _publish(api: Api, request: Request) -> Response:
@@ -455,21 +456,25 @@ async def _publish(api: Api, request: Request) -> Response:
         api,
         request,
         lambda engine: engine.publish(name, wishes),
-        lambda view: answer(200, translate.ports(view)),
+        lambda views: answer(200, translate.ports(views)),
         brief=len(wishes) <= _BRIEF,
     )
 
 
 async def _unpublish(api: Api, request: Request) -> Response:
     (name,) = request.names
-    chosen = translate.unpublish_request(body.decode(body.Ports, request.headers, request.body))
+    wishes = translate.publish_request(body.decode(body.Ports, request.headers, request.body))
     return await _change(
-        api, request, lambda engine: engine.unpublish(name, chosen), lambda view: answer(200, translate.ports(view))
+        api,
+        request,
+        lambda engine: engine.unpublish(name, lambda binding: translate.chosen(wishes, binding)),
+        lambda _: Response(204),
+        brief=len(wishes) <= _BRIEF,
     )
 
 
 _BRIEF = 8
-"""Up to how many ports can be published while the loop waits."""
+"""Up to how many ports can be changed while the loop waits."""
 
 
 async def _links(api: Api, request: Request) -> Response:

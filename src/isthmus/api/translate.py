@@ -131,29 +131,22 @@ def _wishes(bindings: Mapping[str, list[body.PortBinding]]) -> Iterator[Wish]:
 
 
 def publish_request(ports: body.Ports) -> tuple[Wish, ...]:
-    """What is to be published of a sandbox that there is."""
+    """Which ports are to be published of a sandbox that there is, or published no more."""
     wishes = tuple(_wishes(ports.port_bindings))
     if not wishes:
-        raise InvalidRequest("no port to publish: name some in PortBindings")
+        raise InvalidRequest("no port is named: name some in PortBindings")
     return wishes
 
 
-def unpublish_request(ports: body.Ports) -> Callable[[Binding], bool]:
-    """Which ports are to be published no more: those of the sandbox that are named, or only some places of theirs."""
-    wishes = tuple(_wishes(ports.port_bindings))
-    if not wishes:
-        raise InvalidRequest("no port to unpublish: name some in PortBindings")
-
-    def chosen(binding: Binding) -> bool:
-        place = binding.place
-        return any(
-            (wish.port, wish.protocol) == (binding.port, place.protocol)
-            and (not wish.hosts or place.port in wish.hosts)
-            and wish.address in {None, place.address}
-            for wish in wishes
-        )
-
-    return chosen
+def chosen(wishes: Iterable[Wish], binding: Binding) -> bool:
+    """Whether *binding* is among those that *wishes* name: by the sandbox's port, and what they say of the place."""
+    place = binding.place
+    return any(
+        (wish.port, wish.protocol) == (binding.port, place.protocol)
+        and (not wish.hosts or place.port in wish.hosts)
+        and wish.address in {None, place.address}
+        for wish in wishes
+    )
 
 
 def _port_key(port: int, protocol: str) -> str:
@@ -487,7 +480,7 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
 
 
 def _network_settings(view: SandboxView, version: Version) -> Shape:
-    settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": ports(view)}
+    settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": _all_ports(view)}
     if version < (1, 52):
         # Fields from before there were networks; those of an address tell of the default bridge only.
         legacy = next((endpoint(one) for one in view.endpoints if one.network.name == "bridge"), {})
@@ -505,15 +498,19 @@ def _network_settings(view: SandboxView, version: Version) -> Shape:
     return settings | {"Networks": _networks(view)}
 
 
-def ports(view: SandboxView) -> Shape:
+def _all_ports(view: SandboxView) -> Shape:
     """`NetworkSettings.Ports`: where each port is published; null for those that are exposed only."""
+    return dict.fromkeys(view.sandbox.exposed) | ports(view.ports)
+
+
+def ports(views: Iterable[PortView]) -> Shape:
+    """Where ports are published, by the sandbox's own; null for those that lead nowhere."""
     shape: dict[str, list[Shape]] = {}
-    for one in view.ports:
-        binding = one.binding
+    for view in views:
+        binding = view.binding
         places = shape.setdefault(_port_key(binding.port, binding.place.protocol), [])
-        places += ({"HostIp": address, "HostPort": port} for address, port in _places(one))
-    exposed: Shape = dict.fromkeys(view.sandbox.exposed)
-    return exposed | {port: places or None for port, places in shape.items()}
+        places += ({"HostIp": address, "HostPort": port} for address, port in _places(view))
+    return {port: places or None for port, places in shape.items()}
 
 
 def _places(view: PortView) -> Iterator[tuple[str, str]]:
@@ -569,7 +566,7 @@ def sandbox(view: SandboxView) -> Shape:
         "Labels": dict(record.labels),
         "Hostname": record.hostname,
         "Networks": _networks(view),
-        "Ports": ports(view),
+        "Ports": _all_ports(view),
         **_trouble(view.trouble),
     }
 

@@ -276,7 +276,7 @@ class FakeKernel:
         return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))), self._frames_filtered)
 
     def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
-        """Keep *places* from `listen`; answer with those that somebody has."""
+        """Keep *places* from `bind`; answer with those that somebody has."""
         wanted = tuple(places)
         refused = {place: "address already in use" for place in wanted if self.holder(place)}
         self._held.update(place for place in wanted if place not in refused)
@@ -287,13 +287,13 @@ class FakeKernel:
         self._held.difference_update(places)
 
     def holder(self, place: Place) -> str:
-        """The process that `listen`s where *place* is."""
+        """The process that `bind`s where *place* is."""
         return next((name for other, name in self._listeners.items() if _meet(place, other)), "")
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Nothing: here are no connections."""
 
-    def listen(self, place: Place, name: str) -> None:
+    def bind(self, place: Place, name: str = "a process") -> None:
         """Have a process called *name* listen at *place*; raises OSError if we keep that."""
         if any(_meet(place, other) for other in self._held):
             raise OSError(EADDRINUSE, os.strerror(EADDRINUSE))

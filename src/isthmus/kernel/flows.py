@@ -6,7 +6,7 @@ it can wait until nobody asks for anything (`clear`), as a look at the table tak
 """
 
 from collections.abc import Iterable
-from functools import partial
+from functools import lru_cache, partial
 from ipaddress import ip_address
 
 from isthmus.kernel.conntrack import Entry, Tracking
@@ -94,9 +94,15 @@ def _is_stale(
 def _ways(operation: Operation) -> Iterable[_Way]:
     element = operation.resource
     if isinstance(element, Element) and element.set.startswith("publish"):
-        target, port = element.value.split(" . ")
         protocol, place = element.match[-2:]
-        yield int(protocol), int(place), ip_address(target), int(port)
+        yield int(protocol), int(place), *_target(element.value)
+
+
+@lru_cache
+def _target(value: str) -> tuple[IPAddress, int]:
+    """Read where an element leads, as many do."""
+    target, port = value.split(" . ")
+    return ip_address(target), int(port)
 
 
 def _made(operations: Iterable[Operation]) -> Iterable[IPAddress]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOENT
+from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address
 from itertools import groupby
 from pathlib import Path
@@ -75,10 +76,14 @@ def _split(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
     return tuple(field.decode(part) for field, part in zip(fields, parts, strict=True))
 
 
+_KNOWN = 4096
+"""How many keys and values of a set are remembered in both forms."""
+
+
 class _Set:
     """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
 
-    __slots__ = ("counted", "fields", "name", "value", "values")
+    __slots__ = ("counted", "fields", "match", "name", "raw", "value", "value_of", "values", "word")
 
     def __init__(self, name: str, definition: str) -> None:
         first, *options = (part.strip() for part in definition.split(";"))
@@ -88,17 +93,22 @@ class _Set:
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
         self.counted = "counter" in options
+        # An element is written and read several times in its life, and many have the same value.
+        self.raw = lru_cache(_KNOWN)(partial(_join, self.fields))
+        self.match = lru_cache(_KNOWN)(partial(_split, self.fields))
+        self.value_of = lru_cache(_KNOWN)(lambda word: _join(self.values, word.split(" . ")))
+        self.word = lru_cache(_KNOWN)(lambda raw: " . ".join(_split(self.values, raw)))
 
     def key(self, element: Element) -> bytes:
         """Return the bytes of what *element* matches."""
-        return _join(self.fields, element.match)
+        return self.raw(element.match)
 
     def encode(self, element: Element) -> nfnetlink.Element:
         """Return *element* as the kernel has it."""
         if not self.value:
             return nfnetlink.Element(self.key(element))
         if self.value != "verdict":
-            return nfnetlink.Element(self.key(element), _join(self.values, element.value.split(" . ")))
+            return nfnetlink.Element(self.key(element), self.value_of(element.value))
         verb, _, chain = element.value.partition(" ")
         codes = [code for code, word in _JUMPS.items() if word == verb]
         return nfnetlink.Element(self.key(element), Verdict(codes[0], chain) if codes else _VERDICTS[verb])
@@ -109,12 +119,8 @@ class _Set:
         if isinstance(value, Verdict):
             word = f"{_JUMPS[value.code]} {value.chain}" if value.code in _JUMPS else _WORDS[value]
         else:
-            word = "" if value is None else " . ".join(_split(self.values, value))
+            word = "" if value is None else self.word(value)
         return firewall.element(self.name, self.match(element.key), word)
-
-    def match(self, key: bytes) -> tuple[str, ...]:
-        """Return what these bytes match."""
-        return _split(self.fields, key)
 
     def text(self, element: Element) -> str:
         """Return the line for `nft -f` that adds *element*."""
@@ -203,9 +209,9 @@ class Firewall:
             wanted.setdefault(name, []).append(tuple(match))
         for name, matches in wanted.items():
             kind = _SETS[name]
-            sought = {_join(kind.fields, match) for match in matches}
+            sought = set(map(kind.raw, matches))
             if len(sought) > _FEW:
-                found = self._elements(kind) or []
+                found = self._elements(kind, counted=False) or []
             else:
                 found = [one for key in sought for one in self._element(kind, key)]
             yield from (kind.decode(one) for one in found if one.key in sought)
@@ -327,15 +333,15 @@ class Firewall:
     def _rules(self) -> list[bytes]:
         return self._socket.dump(nfnetlink.getrules(family=NFPROTO_INET, table=TABLE))
 
-    def _elements(self, kind: _Set) -> list[nfnetlink.Element] | None:
-        """Return what is in a set; None if there is no such set."""
+    def _elements(self, kind: _Set, *, counted: bool = True) -> list[nfnetlink.Element] | None:
+        """Return what is in a set, with counters if that is to be *counted*; None if there is no such set."""
         try:
             answers = self._socket.dump(nfnetlink.getelements(TABLE, kind.name))
         except NetlinkError as error:
             if error.errno == ENOENT:
                 return None
             raise
-        return [element for message in answers for element in nfnetlink.elements(message)]
+        return [element for message in answers for element in nfnetlink.elements(message, counted=counted)]
 
     def _element(self, kind: _Set, key: bytes) -> list[nfnetlink.Element]:
         """Return the one element with this *key*, if it is there."""
