@@ -112,6 +112,92 @@ def test_the_table_has_a_row_for_everybody() -> None:
     assert len(CELLS) == 6 * 2 * 4 + 4
 
 
+# Isolation: published ports of every mode, seen by everybody.
+
+MODES = {
+    "nat": "",
+    "icc=false": "-o com.docker.network.bridge.enable_icc=false",
+    "nat-unprotected": f"-o {MODE4}=nat-unprotected -o {MODE6}=nat-unprotected",
+    "routed": f"-o {MODE4}=routed -o {MODE6}=routed",
+    "internal": "--internal",
+    "isolated": f"--internal -o {MODE4}=isolated -o {MODE6}=isolated",
+}
+"""How a network of each mode is made; every one has IPv6 too."""
+
+ASKERS = ("host", "outside", "other", "inmate", "same", "itself")
+ALL_BUT_INMATES = frozenset(ASKERS) - {"inmate"}
+
+AT_THE_HOST: dict[str, frozenset[str]] = {
+    "nat": ALL_BUT_INMATES,
+    "icc=false": ALL_BUT_INMATES,
+    "nat-unprotected": ALL_BUT_INMATES,
+    "routed": frozenset(),
+    "internal": frozenset(),
+    "isolated": frozenset(),
+}
+"""Who reaches a published port at the host's address, by the network's mode."""
+
+AT_THE_SANDBOX: dict[str, frozenset[str]] = {
+    "nat": frozenset({"host", "same", "itself"}),
+    "icc=false": frozenset({"host", "itself"}),
+    "nat-unprotected": ALL_BUT_INMATES,
+    "routed": ALL_BUT_INMATES,
+    "internal": frozenset({"host", "same", "itself"}),
+    "isolated": frozenset({"same", "itself"}),
+}
+"""Who reaches it at the sandbox's own address and port."""
+
+
+@dataclass(frozen=True, slots=True)
+class City:
+    """For each mode the sandbox that serves, the port of the host that leads to it, and who may ask."""
+
+    targets: dict[str, Place]
+    ports: dict[str, int]
+    askers: dict[str, dict[str, Place]]
+
+
+@pytest.fixture(scope="module")
+def city(tmp_path_factory: pytest.TempPathFactory) -> Iterator[City]:
+    """One world for all questions: nobody changes it."""
+    with World(tmp_path_factory.mktemp("city")) as world:
+        host, outside = world.internet()
+        host.start()
+        host.network("other", "--ipv6 --subnet 10.90.0.0/24 --subnet fd00:90::/64")
+        host.network("inner", "--internal --ipv6 --subnet 10.91.0.0/24 --subnet fd00:91::/64")
+        other, inmate = host.sandbox("other1", "--network other"), host.sandbox("inmate", "--network inner")
+        inmate.batch("route add default via 10.91.0.1", "route add ::/0 via fd00:91::1")
+        made = City({}, {}, {})
+        for number, (mode, flags) in enumerate(MODES.items(), 1):
+            port = made.ports[mode] = 8080 + number
+            name = mode.replace("=", "-")
+            host.network(name, f"{flags} --ipv6 --subnet 10.{number}.0.0/24 --subnet fd00:{number}::/64")
+            target = host.sandbox(f"{name}1", f"--network {name} -p {port}:80 -p {port}:80/udp")
+            world.serve(target)
+            same = host.sandbox(f"{name}2", f"--network {name}")
+            made.targets[mode] = target
+            made.askers[mode] = dict(zip(ASKERS, (host, outside, other, inmate, same, target), strict=True))
+        yield made
+
+
+@pytest.mark.parametrize(("mode", "asker", "version", "protocol"), list(product(MODES, ASKERS, (4, 6), ("tcp", "udp"))))
+def test_who_reaches_a_published_port(city: City, mode: str, asker: str, version: int, protocol: str) -> None:
+    """A port opens its own way in, of its own mode, and no other."""
+    who, own = city.askers[mode][asker], city.targets[mode].address("eth0", version)
+    host, port = HOST_ADDRESSES[version], city.ports[mode]
+    assert reached(who, host, protocol, port, expected=asker in AT_THE_HOST[mode])
+    assert reached(who, own, protocol, 80, expected=asker in AT_THE_SANDBOX[mode])
+
+
+def reached(place: Place, address: str, protocol: str, port: int, *, expected: bool) -> bool:
+    """Whether it is as *expected* that somebody answers *place*."""
+    try:
+        answer = seen(place, address, protocol, 10 if expected else 0.25, port)
+    except AssertionError:
+        answer = None  # it was told at once that nobody listens there
+    return (answer is not None) is expected
+
+
 # Forms of publishing.
 
 

@@ -136,7 +136,7 @@ def live(one: Engine) -> None:
     six = (SubnetRequest("10.6.0.0/24"), SubnetRequest("fd00:6::/64"))
     quiet = pairs({"com.docker.network.bridge.enable_icc": "false"})
     one.create_network(NetworkRequest("back", subnets=six, ipv6=True, internal=True, options=quiet))
-    ports = (Wish(80, "tcp", hosts=range(8080, 8081)), Wish(53, "udp", ip_address("127.0.0.1"), range(5353, 5354)))
+    ports = (Wish(80, "tcp", hosts=range(8080, 8081)), Wish(53, "udp", ip_address("0.0.0.0"), range(5353, 5354)))
     address = (("front", EndpointRequest(ipv4="10.5.0.9")),)
     one.create_sandbox(SandboxRequest("web", mode="front", endpoints=address, ports=ports))
     one.publish("web", (Wish(81, "tcp"),))
