@@ -39,6 +39,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
 
 from isthmus.model import Binding, IPAddress
 from isthmus.naming import TABLE
@@ -102,6 +103,20 @@ def elements(policy: Policy) -> Iterator[Element]:
             )
 
 
+def senders(port: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Element]:
+    """The elements by which what comes in by *port*, of a bridge, must bear this *mac* and one of *addresses*.
+
+    The unspecified ones are let through besides: who has no address yet asks with them.
+    """
+    yield element("guarded", (port,))
+    yield element("sender", (port, mac))
+    for address in (*_UNSPECIFIED, *addresses):
+        yield element(f"sender{address.version}", (port, mac, str(address)))
+
+
+_UNSPECIFIED = (IPv4Address(0), IPv6Address(0))
+
+
 def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
     """The elements that name *bridge* as one of ours, whose frames may be *detoured* through the packet filter."""
     yield element("switched", (bridge,))
@@ -151,10 +166,19 @@ _ENTER = {
 
 def element(name: str, match: tuple[str, ...], value: str = "") -> Element:
     """The element of the set *name* that has this *match* and *value*: whether it permits is the set's to say."""
-    return Element(name, match, permits=name not in _PROHIBITING, value=value)
+    return Element(name, match, permits=name not in _PROHIBITING, value=value, family=family(name))
 
 
-_PROHIBITING = frozenset({"closed4", "closed6", "enter4", "enter6", "leave4", "leave6"})
+def family(name: str) -> str:
+    """Of which of our two tables the set or chain *name* is."""
+    return "bridge" if name in _OF_BRIDGES else "inet"
+
+
+FAMILIES = ("inet", "bridge")
+"""The families of which we have a table. That of bridges sees the frames between two ports of one."""
+
+_OF_BRIDGES = frozenset({"guarded", "sender", "sender4", "sender6", "known", "arriving"})
+_PROHIBITING = frozenset({"guarded", "closed4", "closed6", "enter4", "enter6", "leave4", "leave6"})
 
 
 def closed(version: int, interfaces: Iterable[str]) -> Iterator[Element]:
@@ -186,12 +210,16 @@ SETS: dict[str, str] = {
     "publish6": "type inet_proto . inet_service : ipv6_addr . inet_service; counter",
     "publish-at4": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter",
     "publish-at6": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; counter",
+    "guarded": "type ifname",
+    "sender": "type ifname . ether_addr",
+    "sender4": "type ifname . ether_addr . ipv4_addr",
+    "sender6": "type ifname . ether_addr . ipv6_addr",
     "masquerade4": "type ifname; counter",
     "masquerade6": "type ifname; counter",
     "source4": "type ifname : ipv4_addr; counter",
     "source6": "type ifname : ipv6_addr; counter",
 }
-"""Every set (and, where there is a colon, map) of the table, by name."""
+"""Every set (and, where there is a colon, map) of our tables, by name."""
 
 USER_CHAIN = "user-forward"
 
@@ -228,6 +256,17 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "type nat hook output priority -100; policy accept;",
         "fib daddr type local jump published",
     ),
+    "known": (
+        "iifname . ether saddr != @sender counter drop",
+        "iifname . ether saddr . ip saddr != @sender4 counter drop",
+        "iifname . ether saddr . ip6 saddr != @sender6 counter drop",
+        "iifname . arp saddr ether . arp saddr ip != @sender4 counter drop",
+        "ether type != { 0x0800, 0x0806, 0x86dd } counter drop",
+    ),
+    "arriving": (
+        "type filter hook prerouting priority -300; policy accept;",
+        "iifname @guarded jump known",
+    ),
     "before": (
         "type filter hook prerouting priority raw; policy accept;",
         "iifname @detoured fib daddr . iif oif exists notrack",
@@ -262,13 +301,15 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
-DETOUR = "before"
-"""The chain that is there only where frames between ports of a bridge meet our chains: others need not pay for it."""
+DETOUR, GUARD = "before", "arriving"
+"""The chains that are there only where frames between ports of a bridge meet our chains, or where who is on a bridge is
+held to what he is: others need not pay for them."""
 
 
 def chains(digest: str) -> Mapping[str, Sequence[str]]:
-    """The chains, with their lines, of the version of the table that *digest* stands for."""
-    return {name: lines for name, lines in CHAINS.items() if name != DETOUR or digest == DETOURED}
+    """The chains, with their lines, of the version of the tables that *digest* stands for."""
+    optional = digest.split("-")[1:]
+    return {name: lines for name, lines in CHAINS.items() if name not in {DETOUR, GUARD} or name in optional}
 
 
 def rules(chain: str) -> int:
@@ -276,40 +317,54 @@ def rules(chain: str) -> int:
     return sum(not line.startswith("type ") for line in CHAINS[chain])
 
 
-def table(*, detoured: bool) -> Table:
-    """Our table, for a host on which frames between ports of a bridge are *detoured* through the filter, or not."""
-    return Table(DETOURED if detoured else DIGEST)
+def table(*, detoured: bool, guarded: bool = False) -> Table:
+    """Our tables, for a host on which frames between ports of a bridge are *detoured* through the filter, or not.
+
+    *Guarded* tells whether senders on some bridge are held to what they are.
+    """
+    return Table("-".join((DIGEST, *[DETOUR] * detoured, *[GUARD] * guarded)))
 
 
-def load(old_chains: Iterable[str] = (), old_sets: Iterable[str] = (), digest: str = "") -> str:
-    """The text for `nft -f` that makes the version *digest* of the table, all its sets empty, in one transaction.
+def known(digest: str) -> bool:
+    """Whether *digest* stands for this version of the tables."""
+    return digest.partition("-")[0] == DIGEST
 
-    *old_chains* and *old_sets* are what the table holds now: all of it is replaced, but for what is named `user-...`.
+
+def load(old_chains: Iterable[tuple[str, str]] = (), old_sets: Iterable[tuple[str, str]] = (), digest: str = "") -> str:
+    """The text for `nft -f` that makes the version *digest* of our tables, all sets empty, in one transaction.
+
+    *old_chains* and *old_sets* are what there is now, each with its family before it: all of it is replaced, but for
+    what is named `user-...`.
     """
     digest = digest or DIGEST
-    lines = [f"add table inet {TABLE}", f"add chain inet {TABLE} {USER_CHAIN}"]
-    ours = sorted(name for name in old_chains if not name.startswith("user-"))
-    lines += [f"flush chain inet {TABLE} {name}" for name in ours]
-    lines += [f"delete set inet {TABLE} {name}" for name in sorted(old_sets) if not name.startswith("user-")]
-    lines += [f"delete chain inet {TABLE} {name}" for name in ours]
+    lines = [f"add table {one} {TABLE}" for one in FAMILIES] + [f"add chain inet {TABLE} {USER_CHAIN}"]
+    ours = sorted((one, name) for one, name in old_chains if not name.startswith("user-"))
+    lines += [f"flush chain {one} {TABLE} {name}" for one, name in ours]
+    lines += [f"delete set {one} {TABLE} {name}" for one, name in sorted(old_sets) if not name.startswith("user-")]
+    lines += [f"delete chain {one} {TABLE} {name}" for one, name in ours]
     version = f"add chain inet {TABLE} {VERSION_PREFIX}{digest}\n"
     return "\n".join(lines) + "\n" + _definition(chains(digest)) + version
 
 
 def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
-    text = [f"table inet {TABLE} {{"]
-    for name, kind in SETS.items():
-        text.append(f"    {'map' if ':' in kind else 'set'} {name} {{ {kind}; }}")
-    for name, lines in hooked.items():
-        text += [f"    chain {name} {{", *(f"        {line}" for line in lines), "    }"]
-    return "\n".join([*text, "}", ""])
+    text = []
+    for one in FAMILIES:
+        text.append(f"table {one} {TABLE} {{")
+        for name, kind in SETS.items():
+            if family(name) == one:
+                text.append(f"    {'map' if ':' in kind else 'set'} {name} {{ {kind}; }}")
+        for name, lines in hooked.items():
+            if family(name) == one:
+                text += [f"    chain {name} {{", *(f"        {line}" for line in lines), "    }"]
+        text.append("}")
+    return "\n".join([*text, ""])
 
 
 DIGEST = hashlib.sha256(_definition(CHAINS).encode()).hexdigest()[:16]
-"""Stands for this version of the table, which has an empty chain named for it: a table's comment cannot be changed."""
+"""Stands for this version of the tables, which has an empty chain named for it: a comment cannot be changed.
 
-DETOURED = f"{DIGEST}-{DETOUR}"
-"""The same, with the chain `DETOUR`."""
+The names of the optional chains that are there follow it.
+"""
 
 VERSION_PREFIX = "version-"
 """What the name of that chain begins with."""

@@ -7,6 +7,7 @@ matched by exact key, never by prefix. Addresses and routes carry a protocol num
 from collections.abc import Hashable
 from functools import lru_cache
 from hashlib import sha256
+from ipaddress import IPv6Address
 from typing import NamedTuple
 
 PROTOCOL = 105
@@ -72,3 +73,13 @@ def mac(network_id: str, address: Hashable) -> str:
     other hosts on the same wire have other IDs, and so other MACs.
     """
     return (b"\x02" + sha256(f"{network_id} {address}".encode()).digest()[:5]).hex(":")
+
+
+def link_local(mac: str) -> IPv6Address:
+    """The link-local address that the kernel gives an interface with this *mac* (RFC 4291, appendix A).
+
+    >>> link_local("02:42:0a:05:00:02")
+    IPv6Address('fe80::42:aff:fe05:2')
+    """
+    first, *rest = bytes.fromhex(mac.replace(":", ""))
+    return IPv6Address(bytes((0xFE, 0x80, *bytes(6), first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:])))

@@ -76,12 +76,14 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
     endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
     removing = {user.id for user in users if user.removing}
     staying = _staying(state, endpoints, waiting)
+    rules: set[Key] = set()
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         settings = tuple(_sysctls(endpoint, netns))
         resources = tuple(_heeding(settings, BUILTIN[network.driver].endpoint(network, endpoint, netns)))
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
+        rules.update(one.key for one in resources if isinstance(one, Element))
         if stays:
             wanted.extend(resources)
             wanted.extend(settings)
@@ -111,7 +113,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
         links=frozenset(links),
         leaving=frozenset(leaving - links),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
-        elements=frozenset(_places(state, bindings, endpoints)),
+        elements=frozenset(rules.union(_places(state, bindings, endpoints))),
     )
     return Area(tuple(wanted), scope)
 
@@ -194,8 +196,9 @@ def host(
     *closed* tells for each IP version the interfaces between which the host is not to forward. The networks *waiting*
     (their IDs) cannot be made yet.
     """
-    table = firewall.table(detoured=host.frames_filtered is True)
-    wanted: list[Resource] = [table, *firewall.marked(rules.marks)]
+    guarded = tuple(filter(_is_guarded, state.networks.values()))
+    table = firewall.table(detoured=host.frames_filtered is True, guarded=bool(guarded))
+    wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, waiting)]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
@@ -223,6 +226,21 @@ def host(
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)
+
+
+def _is_guarded(network: Network) -> bool:
+    """Whether members of *network* are held to what they are."""
+    there = not (network.config_only or network.removing)
+    return there and BUILTIN[network.driver].traits(network).guarded
+
+
+def _senders(state: State, networks: Iterable[Network], waiting: AbstractSet[str]) -> Iterator[Element]:
+    """The elements that hold the members of *networks* to what they are."""
+    for network in networks:
+        for endpoint in _staying(state, state.on_network(network.id), waiting):
+            netns = state.sandboxes[endpoint.sandbox].netns
+            made = BUILTIN[network.driver].endpoint(network, endpoint, netns)
+            yield from (one for one in made if isinstance(one, Element))
 
 
 def _all_published(state: State, waiting: AbstractSet[str], ruled: AbstractSet[int]) -> Iterator[Element]:

@@ -397,7 +397,7 @@ class Table:
         return self.make()
 
     def remove(self) -> str:
-        return f"nft delete table inet {TABLE}"
+        return f"nft delete table inet {TABLE} && nft delete table bridge {TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +408,7 @@ class Element:
     match: tuple[str, ...]
     permits: bool
     value: str = ""
+    family: str = "inet"
 
     @property
     def key(self) -> Key:
@@ -430,7 +431,7 @@ class Element:
         # An address or a number needs no quotes; no link has a colon in its name.
         match = " . ".join(part if part[:1].isdigit() or ":" in part else f'"{part}"' for part in self.match)
         value = f" : {self.value}" if self.value else ""
-        return f"nft {verb} element inet {TABLE} {self.set} '{{ {match}{value} }}'"
+        return f"nft {verb} element {self.family} {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
 Resource = Namespace | Nickname | Bridge | Vlan | Veth | Child | Port | Address | Route | Sysctl | Table | Element

@@ -90,7 +90,8 @@ PUBLISHED = (
     *firewall.published(Binding("web", 80, PLACE), ip_address("10.0.0.2"), Mode.ROUTED),
     *firewall.published(Binding("web", 80, PLACE), ip_address("fd00::2"), Mode.ROUTED),
 )
-ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT)), *PUBLISHED)
+SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
+ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT)), *PUBLISHED, *SENDERS)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)

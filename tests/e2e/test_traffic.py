@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -195,6 +196,52 @@ def test_icc_false_keeps_members_apart_in_every_way(world: World) -> None:
     for version in (4, 6):
         assert shut(one, two.address("eth0", version), "icmp")
         assert shut(one, two.address("eth0", version), "tcp")
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "open"])
+@pytest.mark.parametrize("forged", ["mac", "address", "address6", "arp"])
+def test_antispoof_holds_a_sandbox_to_its_mac_and_addresses(box: Host, forged: str, *, guarded: bool) -> None:
+    """Who is root inside must not be able to speak for others, nor turn their traffic to himself."""
+    box.network("front", f"-o isthmus.antispoof={guarded} --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64")
+    web, victim = box.sandbox("web", "--network front"), box.sandbox("victim", "--network front")
+    for version in (4, 6):
+        assert pings(web, victim.address(version=version))
+    target = victim.address(version=6 if forged == "address6" else 4)
+    if forged == "arp":
+        (own,) = web.ip("link show eth0")
+        mac = bytes.fromhex(own["address"].replace(":", ""))
+        with web.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("eth0", 0))
+            gateway = bytes((10, 5, 0, 1))
+            head = b"\xff" * 6 + mac + bytes.fromhex("08060001080006040001")
+            wire.send(head + mac + gateway + bytes(6) + bytes((10, 5, 0, 3)) + bytes(18))
+        # Frames keep their order: when this is answered, the other has arrived or was dropped.
+        assert pings(web, target)
+        known = {one["dst"]: one.get("lladdr") for one in victim.ip("-4 neighbour show")}
+        assert (known.get("10.5.0.1") == own["address"]) is not guarded
+        return
+    match forged:
+        case "mac":
+            web.batch("link set eth0 address 02:00:00:00:00:99")
+        case "address":
+            web.batch(f"address del {web.addresses('eth0')[0]} dev eth0", "address add 10.5.0.77/24 dev eth0")
+        case _:
+            web.batch(f"address del {web.addresses('eth0', 6)[0]} dev eth0", "address add fd00:5::77/64 dev eth0 nodad")
+    assert shut(web, target, "icmp") if guarded else pings(web, target)
+
+
+def test_antispoof_comes_and_goes_with_the_network_and_the_sandbox(box: Host) -> None:
+    """Others pay nothing for it, and a rule that stayed would hold whoever gets the same name next."""
+    box.network("front", "-o isthmus.antispoof=true --subnet 10.5.0.0/24")
+    assert "arriving" in box.rules()
+    box.sandbox("web", "--network front")
+    box.restart()
+    assert box.planned_nothing
+    assert "10.5.0.2" in box.run("nft list set bridge isthmus sender4")
+    box.isthmus("sandbox rm web")
+    assert "elements" not in box.run("nft list table bridge isthmus")
+    box.isthmus("network rm front")
+    assert "arriving" not in box.rules()
 
 
 def test_masquerading_can_be_left_out(world: World) -> None:

@@ -28,7 +28,7 @@ singular = False
 
 _BRIDGE = "com.docker.network.bridge"
 _MIN_IPV6_MTU = 1280
-_OURS = frozenset({"isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
+_OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class Parsed:
     bridged: bool
     uplink: str
     probe: Probe
+    antispoof: bool
 
 
 @lru_cache(maxsize=4096)
@@ -82,6 +83,7 @@ def parse(options: Pairs) -> Parsed:
         bridged=bridged,
         uplink=uplink,
         probe=read.choice("isthmus.probe", Probe.FAST),
+        antispoof=read.boolean("isthmus.antispoof", default=False),
     )
 
 
@@ -145,7 +147,9 @@ def traits(network: Network) -> Traits:
     options = parse(network.options)
     if not options.bridged:
         modes = ((4, options.mode4), (6, options.mode6))
-        return Traits(prefix=options.prefix, gateway=True, publishing=() if network.internal else modes)
+        return Traits(
+            prefix=options.prefix, gateway=True, guarded=options.antispoof, publishing=() if network.internal else modes
+        )
     return Traits(
         prefix=options.prefix,
         segment=_device(network),
@@ -153,6 +157,7 @@ def traits(network: Network) -> Traits:
         switched=True,
         nic=options.uplink,
         probe=options.probe,
+        guarded=options.antispoof,
     )
 
 
@@ -231,6 +236,10 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resou
         yield Sysctl(netns, f"net.ipv6.conf.{endpoint.ifname.replace('.', '/')}.ndisc_notify", "1")
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
+    if options.antispoof:
+        local = (naming.link_local(endpoint.mac),) if network.ipv6 else ()
+        own = (*(address.ip for address in endpoint.addresses), *endpoint.link_local, *local)
+        yield from firewall.senders(naming.veth(endpoint.id), endpoint.mac, own)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

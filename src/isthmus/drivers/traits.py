@@ -18,7 +18,8 @@ class Traits:
     stands for that; "" where the host is the router: then its subnets are apart from all that the host routes. It is
     *wired* if others than ours may be on it, and *probe* tells how they are asked for an address then. It is *switched*
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
-    frames leave it. *publishing* has, for each IP version in which ports of the host can lead there, in what mode.
+    frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
+    for each IP version in which ports of the host can lead there, in what mode.
     """
 
     prefix: str = "eth"
@@ -29,5 +30,6 @@ class Traits:
     wired: bool = False
     switched: bool = False
     nic: str = ""
+    guarded: bool = False
     publishing: tuple[tuple[int, Mode], ...] = ()
     probe: Probe = Probe.OFF

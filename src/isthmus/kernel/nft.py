@@ -24,7 +24,7 @@ from isthmus import firewall
 from isthmus.errors import Refused
 from isthmus.kernel import Count, nfnetlink
 from isthmus.kernel.netlink import NETLINK_NETFILTER, NetlinkError, Socket
-from isthmus.kernel.nfnetlink import NFPROTO_INET, Verdict
+from isthmus.kernel.nfnetlink import NFPROTO_BRIDGE, NFPROTO_INET, Verdict
 from isthmus.naming import TABLE
 from isthmus.plan import Change, Operation, Remove
 from isthmus.resources import Element, Key, Table
@@ -46,6 +46,7 @@ _TYPES = {
     ),
     "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), ""),
     "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), ""),
+    "ether_addr": _Type(6, lambda text: bytes.fromhex(text.replace(":", "")), lambda raw: raw.hex(":"), ""),
     "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), ""),
     "inet_service": _Type(
         2, lambda text: nfnetlink.inet_service(int(text)), lambda raw: str(int.from_bytes(raw, "big")), ""
@@ -76,6 +77,8 @@ def _split(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
     return tuple(field.decode(part) for field, part in zip(fields, parts, strict=True))
 
 
+_FAMILIES = {"inet": NFPROTO_INET, "bridge": NFPROTO_BRIDGE}
+
 _KNOWN = 4096
 """How many keys and values of a set are remembered in both forms."""
 
@@ -83,12 +86,13 @@ _KNOWN = 4096
 class _Set:
     """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
 
-    __slots__ = ("counted", "fields", "match", "name", "raw", "value", "value_of", "values", "word")
+    __slots__ = ("counted", "family", "fields", "match", "name", "raw", "value", "value_of", "values", "word")
 
     def __init__(self, name: str, definition: str) -> None:
         first, *options = (part.strip() for part in definition.split(";"))
         key, _, value = first.removeprefix("type ").partition(" : ")
         self.name = name
+        self.family = _FAMILIES[firewall.family(name)]
         self.fields = tuple(_TYPES[field] for field in key.split(" . "))
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
@@ -127,7 +131,7 @@ class _Set:
         parts = zip(self.fields, element.match, strict=True)
         match = " . ".join(f"{field.quote}{part}{field.quote}" for field, part in parts)
         value = f" : {element.value}" if element.value else ""
-        return f"add element inet {TABLE} {self.name} {{ {match}{value} }}\n"
+        return f"add element {firewall.family(self.name)} {TABLE} {self.name} {{ {match}{value} }}\n"
 
 
 _SETS = {name: _Set(name, definition) for name, definition in firewall.SETS.items()}
@@ -219,7 +223,8 @@ class Firewall:
     def has_strangers(self) -> bool:
         """Whether others filter what is forwarded, with nftables or with the iptables of old."""
         chains = map(nfnetlink.chain, self._socket.dump(nfnetlink.getchains()))
-        if any(chain.hook in _FORWARDED and (chain.family, chain.table) != (NFPROTO_INET, TABLE) for chain in chains):
+        ours = {(family, TABLE) for family in _FAMILIES.values()}
+        if any(chain.hook in _FORWARDED and (chain.family, chain.table) not in ours for chain in chains):
             return True
         return any(_old_tables(path) for path in _OLD_TABLES)
 
@@ -231,7 +236,8 @@ class Firewall:
         """
         tables = [operation for operation in operations if isinstance(operation.resource, Table)]
         if tables and isinstance(tables[-1], Remove):
-            self._commit(((tables[-1], [nfnetlink.deltable(TABLE)]),), forgiven=ENOENT)
+            for family in _FAMILIES.values():
+                self._commit(((tables[-1], [nfnetlink.deltable(TABLE, family=family)]),), forgiven=ENOENT)
         elif tables:
             table = tables[0].resource
             digest = table.digest if isinstance(table, Table) else firewall.DIGEST
@@ -257,7 +263,7 @@ class Firewall:
         present = {resource.key: resource for resource in there if isinstance(resource, Element)}
         wanted = _wanted(present.values(), operations)
         standing = next((one.digest for one in there if isinstance(one, Table)), "")
-        known = standing in {firewall.DIGEST, firewall.DETOURED}
+        known = firewall.known(standing)
         if known:
             still = [
                 (operation, _delete(was) if new is None else [*_delete(was), *_add(new)])
@@ -290,8 +296,9 @@ class Firewall:
 
     def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element], digest: str) -> None:
         """Have `nft` load this version of the table, with *elements* and no others, on behalf of *operation*."""
-        chains = [chain.name for chain in self._chains()]
-        sets = [name for name, kind in _SETS.items() if self._elements(kind) is not None]
+        words = {number: word for word, number in _FAMILIES.items()}
+        chains = [(words[chain.family], chain.name) for chain in self._chains()]
+        sets = [(words[kind.family], name) for name, kind in _SETS.items() if self._elements(kind) is not None]
         added = "".join(_SETS[element.set].text(element) for element in elements.values())
         program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         if program is None:
@@ -308,8 +315,9 @@ class Firewall:
         return any(table.name == TABLE for table in tables)
 
     def _chains(self) -> list[nfnetlink.Chain]:
-        chains = map(nfnetlink.chain, self._socket.dump(nfnetlink.getchains(family=NFPROTO_INET)))
-        return [chain for chain in chains if chain.table == TABLE]
+        families = _FAMILIES.values()
+        answers = (one for family in families for one in self._socket.dump(nfnetlink.getchains(family=family)))
+        return [chain for chain in map(nfnetlink.chain, answers) if chain.table == TABLE]
 
     def _digest(self) -> str:
         """Return the version of what is fixed in the table, if all of that is there."""
@@ -331,12 +339,13 @@ class Firewall:
         return version
 
     def _rules(self) -> list[bytes]:
-        return self._socket.dump(nfnetlink.getrules(family=NFPROTO_INET, table=TABLE))
+        families = _FAMILIES.values()
+        return [one for family in families for one in self._socket.dump(nfnetlink.getrules(family=family, table=TABLE))]
 
     def _elements(self, kind: _Set, *, counted: bool = True) -> list[nfnetlink.Element] | None:
         """Return what is in a set, with counters if that is to be *counted*; None if there is no such set."""
         try:
-            answers = self._socket.dump(nfnetlink.getelements(TABLE, kind.name))
+            answers = self._socket.dump(nfnetlink.getelements(TABLE, kind.name, family=kind.family))
         except NetlinkError as error:
             if error.errno == ENOENT:
                 return None
@@ -346,7 +355,7 @@ class Firewall:
     def _element(self, kind: _Set, key: bytes) -> list[nfnetlink.Element]:
         """Return the one element with this *key*, if it is there."""
         try:
-            return nfnetlink.elements(self._socket.ask(nfnetlink.getelement(TABLE, kind.name, key)))
+            return nfnetlink.elements(self._socket.ask(nfnetlink.getelement(TABLE, kind.name, key, family=kind.family)))
         except NetlinkError as error:
             if error.errno == ENOENT:
                 return []
@@ -388,9 +397,9 @@ def _gathered(operations: Sequence[Operation]) -> Iterator[tuple[Operation, list
         if len(same) == 1 or kind is Change:
             yield from ((one, _requests(one)) for one in same)
         elif kind is Remove:
-            yield same[0], nfnetlink.delelements(TABLE, name, map(_SETS[name].key, elements))
+            yield same[0], _deleted(name, elements)
         else:
-            yield same[0], nfnetlink.newelements(TABLE, name, map(_SETS[name].encode, elements))
+            yield same[0], _added(name, elements)
 
 
 def _requests(operation: Operation) -> list[bytes]:
@@ -406,8 +415,18 @@ def _requests(operation: Operation) -> list[bytes]:
 
 
 def _add(element: Element) -> list[bytes]:
-    return nfnetlink.newelements(TABLE, element.set, (_SETS[element.set].encode(element),))
+    return _added(element.set, (element,))
 
 
 def _delete(element: Element | None) -> list[bytes]:
-    return [] if element is None else nfnetlink.delelements(TABLE, element.set, (_SETS[element.set].key(element),))
+    return [] if element is None else _deleted(element.set, (element,))
+
+
+def _added(name: str, elements: Iterable[Element]) -> list[bytes]:
+    kind = _SETS[name]
+    return nfnetlink.newelements(TABLE, name, map(kind.encode, elements), family=kind.family)
+
+
+def _deleted(name: str, elements: Iterable[Element]) -> list[bytes]:
+    kind = _SETS[name]
+    return nfnetlink.delelements(TABLE, name, map(kind.key, elements), family=kind.family)

@@ -205,7 +205,7 @@ class Watch:
 
 def _touches(change: nfnetlink.Change) -> bool:
     """Whether *change* is one to our table, and not to what users have in it."""
-    if change.table != naming.TABLE or change.family != nfnetlink.NFPROTO_INET:
+    if change.table != naming.TABLE or change.family not in {nfnetlink.NFPROTO_INET, nfnetlink.NFPROTO_BRIDGE}:
         return False
     theirs = change.name.startswith(_USER)
     return not theirs or change.event == nfnetlink.NFT_MSG_DELCHAIN
