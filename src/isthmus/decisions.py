@@ -70,7 +70,7 @@ from isthmus.naming import veth
 from isthmus.options import Options, Probe, check_interface
 from isthmus.ports import Wish, clash
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
-from isthmus.render import SYSCTLS
+from isthmus.render import SYSCTLS, gateway_endpoint
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.rules import Rules
 from isthmus.state import State
@@ -611,8 +611,16 @@ class Decisions:
             raise InvalidRequest(_ALONE)
         return networks
 
-    def bindings(self, user: Sandbox, wishes: Iterable[Wish], busy: Container[Place] = ()) -> tuple[Binding, ...]:
-        """The places on the host that lead to *user*, as *wishes* ask for them, none of those that others keep *busy*.
+    def bindings(
+        self,
+        user: Sandbox,
+        wishes: Iterable[Wish],
+        endpoints: Iterable[Endpoint],
+        busy: Container[Place] = (),
+    ) -> tuple[Binding, ...]:
+        """The places on the host that lead to *user* on *endpoints*, none of those that others keep *busy*.
+
+        Where *wishes* name no address, the network that serves may have one for that.
 
         Raises:
             PortTaken: one of ours has it, or nothing is free among those that would do.
@@ -621,11 +629,13 @@ class Decisions:
             raise InvalidRequest(f"{user.name} is in the host's own namespace: what listens there needs no publishing")
         if user.mode.startswith("container:"):
             raise InvalidRequest(f"conflicting options: {_WITH_CONTAINER['ports']}")
+        serving = gateway_endpoint(self._state, endpoints, 4)
+        usual = self._traits(serving[0].network).binding if serving else None
         chosen: dict[tuple[str, int], dict[IPAddress | None, str]] = {}
         tried: dict[tuple[str, IPAddress | None], Iterator[int]] = {}
         bindings = []
         for wish in wishes:
-            protocol, address = wish.protocol, wish.address
+            protocol, address = wish.protocol, wish.address or usual
             # Many that leave it to us go on where the one before found its port.
             ports = iter(wish.hosts or ())
             if not wish.hosts:

@@ -301,7 +301,7 @@ class Engine:
         self._let_leases_end()
         user, endpoints = self._decide.sandbox(request, evidence)
         self._refuse_waiting(endpoints)
-        bindings = self._hold(user, request.ports)
+        bindings = self._hold(user, request.ports, endpoints)
         self._carry_out((user, *endpoints, *bindings), lambda: self._sandbox(user.netns))
         self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:
@@ -353,7 +353,7 @@ class Engine:
     def publish(self, sandbox: str, wishes: Iterable[Wish]) -> tuple[PortView, ...]:
         """Publish more ports of a sandbox; return these."""
         user = self._state.sandbox(sandbox)
-        bindings = self._hold(user, tuple(wishes))
+        bindings = self._hold(user, tuple(wishes), self._state.of_sandbox(user.id))
         self._carry_out(bindings, lambda: self._ports(user, bindings))
         return present.ports(self._state, user, bindings)
 
@@ -365,13 +365,13 @@ class Engine:
             raise NotFound(f"no such port is published for {user.name}: see `isthmus port {user.name}`")
         self._take_away(bindings, lambda: self._ports(user, bindings))
 
-    def _hold(self, user: Sandbox, wishes: tuple[Wish, ...]) -> tuple[Binding, ...]:
+    def _hold(self, user: Sandbox, wishes: tuple[Wish, ...], endpoints: tuple[Endpoint, ...]) -> tuple[Binding, ...]:
         """Decide which places on the host lead to *user*, and keep them from all others there."""
         busy: dict[Place, str] = {}
         # Who can have but one port comes first, who takes any last.
         wishes = tuple(sorted(wishes, key=lambda wish: len(wish.hosts) or 1 << 16))
         while True:
-            bindings = self._decide.bindings(user, wishes, busy) if wishes else ()
+            bindings = self._decide.bindings(user, wishes, endpoints, busy) if wishes else ()
             places = tuple(binding.place for binding in bindings)
             refused = self._kernel.hold(places) if places else {}
             if not refused:

@@ -247,6 +247,18 @@ def test_a_port_at_one_address_is_at_no_other(site: Site) -> None:
     assert refused(site.outside, HOST_ADDRESS, 8081)
 
 
+def test_a_network_can_keep_its_ports_to_the_loopback_unless_told_otherwise(site: Site) -> None:
+    """A safe default, with Docker's option: what is open to the world is so by a word."""
+    option = "-o com.docker.network.bridge.host_binding_ipv4=127.0.0.1"
+    site.host.network("safe", f"{option} --ipv6 --subnet 10.6.0.0/24 --subnet fd00:6::/64")
+    web = site.host.sandbox("web", "--network safe -p 8080:80 -p 0.0.0.0:8081:80")
+    site.world.serve(web)
+    assert seen(site.host, "127.0.0.1", port=8080) == "10.6.0.1"
+    assert refused(site.outside, HOST_ADDRESS, 8080)
+    assert refused(site.outside, HOST_ADDRESS6, 8080)
+    assert seen(site.outside, HOST_ADDRESS, port=8081) == OUTSIDE
+
+
 def test_ranges_and_ports_that_we_choose(site: Site) -> None:
     """As `docker run -p`: each to its own, one of many, any, and all that is exposed."""
     site.serve("web", "-p 9000-9002:80-82 -p 9000-9009:80 -p 81 -P --expose 83/udp")

@@ -50,6 +50,7 @@ class Parsed:
     uplink: str
     probe: Probe
     antispoof: bool
+    binding: IPAddress | None
 
 
 @lru_cache(maxsize=4096)
@@ -84,6 +85,7 @@ def parse(options: Pairs) -> Parsed:
         uplink=uplink,
         probe=read.choice("isthmus.probe", Probe.FAST),
         antispoof=read.boolean("isthmus.antispoof", default=False),
+        binding=read.address(f"{_BRIDGE}.host_binding_ipv4", 4),
     )
 
 
@@ -148,7 +150,12 @@ def traits(network: Network) -> Traits:
     if not options.bridged:
         modes = ((4, options.mode4), (6, options.mode6))
         return Traits(
-            prefix=options.prefix, gateway=True, guarded=options.antispoof, publishing=() if network.internal else modes
+            prefix=options.prefix,
+            gateway=True,
+            guarded=options.antispoof,
+            publishing=() if network.internal else modes,
+            # As in Docker, all of IPv4 stands for all there is.
+            binding=None if options.binding and options.binding.is_unspecified else options.binding,
         )
     return Traits(
         prefix=options.prefix,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from isthmus.firewall import Mode
+from isthmus.model import IPAddress
 from isthmus.options import Probe
 
 
@@ -19,7 +20,8 @@ class Traits:
     *wired* if others than ours may be on it, and *probe* tells how they are asked for an address then. It is *switched*
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
     frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
-    for each IP version in which ports of the host can lead there, in what mode.
+    for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
+    that is meant there if nobody names one, None for all.
     """
 
     prefix: str = "eth"
@@ -32,4 +34,5 @@ class Traits:
     nic: str = ""
     guarded: bool = False
     publishing: tuple[tuple[int, Mode], ...] = ()
+    binding: IPAddress | None = None
     probe: Probe = Probe.OFF
