@@ -35,6 +35,7 @@ from isthmus.api.routes import Api
 from isthmus.api.server import Server, listen
 from isthmus.config import NO_BRIDGE, Settings
 from isthmus.dhcp.manager import Device, Manager
+from isthmus.dns.lookup import Directory
 from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
@@ -42,7 +43,8 @@ from isthmus.kernel import Appeared, News, Overrun, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.lan import Lan
-from isthmus.model import HOST
+from isthmus.model import HOST, Dns, Record
+from isthmus.names import Names
 from isthmus.plan import NOTHING, Plan
 from isthmus.ports import AUTOMATIC
 from isthmus.rules import Rules
@@ -194,10 +196,13 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
     for warning in settings.warnings:
         log.warning("%s", warning)
     events = Events()
-    # What the engine announces travels with its answer: to wake the loop for it alone would cost more than it does.
+    # What the engine records and announces travels with its answer: to wake the loop for it costs more than it does.
+    recorded: deque[tuple[Iterable[Record], Iterable[Record]]] = deque()
     announced: deque[Event] = deque()
 
     def publish() -> None:
+        while recorded:
+            names.learn(*recorded.popleft())
         while announced:
             event = announced.popleft()
             events.publish(event)
@@ -207,9 +212,15 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         identity = _identity(Path(settings.data_root))
         sockets = [listen(address, os.environ, settings.group) for address in settings.hosts]
         held.callback(_close_all, sockets)
-        worker = await Worker.start(lambda: _build(settings, identity, announced.append), publish)
+        exec_root = Path(settings.exec_root)
+        names = Names(_directory(settings), partial(_entered, exec_root), exec_root)
+        held.callback(names.close)
+        worker = await Worker.start(
+            lambda: _build(settings, identity, announced.append, lambda put, drop: recorded.append((put, drop))),
+            publish,
+        )
         held.push_async_callback(worker.stop)
-        watch = Watch(Path(settings.exec_root) / "netns", await worker.call(lambda house: house.kernel.firewall_port))
+        watch = Watch(exec_root / "netns", await worker.call(lambda house: house.kernel.firewall_port))
         held.callback(watch.close)
 
         def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
@@ -217,7 +228,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
 
         lan = Lan(call, Prober, partial(Manager, _listen))
         held.push_async_callback(lan.close)
-        mender = Mender(worker, watch, lan)
+        mender = Mender(worker, watch, lan, names)
         for number in watch.filenos():
             loop.add_reader(number, mender.hear)
         began = time.monotonic()
@@ -226,13 +237,14 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         except ExceptionGroup as refusals:
             mender.try_again((Overrun(),), refusals)
             plan = NOTHING
+        names.start()
         log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
         # What is there now stays; it need not be looked through again and again for what is not needed.
         gc.collect()
         gc.freeze()
 
         lan.look()
-        server = Server(Api(call, lan, events, _about(settings, identity), time.time_ns))
+        server = Server(Api(call, lan, names.written, events, _about(settings, identity), time.time_ns))
         await server.start(*sockets)
         held.push_async_callback(server.close)
         held.callback(events.close)
@@ -254,7 +266,27 @@ def _automatic_ports() -> range:
     return range(first, last + 1)
 
 
-def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) -> House:
+def _directory(settings: Settings) -> Directory:
+    return Directory(settings.host_gateway_ips, Dns(settings.dns, settings.dns_opts, settings.dns_search))
+
+
+@contextlib.contextmanager
+def _entered(exec_root: Path, name: str) -> Iterator[None]:
+    """Have the calling thread in the namespace of ours with this *name*; OSError if there is none."""
+    netns = namespaces.open_path(str(exec_root / "netns" / name))
+    try:
+        with namespaces.inside(netns):
+            yield
+    finally:
+        os.close(netns)
+
+
+def _build(
+    settings: Settings,
+    identity: str,
+    publish: Callable[[Event], None],
+    recorded: Callable[[Iterable[Record], Iterable[Record]], None],
+) -> House:
     """The object graph; called on a thread of the worker's, in whose namespace the kernel is looked at."""
     exec_root, data_root = Path(settings.exec_root), Path(settings.data_root)
     kernel = LinuxKernel(exec_root)
@@ -284,6 +316,7 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
         random=secrets.token_bytes,
         publish=publish,
         paths={HOST: f"/proc/{os.getpid()}/ns/net", "*": str(exec_root / "netns")},
+        recorded=recorded,
     )
     return House(store, kernel, engine)
 
@@ -291,10 +324,11 @@ def _build(settings: Settings, identity: str, publish: Callable[[Event], None]) 
 class Mender:
     """Has the engine look again when the kernel tells that something of ours went."""
 
-    def __init__(self, worker: Worker[House], watch: Watch, lan: Lan) -> None:
+    def __init__(self, worker: Worker[House], watch: Watch, lan: Lan, names: Names) -> None:
         self._worker = worker
         self._watch = watch
         self._lan = lan
+        self._names = names
         self._news: dict[News, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._pause = RETRY
@@ -330,6 +364,7 @@ class Mender:
                 else:
                     self._pause = RETRY
                     if len(plan):
+                        self._names.look_again()
                         log.warning("put back what others had taken: %d operations", len(plan))
                         self._lan.look()
                 for one in news:

@@ -347,6 +347,13 @@ class Decisions:
             raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
         if network.predefined and request.aliases:
             raise InvalidRequest("network-scoped aliases are only supported for user-defined networks")
+        # Where a resolver looks them up, who is linked may come later.
+        for link in request.links if network.predefined else ():
+            target, _, alias = link.partition(":")
+            if not (alias or target).isprintable() or " " in alias:
+                raise InvalidRequest(f"bad format for links: {link}")
+            if self._state.sandbox_named(target) is None:
+                raise InvalidRequest(f"could not get container for {target}: No such container: {target}")
         link_local = tuple(_address("link-local-ip", text) for text in request.link_local)
         ifname = mac = ""
         addresses: tuple[IPInterface, ...] = ()
@@ -565,6 +572,8 @@ class Decisions:
             sysctls=request.sysctls,
             exposed=request.exposed,
             publish_all=request.publish_all,
+            domainname=request.domainname,
+            dns=request.dns,
         )
         if user.mode.startswith("container:"):
             return self._joining(user, request), ()

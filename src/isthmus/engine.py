@@ -69,7 +69,9 @@ class Engine:
         random: Callable[[int], bytes],
         publish: Callable[[Event], None],
         paths: Mapping[str, str],
+        recorded: Callable[[Iterable[Record], Iterable[Record]], object] = lambda _put, _drop: None,
     ) -> None:
+        """*Publish* is told what happened, *recorded* each record that was put, and each that was dropped."""
         self._store = store
         self._kernel = kernel
         self._rules = rules
@@ -77,6 +79,7 @@ class Engine:
         self._random = random
         self._publish = publish
         self._paths = paths
+        self._recorded = recorded
         self._waiting: dict[str, str] = {}
         self._troubles: dict[tuple[str, str], str] = {}
         self._adopt(State())
@@ -99,6 +102,7 @@ class Engine:
         """
         items = self._store.read().items
         self._adopt(State(records.decode(key, value) for key, value in items.items()))
+        self._recorded(tuple(self._state.records()), ())
         self._let_leases_end()
         host = self._look()
         for network in self._decide.default_networks(host):
@@ -528,6 +532,7 @@ class Engine:
             self._state.drop(record)
         for record in put:
             self._state.put(record)
+        self._recorded(put, drop)
         if places := [record.place for record in drop if isinstance(record, Binding)]:
             self._kernel.release(places)
 

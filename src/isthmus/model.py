@@ -114,6 +114,29 @@ class Endpoint:
         return min((lease.mtu for lease in self.leases if lease.mtu), default=None)
 
 
+HOST_GATEWAY = "host-gateway"
+"""What stands for the host's address among further names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dns:
+    """How names are to be looked up in a sandbox, as far as its user said: `docker run`'s `--dns` and its like.
+
+    *Hosts* are further names, each with an address or `HOST_GATEWAY`, in the order given. *Off* means that there is to
+    be no resolver, and no `resolv.conf` of ours.
+    """
+
+    servers: tuple[IPAddress, ...] = ()
+    options: tuple[str, ...] = ()
+    search: tuple[str, ...] = ()
+    hosts: Pairs = ()
+    off: bool = False
+
+
+UNSAID = Dns()
+"""Where a user says nothing of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sandbox:
     """Something that has a network namespace; to Docker's clients, a container.
@@ -134,6 +157,8 @@ class Sandbox:
     sysctls: Pairs = ()
     exposed: tuple[str, ...] = ()
     publish_all: bool = False
+    domainname: str = ""
+    dns: Dns = UNSAID
     removing: bool = False
 
 

@@ -10,6 +10,8 @@ from hashlib import sha256
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
+from isthmus.model import Endpoint, Sandbox
+
 PROTOCOL = 105
 """Our number in `IFA_PROTO` and `RTA_PROTOCOL`: none of those that iproute2's `rt_protos` gives away."""
 
@@ -83,3 +85,9 @@ def link_local(mac: str) -> IPv6Address:
     """
     first, *rest = bytes.fromhex(mac.replace(":", ""))
     return IPv6Address(bytes((0xFE, 0x80, *bytes(6), first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:])))
+
+
+def dns_names(user: Sandbox, endpoint: Endpoint) -> tuple[str, ...]:
+    """The names that *user* answers to by its *endpoint*, in Docker's order: name, aliases, short ID, hostname."""
+    names = (user.name, *endpoint.aliases, user.id[:12], user.hostname)
+    return tuple(dict.fromkeys(name for name in names if name))

@@ -9,7 +9,8 @@ from isthmus.drivers import BUILTIN
 from isthmus.drivers.traits import Traits
 from isthmus.firewall import TRANSLATING
 from isthmus.kernel import Count
-from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
+from isthmus.model import Binding, Endpoint, HandLink, HOST, Host, IPAddress, Network, Sandbox
+from isthmus.naming import dns_names
 from isthmus.options import Probe
 from isthmus.plan import Plan
 from isthmus.ports import versions
@@ -47,7 +48,6 @@ def endpoint(state: State, record: Endpoint, troubles: Troubles) -> EndpointView
     user = state.sandboxes[record.sandbox]
     routers = routers_of(home, record)
     addresses = {address.version: address for address in record.addresses}
-    names = (user.name, *record.aliases, user.id[:12], user.hostname)
     return EndpointView(
         record,
         home,
@@ -56,7 +56,7 @@ def endpoint(state: State, record: Endpoint, troubles: Troubles) -> EndpointView
         addresses.get(6),
         routers.get(4) if 4 in addresses else None,
         routers.get(6) if 6 in addresses else None,
-        () if home.predefined else tuple(dict.fromkeys(name for name in names if name)),
+        () if home.predefined else dns_names(user, record),
         troubles.get(record.id, ()),
     )
 

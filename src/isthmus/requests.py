@@ -8,7 +8,7 @@ own.
 from dataclasses import dataclass
 
 from isthmus.addresses import SubnetRequest
-from isthmus.model import HandRoute, IPInterface, Pairs
+from isthmus.model import UNSAID, Dns, HandRoute, IPInterface, Pairs
 from isthmus.ports import Wish
 
 
@@ -60,8 +60,10 @@ class SandboxRequest:
     name: str
     mode: str = "default"
     hostname: str = ""
+    domainname: str = ""
     labels: Pairs = ()
     sysctls: Pairs = ()
+    dns: Dns = UNSAID
     endpoints: tuple[tuple[str, EndpointRequest], ...] = ()
     ports: tuple[Wish, ...] = ()
     exposed: tuple[str, ...] = ()

@@ -68,6 +68,15 @@ class SandboxView:
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """The paths of the files that programs in a sandbox read about names; "" where it has none of ours."""
+
+    resolv_conf: str = ""
+    hosts: str = ""
+    hostname: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkView:
     """A link that was made by hand: its name in the sandbox, and that of its other end, if it has one."""
 

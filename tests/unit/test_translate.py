@@ -1,5 +1,6 @@
 """Docker's JSON, in both directions: what bodies, filters and times mean, and which words a client gets to read."""
 
+import re
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
@@ -10,8 +11,8 @@ import pytest
 from isthmus.addresses import Subnet, SubnetRequest
 from isthmus.api import body, translate
 from isthmus.api.filters import instant, parse
-from isthmus.errors import InvalidOption, InvalidRequest, NotImplementedHere
-from isthmus.model import HandRoute, Sandbox, pairs
+from isthmus.errors import InvalidOption, InvalidRequest
+from isthmus.model import Dns, HandRoute, Sandbox, pairs
 from isthmus.views import EndpointView, Event, NatRule, NetworkView, SandboxView, SubnetStatus
 from tests.worlds import endpoint, network, sandbox
 
@@ -189,19 +190,76 @@ def test_a_sandbox_name_that_could_be_a_path_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "host"),
+    ("conflict", "host"),
     [
-        ("HostConfig.Dns", {"dns": ["192.0.2.1"]}),
-        ("HostConfig.ExtraHosts", {"extra_hosts": ["a:192.0.2.1"]}),
-        ("HostConfig.Links", {"links": ["a"]}),
+        ("dns", {"dns": ["192.0.2.1"]}),
+        ("dns", {"dns_search": ["a.example"]}),
+        ("extra-hosts", {"extra_hosts": ["a:192.0.2.1"]}),
+        ("links", {"links": ["a"]}),
     ],
 )
-def test_what_cannot_be_given_yet_is_refused_by_its_key(key: str, host: dict[str, object]) -> None:
-    """A published port that is silently missing costs its user an evening."""
-    with pytest.raises(NotImplementedHere, match=f"^{key} is not supported"):
-        translate.sandbox_request("web", sandbox_body(**host))
+def test_what_does_not_go_with_the_namespace_of_another_is_left_to_the_engine(
+    conflict: str, host: dict[str, object]
+) -> None:
+    """It refuses it in Docker's words."""
     request, _ = translate.sandbox_request("web", sandbox_body(network_mode="container:x", **host))
-    assert request.conflicts
+    assert request.conflicts == {conflict}
+
+
+def test_what_a_user_says_of_names_is_in_the_request() -> None:
+    """One field forgotten is one flag of `docker run` without effect."""
+    given = sandbox_body(
+        dns=["192.0.2.1", "2001:db8::1"],
+        dns_options=["ndots:1"],
+        dns_search=["corp.example", "."],
+        extra_hosts=["a:192.0.2.2", "b:[2001:db8::2]", "c:host-gateway"],
+    )
+    request, _ = translate.sandbox_request("web", given)
+    assert request.dns == Dns(
+        (ip_address("192.0.2.1"), ip_address("2001:db8::1")),
+        ("ndots:1",),
+        ("corp.example", "."),
+        (("a", "192.0.2.2"), ("b", "2001:db8::2"), ("c", "host-gateway")),
+    )
+    assert translate.sandbox_request("web", sandbox_body(dns=["none"]))[0].dns == Dns(off=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ({"dns": ["dns.example"]}, "failed to parse HostConfig.Dns value: dns.example"),
+        ({"dns": ["none", "192.0.2.1"]}, "failed to parse HostConfig.Dns value: none"),
+        ({"dns": ["none"], "dns_search": ["a.example"]}, "none goes with no option"),
+        ({"dns_search": ["a\nnameserver 192.0.2.1"]}, "failed to parse HostConfig.DnsSearch"),
+        ({"dns_options": ["ndots:1 rotate"]}, "failed to parse HostConfig.DnsOptions"),
+        ({"extra_hosts": ["a"]}, 'bad format for add-host: "a"'),
+        ({"extra_hosts": ["a b:192.0.2.1"]}, 'bad format for add-host: "a b:192.0.2.1"'),
+        ({"extra_hosts": ["a:b"]}, 'invalid IP address in add-host: "b"'),
+    ],
+)
+def test_what_cannot_be_a_line_of_a_file_is_refused(host: dict[str, object], words: str) -> None:
+    """It becomes lines of files that every program in the sandbox reads."""
+    with pytest.raises(InvalidRequest, match=re.escape(words)):
+        translate.sandbox_request("web", sandbox_body(**host))
+
+
+def test_a_hostname_of_several_lines_is_refused() -> None:
+    """It becomes a line of `hosts`, too."""
+    with pytest.raises(InvalidRequest, match="invalid hostname format"):
+        translate.sandbox_request("web", body.SandboxCreate(hostname="a\n192.0.2.1 bank.example"))
+
+
+def test_links_are_those_of_the_main_endpoint() -> None:
+    """Docker's client gives them in both places for a user-defined network; they are meant once."""
+    create = body.SandboxCreate(
+        host_config=body.HostConfig(network_mode="front", links=["db:store"]),
+        networking_config=body.NetworkingConfig({"front": body.EndpointConfig(links=["db:store", "x"])}),
+    )
+    request, _ = translate.sandbox_request("web", create)
+    assert [(name, one.links) for name, one in request.endpoints] == [("front", ("db:store", "x"))]
+    create = body.SandboxCreate(host_config=body.HostConfig(links=["db"]))
+    request, _ = translate.sandbox_request("web", create)
+    assert [(name, one.links) for name, one in request.endpoints] == [("bridge", ("db",))]
 
 
 def test_published_ports_are_discarded_in_host_mode_with_a_warning() -> None:
@@ -538,14 +596,7 @@ def test_a_sandbox_shape_is_what_its_own_routes_promise() -> None:
     """The command line prints from it."""
     shape = translate.sandbox(SandboxView(Sandbox(WEB.id, "web", 0, "web", "front"), (AT,), "/run/isthmus/netns/web"))
     assert set(shape) == {
-        "Id",
-        "Name",
-        "Created",
-        "NetworkMode",
-        "NetnsPath",
-        "Labels",
-        "Hostname",
-        "Networks",
-        "Ports",
+        *("Id", "Name", "Created", "NetworkMode", "NetnsPath", "Labels", "Hostname", "Domainname", "Networks", "Ports"),
+        *("Dns", "DnsOptions", "DnsSearch", "ExtraHosts"),
     }
     assert shape["Created"] == "1970-01-01T00:00:00Z"

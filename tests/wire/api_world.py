@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 from typing import Any, Self, TypeVar
 
 import msgspec
@@ -13,10 +15,12 @@ from isthmus.api.events import Events
 from isthmus.api.message import Request, Response
 from isthmus.api.routes import Api
 from isthmus.dhcp.fake import FakeServers
+from isthmus.dns.lookup import Directory
 from isthmus.engine import Engine
 from isthmus.kernel.fake import FakeKernel
 from isthmus.lan import Lan
 from isthmus.model import HOST, pairs
+from isthmus.names import Written
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.wire.fake import FakeWire
@@ -50,6 +54,9 @@ class World:
         self.store = MemoryStore()
         self.now = START
         self.events = Events()
+        self.directory = Directory()
+        self.root = TemporaryDirectory()
+        self.written = Written(self.directory, Path(self.root.name), Path(self.root.name, "resolv.conf"))
         self.engine = Engine(
             self.store,
             self.kernel,
@@ -62,12 +69,13 @@ class World:
             random=Random(1).randbytes,
             publish=self.events.publish,
             paths={HOST: "/proc/1/ns/net", "*": "/run/isthmus/netns"},
+            recorded=self.directory.learn,
         )
         self.engine.start()
         self.wire = FakeWire()
         self.servers = FakeServers()
         self.lan = Lan(self.call, lambda _conflict: self.wire, lambda _leased: self.servers)
-        self.api = Api(self.call, self.lan, self.events, ABOUT, self.clock)
+        self.api = Api(self.call, self.lan, self.written, self.events, ABOUT, self.clock)
 
     def __enter__(self) -> Self:
         return self
@@ -75,6 +83,7 @@ class World:
     def __exit__(self, *_problem: object) -> None:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
+        self.root.cleanup()
 
     def clock(self) -> int:
         """The time, in nanoseconds."""

@@ -34,6 +34,7 @@ from isthmus.errors import (
 )
 from isthmus.lan import Call, Lan
 from isthmus.model import Network
+from isthmus.names import Written
 from isthmus.views import Event, SandboxView
 
 log = logging.getLogger("isthmus.api")
@@ -44,9 +45,12 @@ _T = TypeVar("_T")
 class Api:
     """The whole API as one callable: a `Request` in, a `Response` out, never an exception."""
 
-    def __init__(self, call: Call, lan: Lan, events: Events, about: About, clock: Callable[[], int]) -> None:
+    def __init__(  # noqa: PLR0917 - all that there is to ask
+        self, call: Call, lan: Lan, written: Written, events: Events, about: About, clock: Callable[[], int]
+    ) -> None:
         self.call = call
         self.lan = lan
+        self.written = written
         self.events = events
         self.about = about
         self.clock = clock
@@ -420,6 +424,12 @@ async def _remove_sandbox(api: Api, request: Request) -> Response:
     return await _change(api, request, lambda engine: engine.remove_sandbox(name), lambda _: Response(204), brief=True)
 
 
+async def _write_files(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    view = await api.call(lambda engine: engine.sandbox(name), brief=True)
+    return answer(200, translate.files(api.written.files(view.sandbox.netns)))
+
+
 async def _prune_sandboxes(api: Api, request: Request) -> Response:
     """Remove the sandboxes that serve nobody: in a namespace that no other one shares, and with nothing in it."""
     may_go = translate.prunable(_filters(request, translate.PRUNE_FILTERS), api.clock())
@@ -546,6 +556,7 @@ ROUTES = (
     Route("GET", "/sandboxes/{name}/ports", _ports),
     Route("POST", "/sandboxes/{name}/ports", _publish),
     Route("POST", "/sandboxes/{name}/ports/remove", _unpublish),
+    Route("POST", "/sandboxes/{name}/files", _write_files),
     Route("GET", "/sandboxes/{name}/links", _links),
     Route("POST", "/sandboxes/{name}/links", _add_link),
     Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),

@@ -14,16 +14,28 @@ from isthmus.addresses import SubnetRequest
 from isthmus.api import body
 from isthmus.api.filters import Filters
 from isthmus.api.message import Version
-from isthmus.errors import InvalidOption, InvalidRequest, NotImplementedHere
-from isthmus.model import FOREVER, Binding, DhcpLease, HandRoute, IPAddress, IPInterface, Network, pairs
+from isthmus.errors import InvalidOption, InvalidRequest
+from isthmus.model import (
+    FOREVER,
+    HOST_GATEWAY,
+    Binding,
+    DhcpLease,
+    Dns,
+    HandRoute,
+    IPAddress,
+    IPInterface,
+    Network,
+    pairs,
+)
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.views import EndpointView, Event, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
+from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
 Shape = dict[str, object]
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,254}")
 _SECOND = 10**9
+_NO_DNS = "none"
 
 
 # From bodies to requests.
@@ -87,6 +99,9 @@ def sandbox_request(name: str, create: body.SandboxCreate) -> tuple[SandboxReque
         raise InvalidRequest(
             f"Invalid container name ({name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed, and 255 characters at most"
         )
+    for what, text in (("hostname", create.hostname), ("domainname", create.domainname)):
+        if text and not _is_word(text):
+            raise InvalidRequest(f"invalid {what} format: {text}")
     host = create.host_config
     mode = host.network_mode or "default"
     given = {
@@ -102,14 +117,15 @@ def sandbox_request(name: str, create: body.SandboxCreate) -> tuple[SandboxReque
         name=name,
         mode=mode,
         hostname=create.hostname,
+        domainname=create.domainname,
         labels=pairs(create.labels),
+        dns=_dns(host),
         sysctls=pairs(host.sysctls),
         endpoints=_endpoints(mode, create),
         conflicts=frozenset(word for word, is_given in given.items() if is_given),
     )
     if mode.startswith("container:"):
         return request, ()
-    _refuse_later(mode, create)
     if mode == "host":
         return request, ("Published ports are discarded when using host network mode",) if given["ports"] else ()
     wishes = tuple(_wishes(host.port_bindings))
@@ -154,39 +170,67 @@ def _port_key(port: int, protocol: str) -> str:
 
 
 def _endpoints(mode: str, create: body.SandboxCreate) -> tuple[tuple[str, EndpointRequest], ...]:
-    """The places on networks that *create* asks for; its own MAC address is that of the one on *mode*'s network."""
+    """The places on networks that *create* asks for; its own MAC address and links are for that on *mode*'s network."""
     configs = dict(create.networking_config.endpoints_config)
-    mac = create.mac_address
-    if mac and mode not in {"host", "none"} and not mode.startswith("container:"):
+    mac, links = create.mac_address, create.host_config.links
+    if (mac or links) and mode not in {"host", "none"} and not mode.startswith("container:"):
         main = "bridge" if mode == "default" else mode
         config = configs.pop(main, body.EndpointConfig())
-        if config.mac_address not in {"", mac}:
+        if mac and config.mac_address not in {"", mac}:
             raise InvalidRequest(
                 "the container-wide MAC address must match the endpoint-specific MAC address for the main network, "
                 "or be left empty"
             )
         wish = endpoint_request(config)
-        with_mac = EndpointRequest(
-            wish.ipv4, wish.ipv6, wish.link_local, mac, wish.aliases, wish.links, wish.options, wish.gateway_priority
-        )
-        return ((main, with_mac), *((name, endpoint_request(one)) for name, one in configs.items()))
+        # Docker's client gives links twice.
+        wish = replace(wish, mac=mac or wish.mac, links=tuple(dict.fromkeys((*wish.links, *links))))
+        return ((main, wish), *((name, endpoint_request(one)) for name, one in configs.items()))
     return tuple((name, endpoint_request(config)) for name, config in configs.items())
 
 
-def _refuse_later(mode: str, create: body.SandboxCreate) -> None:
-    """Refuse what a sandbox cannot have yet, naming the key; links in host mode have a refusal of their own."""
-    host = create.host_config
-    lacking = {
-        "Domainname": create.domainname,
-        "HostConfig.Dns": host.dns,
-        "HostConfig.DnsOptions": host.dns_options,
-        "HostConfig.DnsSearch": host.dns_search,
-        "HostConfig.ExtraHosts": host.extra_hosts,
-        "HostConfig.Links": host.links if mode != "host" else None,
-    }
-    for key, value in lacking.items():
-        if value:
-            raise NotImplementedHere(f"{key} is not supported by this version of Isthmus: leave it out")
+def _dns(host: body.HostConfig) -> Dns:
+    """How names are to be looked up; a server `none` (Podman's word) means that there is to be no resolver."""
+    off = host.dns == [_NO_DNS]
+    if off and (host.dns_options or host.dns_search):
+        raise InvalidRequest("invalid argument for dns: none goes with no option and no domain to search")
+    for domain in host.dns_search:
+        if not _is_word(domain):
+            raise InvalidOption("HostConfig.DnsSearch", domain, "it must be a domain such as corp.example, or .")
+    for option in host.dns_options:
+        if not _is_word(option):
+            raise InvalidOption("HostConfig.DnsOptions", option, "it must be one word, such as ndots:1")
+    return Dns(
+        servers=() if off else tuple(_server(text) for text in host.dns),
+        options=tuple(host.dns_options),
+        search=tuple(host.dns_search),
+        hosts=tuple(map(_extra_host, host.extra_hosts)),
+        off=off,
+    )
+
+
+def _is_word(text: str) -> bool:
+    """Whether *text* can stand for itself in a line of a file."""
+    return bool(text) and text.isprintable() and " " not in text
+
+
+def _server(text: str) -> IPAddress:
+    try:
+        return ip_address(text)
+    except ValueError:
+        raise InvalidOption("HostConfig.Dns", text, "it must be an IP address; or none, alone") from None
+
+
+def _extra_host(text: str) -> tuple[str, str]:
+    """A further name, and its address as text: NAME:ADDRESS or NAME:host-gateway."""
+    name, colon, address = text.partition(":")
+    if not (colon and _is_word(name)):
+        raise InvalidRequest(f'bad format for add-host: "{text}"')
+    if address == HOST_GATEWAY:
+        return name, address
+    try:
+        return name, str(ip_address(address.removeprefix("[").removesuffix("]")))
+    except ValueError:
+        raise InvalidRequest(f'invalid IP address in add-host: "{address}"') from None
 
 
 def link_request(create: body.LinkCreate) -> LinkRequest:
@@ -453,10 +497,10 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
             "NetworkMode": sandbox.mode,
             "PortBindings": _asked_ports(view),
             "PublishAllPorts": sandbox.publish_all,
-            "Dns": [],
-            "DnsOptions": [],
-            "DnsSearch": [],
-            "ExtraHosts": None,
+            "Dns": [_NO_DNS] if sandbox.dns.off else list(map(str, sandbox.dns.servers)),
+            "DnsOptions": list(sandbox.dns.options),
+            "DnsSearch": list(sandbox.dns.search),
+            "ExtraHosts": [":".join(host) for host in sandbox.dns.hosts] or None,
             "Links": None,
             "Sysctls": dict(sandbox.sysctls) or None,
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
@@ -464,7 +508,7 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
         "Mounts": [],
         "Config": {
             "Hostname": sandbox.hostname,
-            "Domainname": "",
+            "Domainname": sandbox.domainname,
             "User": "",
             "Env": [],
             "Cmd": None,
@@ -565,10 +609,20 @@ def sandbox(view: SandboxView) -> Shape:
         "NetnsPath": view.netns_path,
         "Labels": dict(record.labels),
         "Hostname": record.hostname,
+        "Domainname": record.domainname,
+        "Dns": [_NO_DNS] if record.dns.off else list(map(str, record.dns.servers)),
+        "DnsOptions": list(record.dns.options),
+        "DnsSearch": list(record.dns.search),
+        "ExtraHosts": [":".join(host) for host in record.dns.hosts],
         "Networks": _networks(view),
         "Ports": _all_ports(view),
         **_trouble(view.trouble),
     }
+
+
+def files(paths: Files) -> Shape:
+    """`POST /sandboxes/{id}/files`: where the files are that programs in a sandbox read about names."""
+    return {"ResolvConfPath": paths.resolv_conf, "HostsPath": paths.hosts, "HostnamePath": paths.hostname}
 
 
 def link(view: LinkView) -> Shape:

@@ -47,10 +47,10 @@ def _check_network(value: str) -> str:
     return attach.check_network(value)
 
 
-def _check_address(value: str) -> str:
+def _check_server(value: str) -> str:
     from isthmus.cli import attach
 
-    return attach.check_address(value)
+    return value if value == "none" else attach.check_address(value)
 
 
 def _check_search(value: str) -> str:
@@ -165,8 +165,14 @@ def _exec(arguments: Arguments) -> int:
         command = command[1:]
     if not command:
         raise arguments.wrong("no command: isthmus sandbox exec NAME -- COMMAND")
-    sandbox = record(arguments.client().get(f"/sandboxes/{quote(name)}"))
-    return execute(text(sandbox.get("Name")), text(sandbox.get("NetnsPath")), command)
+    client = arguments.client()
+    sandbox = record(client.get(f"/sandboxes/{quote(name)}"))
+    files = record(client.post(f"/sandboxes/{quote(name)}/files"))
+    over = {
+        f"/etc/{file}": text(files.get(key))
+        for key, file in (("ResolvConfPath", "resolv.conf"), ("HostsPath", "hosts"), ("HostnamePath", "hostname"))
+    }
+    return execute(text(sandbox.get("Name")), text(sandbox.get("NetnsPath")), command, over)
 
 
 _FILTER = Flag("filter", "Only what fits, e.g. name=web, network=front", Kind.LIST, "f", "key=value", check_filter)
@@ -182,7 +188,7 @@ COMMANDS = (
         _create,
         (
             Flag("add-host", "Line of /etc/hosts", Kind.LIST, value="name:address", check=_check_extra_host),
-            Flag("dns", "Name server", Kind.LIST, value="address", check=_check_address),
+            Flag("dns", "Name server; none: no resolver", Kind.LIST, value="address", check=_check_server),
             Flag("dns-option", "Option of the resolver", Kind.LIST),
             Flag("dns-search", "Domain to search names in", Kind.LIST, value="domain", check=_check_search),
             Flag("domainname", "Domain name"),

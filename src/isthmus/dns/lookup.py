@@ -1,0 +1,350 @@
+"""Who is known by which name: the records, indexed for the resolver's questions.
+
+As in Docker (libnetwork, `sandbox_dns_unix.go`), a sandbox finds those who stand on a network with it: by name, alias,
+short ID and hostname, on user-defined networks only; `NAME.NETWORK` means the one there. Names of one network are no
+business of others. A link is a name that one sandbox alone has for another.
+
+The directory learns of each change as it is recorded, in a few steps for each endpoint, so it need never be made anew,
+and who is being removed is gone with the next question. *Version* tells whether it is the same as before.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from isthmus.dns.message import AAAA, ANY, IN, PTR, REFUSED, A, Query, answer, encode_name, record
+from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Record, Sandbox
+from isthmus.naming import dns_names
+
+TTL = 600
+"""For how many seconds an answer of ours is good, as in Docker."""
+
+_TURNS = 16  # in so many orders are the addresses of one name told
+_ARPA4, _ARPA6 = ".in-addr.arpa", ".ip6.arpa"
+
+
+@dataclass(slots=True)
+class _Zone:
+    """The names of one network; by each, the addresses of the endpoints (their IDs) that bear it."""
+
+    network: Network
+    names: dict[str, dict[str, tuple[IPAddress, ...]]] = field(default_factory=dict)
+    pointers: dict[IPAddress, str] = field(default_factory=dict)
+    wildcards: int = 0
+
+    def find(self, name: str) -> tuple[IPAddress, ...] | None:
+        held = self.names.get(name)
+        if held is None and self.wildcards:
+            parents = (name[at + 1 :] for at, letter in enumerate(name) if letter == "." and at)
+            held = next((one for parent in parents if (one := self.names.get(f"*.{parent}")) is not None), None)
+        return None if held is None else tuple(address for addresses in held.values() for address in addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """A network that a sandbox stands on, and its own names for others there."""
+
+    zone: _Zone
+    endpoint: Endpoint
+    links: dict[str, str]
+
+
+class Directory:
+    """The names of all networks, from each sandbox's point of view; sandboxes that share a namespace share it.
+
+    *Gateways* are the addresses that `host-gateway` stands for; without any, it is those of the default bridge.
+    *Defaults* count where a sandbox's user says nothing.
+    """
+
+    def __init__(self, gateways: Iterable[IPAddress] = (), defaults: Dns = UNSAID) -> None:
+        self.version = 0
+        self._gateways = tuple(gateways)
+        self._defaults = defaults
+        self._zones: dict[str, _Zone] = {}
+        self._sandboxes: dict[str, Sandbox] = {}
+        self._endpoints: dict[str, Endpoint] = {}
+        self._of_sandbox: dict[str, dict[str, None]] = {}
+        self._in_netns: dict[str, dict[str, None]] = {}
+        self._ways: dict[str, tuple[_Way, ...]] = {}
+        self._hosts: dict[str, dict[str, tuple[IPAddress, ...]]] = {}
+
+    # What is learned.
+
+    def learn(self, put: Iterable[Record], drop: Iterable[Record] = ()) -> set[str]:
+        """Know what was recorded, and what no longer is; return the namespaces whose sandboxes or networks changed."""
+        touched: set[str] = set()
+        for one in drop:
+            match one:
+                case Endpoint():
+                    touched.update(self._forget_endpoint(one))
+                case Sandbox():
+                    touched.add(one.netns)
+                    self._sandboxes.pop(one.id, None)
+                    self._of_sandbox.pop(one.id, None)
+                    self._in_netns.get(one.netns, {}).pop(one.id, None)
+                case Network():
+                    self._zones.pop(one.id, None)
+                    self.version += 1
+                case _:
+                    pass
+        for one in put:
+            match one:
+                case Endpoint():
+                    touched.update(self._put_endpoint(one))
+                case Sandbox():
+                    touched.add(one.netns)
+                    self._put_sandbox(one)
+                case Network():
+                    self._put_network(one)
+                case _:
+                    pass
+        for netns in touched:
+            self._ways.pop(netns, None)
+            self._hosts.pop(netns, None)
+            if not self._in_netns.get(netns, True):
+                del self._in_netns[netns]
+        self.version += bool(touched)
+        return touched
+
+    def _put_network(self, network: Network) -> None:
+        zone = self._zones.get(network.id)
+        if zone is None:
+            self._zones[network.id] = _Zone(network)
+        else:
+            zone.network = network
+        self._ways.clear()
+        self._hosts.clear()
+        self.version += 1
+
+    def _put_sandbox(self, sandbox: Sandbox) -> None:
+        endpoints = [self._endpoints[key] for key in self._of_sandbox.get(sandbox.id, ())]
+        for endpoint in endpoints:
+            self._leave(endpoint)
+        self._sandboxes[sandbox.id] = sandbox
+        self._in_netns.setdefault(sandbox.netns, {})[sandbox.id] = None
+        for endpoint in endpoints:
+            self._enter(endpoint)
+
+    def _put_endpoint(self, endpoint: Endpoint) -> Iterator[str]:
+        yield from self._forget_endpoint(endpoint)
+        self._endpoints[endpoint.id] = endpoint
+        self._of_sandbox.setdefault(endpoint.sandbox, {})[endpoint.id] = None
+        self._enter(endpoint)
+        yield self._sandboxes[endpoint.sandbox].netns
+
+    def _forget_endpoint(self, endpoint: Endpoint) -> Iterator[str]:
+        known = self._endpoints.get(endpoint.id)
+        if known:
+            self._leave(known)
+            del self._endpoints[known.id]
+            del self._of_sandbox[known.sandbox][known.id]
+            yield self._sandboxes[known.sandbox].netns
+
+    def _enter(self, endpoint: Endpoint) -> None:
+        """Have *endpoint* among the names of its network, if it stands and that has names."""
+        zone, user = self._zones[endpoint.network], self._sandboxes[endpoint.sandbox]
+        if zone.network.predefined or endpoint.removing or user.removing:
+            return
+        addresses = tuple(interface.ip for interface in endpoint.addresses)
+        for name in _names(user, endpoint):
+            zone.names.setdefault(name, {})[endpoint.id] = addresses
+            zone.wildcards += name.startswith("*.")
+        for address in addresses:
+            zone.pointers[address] = f"{user.name}.{zone.network.name}"
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        zone, user = self._zones.get(endpoint.network), self._sandboxes[endpoint.sandbox]
+        if zone is None:
+            return
+        for name in _names(user, endpoint):
+            if zone.names.get(name, {}).pop(endpoint.id, None) is not None:
+                zone.wildcards -= name.startswith("*.")
+                if not zone.names[name]:
+                    del zone.names[name]
+        for interface in endpoint.addresses:
+            if zone.pointers.get(interface.ip) == f"{user.name}.{zone.network.name}":
+                del zone.pointers[interface.ip]
+
+    # What is told of a namespace.
+
+    def served(self, netns: str) -> bool:
+        """Whether there is to be a resolver: for a sandbox of ours on a network with names, unless it wants none."""
+        named = any(not way.zone.network.predefined for way in self._ways_of(netns))
+        return netns != HOST and named and not self.dns(netns).off
+
+    def namespaces(self) -> tuple[str, ...]:
+        """All namespaces that sandboxes are in."""
+        return tuple(self._in_netns)
+
+    def owner(self, netns: str) -> Sandbox | None:
+        """The sandbox that *netns* was made for, or the first of those who stay there."""
+        users = [self._sandboxes[key] for key in self._in_netns.get(netns, ())]
+        present = [user for user in users if not user.removing]
+        return next((user for user in present if user.name == netns), present[0] if present else None)
+
+    def dns(self, netns: str) -> Dns:
+        """How names are to be looked up there."""
+        owner, defaults = self.owner(netns), self._defaults
+        if owner is None or owner.dns is defaults:
+            return defaults
+        own = owner.dns
+        return replace(
+            own,
+            servers=own.servers or defaults.servers,
+            options=own.options or defaults.options,
+            search=own.search or defaults.search,
+        )
+
+    def open(self, netns: str) -> bool:
+        """Whether one of the networks there leads outside, so that the host may be asked for what is there."""
+        return any(not way.zone.network.internal for way in self._ways_of(netns))
+
+    def endpoints(self, netns: str) -> tuple[Endpoint, ...]:
+        """The endpoints there: first that by which the default route goes, as far as priority and name say."""
+        return tuple(way.endpoint for way in self._ways_of(netns))
+
+    def linked(self, netns: str) -> Iterator[tuple[IPAddress, tuple[str, ...]]]:
+        """The sandboxes that are linked on networks without names: each address, with the names for it."""
+        for way in self._ways_of(netns):
+            if not way.zone.network.predefined:
+                continue
+            for alias, target in way.links.items():
+                for one in self._standing_on(way.endpoint.network):
+                    user = self._sandboxes[one.sandbox]
+                    if target in {user.name.lower(), user.id, user.id[:12]}:
+                        names = tuple(dict.fromkeys((alias, user.hostname or user.id[:12], user.name)))
+                        yield from ((interface.ip, names) for interface in one.addresses)
+
+    def hosts(self, netns: str) -> dict[str, tuple[IPAddress, ...]]:
+        """The further names that the user gave, in the order given."""
+        known = self._hosts.get(netns)
+        if known is None:
+            known = {}
+            for name, text in self.dns(netns).hosts:
+                addresses = self._host_gateways() if text == HOST_GATEWAY else (ip_address(text),)
+                known[name.lower()] = (*known.get(name.lower(), ()), *addresses)
+            self._hosts[netns] = known
+        return known
+
+    def _host_gateways(self) -> tuple[IPAddress, ...]:
+        if self._gateways:
+            return self._gateways
+        bridges = [zone.network for zone in self._zones.values() if zone.network.name == "bridge"]
+        return tuple(subnet.gateway for network in bridges for subnet in network.subnets if subnet.gateway)
+
+    def _standing_on(self, network: str) -> Iterator[Endpoint]:
+        for one in self._endpoints.values():
+            if one.network == network and not (one.removing or self._sandboxes[one.sandbox].removing):
+                yield one
+
+    def _ways_of(self, netns: str) -> tuple[_Way, ...]:
+        known = self._ways.get(netns)
+        if known is None:
+            known = self._ways[netns] = tuple(self._find_ways(netns))
+        return known
+
+    def _find_ways(self, netns: str) -> list[_Way]:
+        users = [self._sandboxes[key] for key in self._in_netns.get(netns, ())]
+        endpoints = [
+            self._endpoints[key] for user in users if not user.removing for key in self._of_sandbox.get(user.id, ())
+        ]
+        ways = [
+            _Way(self._zones[one.network], one, dict(map(_link, one.links))) for one in endpoints if not one.removing
+        ]
+        return sorted(ways, key=lambda way: (-way.endpoint.gateway_priority, way.zone.network.name))
+
+    # What is answered.
+
+    def find(self, netns: str, name: str) -> tuple[IPAddress, ...] | None:
+        """The addresses that *name* (in lower case, without a last dot) stands for; None if it is nobody's there."""
+        further = self.hosts(netns).get(name)
+        if further is not None:
+            return further
+        ways = self._ways_of(netns)
+        # a.b.c is the one of that name, or a.b on the network c, or a on the network b.c
+        at = len(name)
+        while at > 0:
+            within = name[at + 1 :]
+            for way in ways:
+                target = way.links.get(name[:at])
+                if target and _is_named(way, within) and (found := way.zone.find(target)) is not None:
+                    return found
+            for way in ways:
+                if _is_named(way, within) and (found := way.zone.find(name[:at])) is not None:
+                    return found
+            at = name.rfind(".", 0, at)
+        return None
+
+    def name_of(self, netns: str, address: IPAddress) -> str | None:
+        """The name of who has *address* on one of the networks there."""
+        return next((name for way in self._ways_of(netns) if (name := way.zone.pointers.get(address))), None)
+
+    def on_host(self, name: str) -> tuple[IPAddress, ...] | None:
+        """The addresses of NAME.NETWORK, in lower case, for the host itself, which stands on no network of its own."""
+        for zone in self._zones.values():
+            inner = name.removesuffix(f".{zone.network.name.lower()}")
+            if inner != name and (found := zone.find(inner)) is not None:
+                return found
+        return None
+
+    def answers(self, netns: str, query: Query, limit: int) -> tuple[bytes, ...] | None:
+        """What to answer by turns; None if upstream is to be asked."""
+        if query.klass != IN:
+            return (answer(query, rcode=REFUSED),)
+        if query.type == PTR and (address := address_of(query.name)):
+            name = self.name_of(netns, address)
+            encoded = encode_name(name) if name else None
+            return None if encoded is None else (answer(query, [record(PTR, TTL, encoded)], limit=limit),)
+        addresses = self.find(netns, query.name)
+        if addresses is None:
+            return (answer(query),) if self._stays_here(netns, query) else None
+        return told(query, addresses, limit)
+
+    def _stays_here(self, netns: str, query: Query) -> bool:
+        """Whether a name of one word is nobody's: where the user set `ndots`, it is to be tried with a domain first."""
+        word = "." not in query.name and query.type in {A, AAAA}
+        return word and any(option.startswith("ndots:") and option != "ndots:0" for option in self.dns(netns).options)
+
+
+def told(query: Query, addresses: Iterable[IPAddress], limit: int) -> tuple[bytes, ...]:
+    """The answers to *query* about something that has these *addresses*, each beginning with another one."""
+    wanted = {A: (4,), AAAA: (6,), ANY: (4, 6)}.get(query.type, ())
+    records = [
+        record(A if address.version == 4 else AAAA, TTL, address.packed)
+        for address in addresses
+        if address.version in wanted
+    ]
+    turns = range(0, max(1, len(records)), max(1, len(records) // _TURNS))
+    return tuple(answer(query, (*records[turn:], *records[:turn]), limit=limit) for turn in turns)
+
+
+def address_of(name: str) -> IPAddress | None:
+    """The address that *name*, in lower case, asks back from (RFC 1035, section 3.5; RFC 3596); None if it does not.
+
+    >>> address_of("2.0.18.172.in-addr.arpa")
+    IPv4Address('172.18.0.2')
+    """
+    try:
+        if name.endswith(_ARPA4):
+            return IPv4Address(".".join(reversed(name.removesuffix(_ARPA4).split("."))))
+        digits = name.removesuffix(_ARPA6).split(".")
+        if name.endswith(_ARPA6) and len(digits) == 32 and all(len(digit) == 1 for digit in digits):
+            return IPv6Address(bytes.fromhex("".join(reversed(digits))))
+    except ValueError:
+        pass
+    return None
+
+
+def _names(user: Sandbox, endpoint: Endpoint) -> Iterator[str]:
+    """The names of *endpoint*, in lower case, once each."""
+    return iter(dict.fromkeys(name.lower() for name in dns_names(user, endpoint)))
+
+
+def _link(text: str) -> tuple[str, str]:
+    """The alias and the target of a link, which is written TARGET:ALIAS or TARGET."""
+    target, _, alias = text.lower().partition(":")
+    return alias or target, target
+
+
+def _is_named(way: _Way, network: str) -> bool:
+    return not network or way.zone.network.name.lower() == network
