@@ -11,10 +11,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import addresses, attach, footprint, lan, path, peers, ports, profile, world
+from bench import addresses, attach, footprint, lan, names, path, peers, ports, profile, world
 from bench.report import Machine, Report, put_into
 
-PARTS = ("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "scale", "restart")
+PARTS = (
+    *("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "names", "scale"),
+    "restart",
+)
 
 _QUICK = (attach.Pace(8, 10, 6, 3, 3, 1000), path.PathPace(9, 0.1, both_settings=False), 10, 2)
 _FULL = (attach.Pace(40, 10, 8, 10, 10, 1000), path.PathPace(75, 0.1, both_settings=True), 40, 5)
@@ -59,12 +62,12 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
     daemon, floor = world.Daemon(here), world.Floor(here)
     daemon.start()
     others = list(peers.found(here, held, report.notes)) if "connect" in parts and not alone else []
-    names: list[str] = []
+    made: list[str] = []
 
     def scale() -> None:
         daemon.add_network("many", "10.68.0.0/16")
-        names.extend(attach.scale(daemon, floor, report, pace))
-        footprint.full(daemon, len(names), report)
+        made.extend(attach.scale(daemon, floor, report, pace))
+        footprint.full(daemon, len(made), report)
 
     steps: dict[str, Callable[[], None]] = {
         "footprint": lambda: _footprint(daemon, report, listings),
@@ -76,8 +79,9 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "path": partial(path.measure, here, daemon, report, path_pace),
         "ports": partial(ports.measure, here, daemon, report, path_pace, listings),
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
+        "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
         "scale": scale,
-        "restart": lambda: footprint.restart(here, daemon, names, report, restarts),
+        "restart": lambda: footprint.restart(here, daemon, made, report, restarts),
     }
     if "restart" in parts and "scale" not in parts:
         parts.append("scale")

@@ -220,6 +220,21 @@ class Daemon:
             self._process.send_signal(number)
             self._process.wait(PATIENCE)
 
+    @contextlib.contextmanager
+    def pinned(self, processor: int) -> Iterator[None]:
+        """Keep all its threads on one processor during the block, where there are several."""
+        if self._process is None:
+            raise RuntimeError("the daemon does not run")
+        threads = [int(thread.name) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()]
+        everywhere = os.sched_getaffinity(self._process.pid)
+        for thread in threads:
+            os.sched_setaffinity(thread, {processor})
+        try:
+            yield
+        finally:
+            for thread in threads:
+                os.sched_setaffinity(thread, everywhere)
+
     def resident(self) -> float:
         """How much memory it has, in MiB."""
         if self._process is None:

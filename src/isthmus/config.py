@@ -140,6 +140,7 @@ class Settings:
     dns: tuple[IPAddress, ...]
     dns_opts: tuple[str, ...]
     dns_search: tuple[str, ...]
+    dns_stub: tuple[str, int] | None
     host_gateway_ips: tuple[IPAddress, ...]
     warnings: tuple[str, ...]
 
@@ -186,6 +187,7 @@ KEYS = (
     Key("dns", Kind.LIST, "DNS server for sandboxes"),
     Key("dns-opts", Kind.LIST, "resolver option for sandboxes", "dns-opt"),
     Key("dns-search", Kind.LIST, "search domain for sandboxes"),
+    Key("dns-stub", Kind.TEXT, "address[:port] at which the host may ask for NAME.NETWORK.isthmus (default none)"),
     Key("host-gateway-ips", Kind.LIST, "addresses that host-gateway stands for", "host-gateway-ip"),
     Key("live-restore", Kind.SWITCH, "without effect: what runs always outlives the daemon"),
 )
@@ -400,6 +402,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         dns=read.each("dns", _address),
         dns_opts=read.each("dns-opts", _word),
         dns_search=read.each("dns-search", _domain),
+        dns_stub=read.parsed("dns-stub", _stub),
         host_gateway_ips=read.each("host-gateway-ips", _address),
         warnings=_warnings(ignored),
     )
@@ -695,6 +698,14 @@ def _word(key: str, text: str) -> str:
     if not text or " " in text:
         raise InvalidOption(key, text, "it must be one word")
     return text
+
+
+def _stub(key: str, text: str) -> tuple[str, int]:
+    found = re.fullmatch(r"(?:([0-9.]+)(?::([0-9]{1,5}))?|\[([0-9a-fA-F:]+)\]:([0-9]{1,5})|([0-9a-fA-F:]+))", text)
+    address, port = ("".join(filter(None, found.group(*groups))) if found else "" for groups in ((1, 3, 5), (2, 4)))
+    if not found or not 0 < int(port or 53) < 2**16:
+        raise InvalidOption(key, text, "it must be an address, with a port if need be, such as 127.0.0.153:53")
+    return str(_address(key, address)), int(port or 53)
 
 
 def _domain(key: str, text: str) -> str:

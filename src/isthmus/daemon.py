@@ -212,15 +212,14 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         identity = _identity(Path(settings.data_root))
         sockets = [listen(address, os.environ, settings.group) for address in settings.hosts]
         held.callback(_close_all, sockets)
-        exec_root = Path(settings.exec_root)
-        names = Names(_directory(settings), partial(_entered, exec_root), exec_root)
+        names = _names(settings)
         held.callback(names.close)
         worker = await Worker.start(
             lambda: _build(settings, identity, announced.append, lambda put, drop: recorded.append((put, drop))),
             publish,
         )
         held.push_async_callback(worker.stop)
-        watch = Watch(exec_root / "netns", await worker.call(lambda house: house.kernel.firewall_port))
+        watch = Watch(Path(settings.exec_root) / "netns", await worker.call(lambda house: house.kernel.firewall_port))
         held.callback(watch.close)
 
         def call(work: Callable[[Engine], _T], /, *, brief: bool = False) -> Awaitable[_T]:
@@ -237,7 +236,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         except ExceptionGroup as refusals:
             mender.try_again((Overrun(),), refusals)
             plan = NOTHING
-        names.start()
+        names.start(settings.dns_stub)
         log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
         # What is there now stays; it need not be looked through again and again for what is not needed.
         gc.collect()
@@ -266,8 +265,11 @@ def _automatic_ports() -> range:
     return range(first, last + 1)
 
 
-def _directory(settings: Settings) -> Directory:
-    return Directory(settings.host_gateway_ips, Dns(settings.dns, settings.dns_opts, settings.dns_search))
+def _names(settings: Settings) -> Names:
+    """Who tells names; to be made on the loop."""
+    exec_root = Path(settings.exec_root)
+    defaults = Dns(settings.dns, settings.dns_opts, settings.dns_search)
+    return Names(Directory(settings.host_gateway_ips, defaults), partial(_entered, exec_root), exec_root)
 
 
 @contextlib.contextmanager
@@ -426,7 +428,7 @@ def _identity(data_root: Path) -> str:
 
 
 def _raise_limits() -> None:
-    """Every sandbox keeps two descriptors open; the limit that a login gives is soon reached."""
+    """Every sandbox keeps a few descriptors open; the limit that a login gives is soon reached."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

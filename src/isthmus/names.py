@@ -47,6 +47,7 @@ class Names:
         self._points: dict[str, tuple[Point, _Identity]] = {}
         self._own: dict[str, tuple[Dns, Upstream]] = {}
         self._of_host = Upstream(HostServers(Path(files.SOURCE)), nullcontext, Cache(self._loop.time))
+        self._stub: Point | None = None
         self._touched: set[str] = set()
         self._to_settle: asyncio.Handle | None = None
 
@@ -58,8 +59,18 @@ class Names:
         """See whether there are other namespaces by the names of ours."""
         self._settle_soon(name for name, (_, identity) in self._points.items() if self._identity(name) != identity)
 
-    def start(self) -> None:
-        """Serve all who are to be served, and go on with the files of before."""
+    def start(self, stub: tuple[str, int] | None = None) -> None:
+        """Serve all who are to be served, the host at *stub* if given, and go on with the files of before.
+
+        Raises:
+            IsthmusError: somebody else listens at *stub*.
+        """
+        if stub:
+            answers, directory = self._directory.answers_on_host, self._directory
+            try:
+                self._stub = Point(nullcontext, answers, lambda: directory.version, lambda: None, stub)
+            except OSError as error:
+                raise IsthmusError(f"cannot serve names at {stub[0]}, port {stub[1]}: {error.strerror}") from error
         self.written.adopt()
         self._touched.update(self._directory.namespaces())
         self._settle()
@@ -68,7 +79,7 @@ class Names:
         """Answer nobody any more; files stay."""
         if self._to_settle:
             self._to_settle.cancel()
-        for point, _ in self._points.values():
+        for point in (*(point for point, _ in self._points.values()), *filter(None, [self._stub])):
             point.close()
         for _, upstream in self._own.values():
             upstream.close()

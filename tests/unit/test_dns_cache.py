@@ -18,9 +18,7 @@ class Time:
         return self.now
 
 
-def reply(
-    ttl: int = 60, *, name: str = "a.example", rcode: str = "NOERROR", soa: tuple[int, int] | None = None
-) -> Reply:
+def reply(ttl: int = 60, *, rcode: str = "NOERROR", soa: tuple[int, int] | None = None) -> Reply:
     """An answer with an address, or, with the TTL and the minimum of a *soa*, one that denies."""
     made = dns.message.make_response(dns.message.make_query("a.example", "A"))
     made.set_rcode(dns.rcode.from_text(rcode))

@@ -64,7 +64,7 @@ def test_what_a_user_says_stands_instead_of_the_host_s() -> None:
 
 
 def test_a_dot_means_no_domain() -> None:
-    """This is how Docker says it."""
+    """Docker says it so."""
     text = files.resolv_conf(HOST_FILE, Dns(search=(".",)), OURS, ipv6=False)
     assert "search" not in text.replace("[search]", "")
 

@@ -262,9 +262,25 @@ def test_other_classes_are_refused() -> None:
     assert dns.message.from_wire(answers[0]).rcode() == dns.rcode.REFUSED
 
 
-def test_the_host_names_a_network_with_each_name() -> None:
-    """It stands on none, so nothing is meant without."""
-    directory = known(WEB_FRONT, DB_BACK)
-    assert directory.on_host("web.front") == (ip_address("10.1.0.2"), ip_address("fd01::2"))
-    assert directory.on_host("web.back") is None
-    assert directory.on_host("web") is None
+@pytest.mark.parametrize(
+    ("name", "kind", "rcode", "records"),
+    [
+        ("web.front.isthmus", "A", "NOERROR", ["10.1.0.2"]),
+        ("WEB.Front.Isthmus", "AAAA", "NOERROR", ["fd01::2"]),
+        ("db.back.isthmus", "A", "NOERROR", ["10.2.0.3"]),
+        ("db.front.isthmus", "A", "NXDOMAIN", []),
+        ("web.isthmus", "A", "NXDOMAIN", []),
+        ("isthmus", "SOA", "NOERROR", []),
+        ("2.0.1.10.in-addr.arpa", "PTR", "NOERROR", ["web.front.isthmus."]),
+        ("9.0.1.10.in-addr.arpa", "PTR", "NXDOMAIN", []),
+        ("web.front", "A", "REFUSED", []),
+        ("example.com", "A", "REFUSED", []),
+    ],
+)
+def test_the_host_names_the_network_with_each_name(name: str, kind: str, rcode: str, records: list[str]) -> None:
+    """It stands on none, so nothing is meant without; and what is not below our own domain is not for us."""
+    query = parse_query(dns.message.make_query(name, kind).to_wire())
+    (first, *_) = known(WEB_FRONT, DB_BACK).answers_on_host(query, WHOLE)
+    read = dns.message.from_wire(first)
+    assert dns.rcode.to_text(read.rcode()) == rcode
+    assert [str(item) for rrset in read.answer for item in rrset] == records

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import msgspec
@@ -308,6 +309,27 @@ def test_sandboxes_are_containers_to_dockers_clients(world: World) -> None:
     shape = world.ask("GET", f"/containers/{first[:12]}/json")
     assert (shape["Name"], shape["State"]["Status"], shape["HostConfig"]["NetworkMode"]) == ("/web", "running", "front")
     assert world.refused(404, "GET", "/containers/nobody/json") == "No such container: nobody"
+
+
+def test_what_was_said_of_names_is_shown_and_in_the_files(world: World) -> None:
+    """By Docker's keys for Docker's clients; whoever runs something in the sandbox mounts the files."""
+    said = {
+        "Dns": ["192.0.2.1"],
+        "DnsOptions": ["ndots:1"],
+        "DnsSearch": ["a.example"],
+        "ExtraHosts": ["far:192.0.2.7"],
+    }
+    body = {"Hostname": "www", "Domainname": "a.example", "HostConfig": said}
+    world.ask("POST", "/sandboxes/create", body, expect=201, name="web")
+    shown = world.ask("GET", "/containers/web/json")
+    assert {key: shown["HostConfig"][key] for key in said} == said
+    assert shown["Config"]["Domainname"] == "a.example"
+    assert {key: world.ask("GET", "/sandboxes/web")[key] for key in said} == said
+    files = world.ask("POST", "/sandboxes/web/files")
+    assert "nameserver 192.0.2.1\nsearch a.example\noptions ndots:1\n" in Path(files["ResolvConfPath"]).read_text()
+    assert "192.0.2.7\tfar\n172.17.0.2\twww.a.example www\n" in Path(files["HostsPath"]).read_text()
+    assert Path(files["HostnamePath"]).read_text() == "www\n"
+    assert "No such container" in world.refused(404, "POST", "/sandboxes/nobody/files")
 
 
 def test_a_sandbox_is_created_listed_inspected_and_removed(world: World) -> None:

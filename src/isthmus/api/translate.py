@@ -174,7 +174,7 @@ def _endpoints(mode: str, create: body.SandboxCreate) -> tuple[tuple[str, Endpoi
     configs = dict(create.networking_config.endpoints_config)
     mac, links = create.mac_address, create.host_config.links
     if (mac or links) and mode not in {"host", "none"} and not mode.startswith("container:"):
-        main = "bridge" if mode == "default" else mode
+        main = "bridge" if mode == "default" and mode not in configs else mode
         config = configs.pop(main, body.EndpointConfig())
         if mac and config.mac_address not in {"", mac}:
             raise InvalidRequest(

@@ -12,12 +12,28 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from isthmus.dns.message import AAAA, ANY, IN, PTR, REFUSED, A, Query, answer, encode_name, record
+from isthmus.dns.message import (
+    AAAA,
+    ANY,
+    IN,
+    NOERROR,
+    NXDOMAIN,
+    PTR,
+    REFUSED,
+    A,
+    Query,
+    answer,
+    encode_name,
+    record,
+)
 from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Record, Sandbox
 from isthmus.naming import dns_names
 
 TTL = 600
 """For how many seconds an answer of ours is good, as in Docker."""
+
+HOST_DOMAIN = "isthmus"
+"""What all names end with that the host itself asks for."""
 
 _TURNS = 16  # in so many orders are the addresses of one name told
 _ARPA4, _ARPA6 = ".in-addr.arpa", ".ip6.arpa"
@@ -223,7 +239,8 @@ class Directory:
             for name, text in self.dns(netns).hosts:
                 addresses = self._host_gateways() if text == HOST_GATEWAY else (ip_address(text),)
                 known[name.lower()] = (*known.get(name.lower(), ()), *addresses)
-            self._hosts[netns] = known
+            if netns in self._in_netns:
+                self._hosts[netns] = known
         return known
 
     def _host_gateways(self) -> tuple[IPAddress, ...]:
@@ -240,7 +257,9 @@ class Directory:
     def _ways_of(self, netns: str) -> tuple[_Way, ...]:
         known = self._ways.get(netns)
         if known is None:
-            known = self._ways[netns] = tuple(self._find_ways(netns))
+            known = tuple(self._find_ways(netns))
+            if netns in self._in_netns:
+                self._ways[netns] = known
         return known
 
     def _find_ways(self, netns: str) -> list[_Way]:
@@ -279,14 +298,6 @@ class Directory:
         """The name of who has *address* on one of the networks there."""
         return next((name for way in self._ways_of(netns) if (name := way.zone.pointers.get(address))), None)
 
-    def on_host(self, name: str) -> tuple[IPAddress, ...] | None:
-        """The addresses of NAME.NETWORK, in lower case, for the host itself, which stands on no network of its own."""
-        for zone in self._zones.values():
-            inner = name.removesuffix(f".{zone.network.name.lower()}")
-            if inner != name and (found := zone.find(inner)) is not None:
-                return found
-        return None
-
     def answers(self, netns: str, query: Query, limit: int) -> tuple[bytes, ...] | None:
         """What to answer by turns; None if upstream is to be asked."""
         if query.klass != IN:
@@ -299,6 +310,21 @@ class Directory:
         if addresses is None:
             return (answer(query),) if self._stays_here(netns, query) else None
         return told(query, addresses, limit)
+
+    def answers_on_host(self, query: Query, limit: int) -> tuple[bytes, ...]:
+        """What to answer the host itself by turns: it asks for NAME.NETWORK.isthmus, and for nothing else."""
+        if query.type == PTR and (address := address_of(query.name)):
+            names = (name for zone in self._zones.values() if (name := zone.pointers.get(address)))
+            encoded = encode_name(f"{next(names, '')}.{HOST_DOMAIN}")
+            return (answer(query, [record(PTR, TTL, encoded)]) if encoded else answer(query, rcode=NXDOMAIN),)
+        name = query.name.removesuffix(f".{HOST_DOMAIN}")
+        if query.klass != IN or (name == query.name and name != HOST_DOMAIN):
+            return (answer(query, rcode=REFUSED),)
+        for zone in self._zones.values():
+            inner = name.removesuffix(f".{zone.network.name.lower()}")
+            if inner != name and (found := zone.find(inner)) is not None:
+                return told(query, found, limit)
+        return (answer(query, rcode=NOERROR if name == HOST_DOMAIN else NXDOMAIN),)
 
     def _stays_here(self, netns: str, query: Query) -> bool:
         """Whether a name of one word is nobody's: where the user set `ndots`, it is to be tried with a domain first."""

@@ -104,17 +104,15 @@ class Point:
         if version != self._kept_for:
             self._kept.clear()
             self._kept_for = version
-        receive_from, kept = self._udp.recvfrom, self._kept
-        for _ in range(BURST):
-            try:
+        receive_from, send_to, kept = self._udp.recvfrom, self._udp.sendto, self._kept
+        with suppress(OSError):  # there is no more, or nobody takes more
+            for _ in range(BURST):
                 data, peer = receive_from(_MOST_QUERY)
-            except OSError:  # there is no more, or something that is none of our business
-                return
-            known = kept.get(data[2:])
-            if known:
-                self._send(data[:2] + next(known), peer)
-            else:
-                self._consider(data, peer)
+                known = kept.get(data[2:])
+                if known:
+                    send_to(data[:2] + next(known), peer)
+                else:
+                    self._consider(data, peer)
 
     def _send(self, data: bytes, peer: Peer) -> None:
         with suppress(OSError):  # as with any datagram, whoever wants it asks again
