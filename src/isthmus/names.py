@@ -2,7 +2,7 @@
 
 What the engine records is learned here before its answer goes out, so the next question finds it. Sockets are made and
 closed right after that, when the caller has been told: an attach does not wait for them. A sandbox has a resolver for
-as long as it stands on a network with names, and its sockets stay while it joins and leaves others.
+as long as it stands on a network with names, and a moment longer; its sockets stay while it joins and leaves others.
 """
 
 import asyncio
@@ -27,6 +27,9 @@ log = logging.getLogger("isthmus.names")
 
 Enter = Callable[[str], AbstractContextManager[None]]
 """Has the calling thread in the namespace of this name; OSError if it is not there."""
+
+LINGER = 1.0
+"""For how long, in seconds, a resolver outlasts the last network with names: who leaves one often joins another."""
 
 _Identity = tuple[int, int]
 _OWN_ENTRIES, _OWN_OCTETS = 512, 2**19  # of what one sandbox's own servers said
@@ -79,8 +82,10 @@ class Names:
         """Answer nobody any more; files stay."""
         if self._to_settle:
             self._to_settle.cancel()
-        for point in (*(point for point, _ in self._points.values()), *filter(None, [self._stub])):
-            point.close()
+        for netns in tuple(self._points):
+            self._detach(netns)
+        if self._stub:
+            self._stub.close()
         for _, upstream in self._own.values():
             upstream.close()
         self._of_host.close()
@@ -97,13 +102,15 @@ class Names:
         self._to_settle = None
         touched, self._touched = self._touched, set()
         for netns in touched:
-            identity = self._identity(netns) if self._directory.served(netns) else None
+            identity, served = self._identity(netns), self._directory.served(netns)
             point = self._points.get(netns)
             if point and point[1] != identity:
-                point[0].close()
-                del self._points[netns]
+                # A socket would keep what is left of the namespace alive.
+                self._detach(netns)
                 point = None
-            if identity and not point:
+            if point and not served:
+                self._loop.call_later(LINGER, self._let_go, netns, point)
+            elif served and identity and not point:
                 self._attach(netns, identity)
             own = self._own.get(netns)
             if own and own[0] != self._directory.dns(netns):
@@ -132,6 +139,15 @@ class Names:
             log.warning("%s has no resolver: port 53 of %s in its namespace cannot be had: %s", netns, ADDRESS, error)
         else:
             self._points[netns] = point, identity
+
+    def _detach(self, netns: str) -> None:
+        point, _ = self._points.pop(netns)
+        point.close()
+
+    def _let_go(self, netns: str, point: tuple[Point, _Identity]) -> None:
+        """Have no resolver there any more, if none is wanted meanwhile."""
+        if self._points.get(netns) is point and not self._directory.served(netns):
+            self._detach(netns)
 
     def _upstream(self, netns: str) -> Upstream | None:
         """Who is asked for what is not ours: the sandbox's own servers, from inside; else the host's, by the host."""

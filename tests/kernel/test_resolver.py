@@ -566,11 +566,8 @@ def test_a_resolver_moves_into_the_namespace_that_takes_a_name() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert listening()
-        names.learn([], [WEB_FRONT])
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert not listening()
         names.close()
+        assert not listening()
         namespaces.unbind(str(root / "netns" / "web"))
 
     within(work)
