@@ -23,7 +23,7 @@ log = logging.getLogger("isthmus.dns")
 ADDRESS, PORT = "127.0.0.11", 53
 """Where sandboxes ask, as in Docker."""
 
-BURST = 64
+BURST = 16
 """How many datagrams are answered before others get their turn."""
 
 KEPT = 1024
