@@ -9,7 +9,7 @@ from isthmus.drivers import BUILTIN
 from isthmus.drivers.traits import Traits
 from isthmus.firewall import TRANSLATING
 from isthmus.kernel import Count
-from isthmus.model import Binding, Endpoint, HandLink, HOST, Host, IPAddress, Network, Sandbox
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
 from isthmus.naming import dns_names
 from isthmus.options import Probe
 from isthmus.plan import Plan
