@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from hypothesis import strategies as st
 
+from isthmus import firewall
 from isthmus.kernel.fake import FakeKernel
 from isthmus.naming import Owner
 from isthmus.plan import Plan, Remove
@@ -92,7 +93,8 @@ def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after
         if isinstance(resource, Element) and resource.permits:
             # A bridge that is replaced by one with the same permissions keeps them meanwhile.
             kept = start.get(key) == resource == wanted.get(key)
-            if ("link", "", resource.match[0]) not in there and not kept:
+            by_link = firewall.SETS[resource.set].startswith("type ifname")
+            if by_link and ("link", "", resource.match[0]) not in there and not kept:
                 yield "permits to nothing", key
     for name in BRIDGES:
         bridge = there.get(("link", "", name))
