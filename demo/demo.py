@@ -332,6 +332,7 @@ class Demo:
             for title, chapter in (
                 ("bridge: NAT behind the host's address", self.bridge),
                 ("bridge: internal networks and Docker's gateway modes", self.gateway_modes),
+                ("Published ports: the sandbox sees who asks", self.ports),
                 ("bridged: sandboxes stand on the LAN, by the uplink eth1", self.bridged),
                 ("macvlan: sandboxes with MACs of their own on the LAN, by the parent ens34", self.macvlan),
                 ("host: the host's own namespace. none: nothing but what is put there by hand", self.host_and_none),
@@ -410,6 +411,21 @@ class Demo:
         self.isthmus("sandbox create isle2 --network island")
         self.check("isolated", "members reach each other", lambda: ping("isle1", address_of("isle2")))
         self.check("isolated", "the host has no address there", lambda: bare_bridge("island"))
+
+    def ports(self) -> None:
+        """Published ports, from everywhere."""
+        self.isthmus("network create --subnet 10.9.0.0/24 --gateway 10.9.0.1 shops")
+        self.isthmus("sandbox create bakery --network shops -p 80:80")
+        self.isthmus("sandbox create grocer --network shops")
+        serve("bakery")
+        self.check("ports", "from outside, seen as itself", lambda: seen_as("outside", HOST_ADDRESS, OUTSIDE))
+        self.check("ports", "from another network, likewise", lambda: seen_as("db", HOST_ADDRESS, address_of("db")))
+        self.check("ports", "from a neighbour, by the gateway", lambda: seen_as("grocer", HOST_ADDRESS, "10.9.0.1"))
+        self.check("ports", "from itself, likewise", lambda: seen_as("bakery", HOST_ADDRESS, "10.9.0.1"))
+        self.check("ports", "isthmus port tells", lambda: self.isthmus("port bakery"))
+        self.check("ports", "a port that is taken names who has it", self.names_the_holder)
+        self.isthmus("unpublish bakery 80")
+        self.check("ports", "unpublished, it is shut", lambda: shut("outside", HOST_ADDRESS))
 
     def bridged(self) -> None:
         """Bridged: sandboxes stand on the LAN, by the uplink eth1."""
@@ -568,6 +584,16 @@ class Demo:
                 raise
             return str(refusal).partition(": ")[2].partition(": xx")[0]
         raise Failed("it was given an address")
+
+    def names_the_holder(self) -> str:
+        """That the refusal of a port says who has it."""
+        try:
+            self.isthmus("publish grocer 80:80")
+        except Failed as refusal:
+            if "by sandbox bakery" not in str(refusal):
+                raise
+            return str(refusal).rpartition("failed: ")[2]
+        raise Failed("it was published twice")
 
     def loses_the_shim(self) -> str:
         """That the host's own interface on a macvlan network is put back."""

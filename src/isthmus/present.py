@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_network
 
+from isthmus import firewall
 from isthmus.addresses import covered
 from isthmus.decisions import by_dhcp
 from isthmus.drivers import BUILTIN
@@ -149,9 +150,9 @@ def link(record: HandLink) -> LinkView:
 
 
 def nat(state: State, host: Host, counts: Iterable[Count]) -> tuple[NatRule, ...]:
-    """The rules that rewrite addresses, a line for each subnet, with what met them."""
+    """The rules that rewrite addresses, a line for each published port and each subnet, with what met them."""
     met = {(count.set, count.match): count for count in counts}
-    rules: list[NatRule] = []
+    rules = [rule for user in state.sandboxes.values() for rule in _port_rules(state, user, met)]
     for record in state.networks.values():
         if record.config_only:
             continue
@@ -159,6 +160,27 @@ def nat(state: State, host: Host, counts: Iterable[Count]) -> tuple[NatRule, ...
             if isinstance(element, Element) and element.set[:-1] in {"masquerade", "source"}:
                 rules.extend(_rules(record, element, met.get((element.set, element.match))))
     return tuple(rules)
+
+
+def _port_rules(state: State, user: Sandbox, met: Mapping[tuple[str, tuple[str, ...]], Count]) -> Iterator[NatRule]:
+    """The rules by which ports of the host lead to a sandbox."""
+    for target, mode in serving(state, state.of_sandbox(user.id)):
+        for view in ports(state, user, state.bindings_of(user.id)) if mode in TRANSLATING else ():
+            place = view.binding.place
+            anywhere = "0.0.0.0/0" if target.version == 4 else "::/0"
+            where = f"[{target}]" if target.version == 6 else str(target)
+            for element in firewall.published(view.binding, target, mode):
+                count = met.get((element.set, element.match))
+                yield NatRule(
+                    chain="PREROUTING",
+                    packets=count.packets if count else 0,
+                    bytes=count.bytes if count else 0,
+                    target="DNAT",
+                    protocol=place.protocol,
+                    source=anywhere,
+                    destination=str(place.address) if element.set.startswith("publish-at") else anywhere,
+                    extra=f"{place.protocol} dpt:{place.port} to:{where}:{view.binding.port}",
+                )
 
 
 def _rules(record: Network, element: Element, count: Count | None) -> Iterable[NatRule]:

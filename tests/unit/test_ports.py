@@ -231,6 +231,14 @@ def test_the_hosts_own_namespace_and_a_guest_have_nothing_to_publish(world: Worl
     assert world.engine.sandbox("mon").sandbox.netns == HOST
 
 
+def test_nat_shows_published_ports_with_their_connections(world: World) -> None:
+    """`isthmus nat` is where people look whether anything arrives."""
+    create(world, "web", wish(80, 8080))
+    world.kernel.count("publish4", ("6", "8080"), 3, 180)
+    [rule] = [one for one in world.engine.nat() if one.target == "DNAT"]
+    assert (rule.chain, rule.packets, rule.extra) == ("PREROUTING", 3, "tcp dpt:8080 to:10.5.0.2:80")
+
+
 def test_a_rehearsal_takes_no_port(world: World) -> None:
     """`--dry-run` shows the element, and does nothing."""
     create(world, "web")

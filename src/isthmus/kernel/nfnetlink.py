@@ -430,16 +430,16 @@ def _list(content: bytes) -> Iterator[bytes]:
 
 def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
     found = attributes(content, 0)
-    key = attributes(found.get(NFTA_SET_ELEM_KEY, b""), 0).get(NFTA_DATA_VALUE, b"")
+    _, key = _only(found.get(NFTA_SET_ELEM_KEY, b""))
     value: Value = None
     if (data := found.get(NFTA_SET_ELEM_DATA)) is not None:
-        held = attributes(data, 0)
-        if (verdict := held.get(NFTA_DATA_VERDICT)) is not None:
-            parts = attributes(verdict, 0)
+        kind, held = _only(data)
+        if kind == NFTA_DATA_VERDICT:
+            parts = attributes(held, 0)
             (code,) = _S32.unpack(parts.get(NFTA_VERDICT_CODE, b""))
             value = Verdict(code, _string(parts.get(NFTA_VERDICT_CHAIN, b"")))
         else:
-            value = held.get(NFTA_DATA_VALUE, b"")
+            value = held
     if not counted:
         packets = size = None
     elif (single := found.get(NFTA_SET_ELEM_EXPR)) is not None:
@@ -447,6 +447,16 @@ def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
     else:
         packets, size = _counter(_list(found.get(NFTA_SET_ELEM_EXPRESSIONS, b"")))
     return Element(key, value, _number(found.get(NFTA_SET_ELEM_TIMEOUT, b"")), packets, size)
+
+
+def _only(content: bytes) -> tuple[int, bytes]:
+    """Read the kind and the payload of the one attribute in *content*, if it has one."""
+    if not content:
+        return 0, b""
+    size, kind = _ATTRIBUTE.unpack_from(content)
+    if size < 4 or size > len(content):
+        raise DecodeError(f"an attribute of {size} bytes with {len(content)} left")
+    return kind & NLA_TYPE_MASK, content[4:size]
 
 
 def _counter(expressions: Iterable[bytes]) -> tuple[int | None, int | None]:
