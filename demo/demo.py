@@ -414,14 +414,14 @@ class Demo:
 
     def ports(self) -> None:
         """Published ports, from everywhere."""
-        self.isthmus("network create --subnet 10.9.0.0/24 --gateway 10.9.0.1 shops")
+        self.isthmus("network create --subnet 10.19.0.0/24 --gateway 10.19.0.1 shops")
         self.isthmus("sandbox create bakery --network shops -p 80:80")
         self.isthmus("sandbox create grocer --network shops")
         serve("bakery")
         self.check("ports", "from outside, seen as itself", lambda: seen_as("outside", HOST_ADDRESS, OUTSIDE))
         self.check("ports", "from another network, likewise", lambda: seen_as("db", HOST_ADDRESS, address_of("db")))
-        self.check("ports", "from a neighbour, by the gateway", lambda: seen_as("grocer", HOST_ADDRESS, "10.9.0.1"))
-        self.check("ports", "from itself, likewise", lambda: seen_as("bakery", HOST_ADDRESS, "10.9.0.1"))
+        self.check("ports", "from a neighbour, by the gateway", lambda: seen_as("grocer", HOST_ADDRESS, "10.19.0.1"))
+        self.check("ports", "from itself, likewise", lambda: seen_as("bakery", HOST_ADDRESS, "10.19.0.1"))
         self.check("ports", "isthmus port tells", lambda: self.isthmus("port bakery"))
         self.check("ports", "a port that is taken names who has it", self.names_the_holder)
         self.isthmus("unpublish bakery 80")
