@@ -119,7 +119,7 @@ def test_a_broken_diff_is_caught(broken: Break) -> None:
     diff = broken.diff()
 
     @settings(
-        max_examples=600,
+        max_examples=3000,
         deadline=None,
         database=None,
         derandomize=True,
