@@ -154,7 +154,9 @@ def test_a_link_and_an_alias_of_several_are_told(box: Host) -> None:
     box.network("front")
     web = box.sandbox("web", "--network front --link db:store")
     db = box.sandbox("db", "--network front --network-alias pool")
-    other = box.sandbox("other", "--network front --network-alias pool")
+    other = box.sandbox("other", "--network none")
+    box.isthmus("network disconnect none other")
+    box.isthmus("network connect --alias pool front other")
     assert found(web, "store") == [db.address()]
     assert found(web, "pool") == sorted([db.address(), other.address()])
     firsts = {str(ask(web, "pool").answer[0][0]) for _ in range(4)}
