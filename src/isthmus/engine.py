@@ -8,7 +8,7 @@ crash and somebody's `ip link delete` are this one act. Removing is: record that
 The engine is synchronous and used by one thread at a time (see `worker`), so nothing here needs a lock.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
@@ -520,13 +520,11 @@ class Engine:
         changes: dict[str, bytes | None] = {records.key(record): None for record in (*self._ended, *drop)}
         changes.update((records.key(record), records.encode(record)) for record in put)
         self._store.commit(changes)
-        self._ended.clear()
+        # An address that passes on to another name must not bring its connections along.
         self._kernel.forget(
-            address.ip
-            for one in drop
-            if isinstance(one, Endpoint) and one.network in self._state.networks and not self._on_lan(one)
-            for address in one.addresses
+            address for *_, address in set(self._holders((*self._ended, *drop))).difference(self._holders(put))
         )
+        self._ended.clear()
         # What goes makes room for what comes: an address passes from an endpoint to a lease, and back.
         for record in drop:
             self._state.drop(record)
@@ -536,10 +534,26 @@ class Engine:
         if places := [record.place for record in drop if isinstance(record, Binding)]:
             self._kernel.release(places)
 
-    def _on_lan(self, endpoint: Endpoint) -> bool:
-        """Whether what *endpoint* sends does not pass by the host's connection tracking."""
-        network = self._state.networks[endpoint.network]
-        return not BUILTIN[network.driver].traits(network).publishing
+    def _holders(self, some: Iterable[Record]) -> Iterator[tuple[str, str, IPAddress]]:
+        """On which networks, by which names of sandboxes, which addresses are held by *some* records.
+
+        Left out are networks whose traffic does not pass by the host's connection tracking.
+        """
+        some = tuple(some)
+        names = {one.id: one.name for one in some if isinstance(one, Sandbox)}
+        for one in some:
+            if not isinstance(one, Endpoint | Lease) or not self._is_tracked(one.network):
+                continue
+            if isinstance(one, Lease):
+                yield from ((one.network, one.name, address) for address in one.addresses)
+            else:
+                name = names.get(one.sandbox) or self._state.sandboxes[one.sandbox].name
+                yield from ((one.network, name, address.ip) for address in one.addresses)
+
+    def _is_tracked(self, name: str) -> bool:
+        """Whether what goes to and from the network of this ID passes by the host's connection tracking."""
+        network = self._state.networks.get(name)
+        return bool(network and BUILTIN[network.driver].traits(network).publishing)
 
     def _let_leases_end(self) -> None:
         """Have no leases any more whose time is over; the store hears of it with the next commit."""

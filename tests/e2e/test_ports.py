@@ -416,22 +416,22 @@ def test_a_port_follows_the_default_route(site: Site) -> None:
 
 def test_a_flow_of_datagrams_moves_to_the_new_sandbox_at_once(site: Site) -> None:
     """Connection tracking keeps a flow that never pauses; DNS and telemetry went to dead containers for hours."""
-    old, new = site.host.sandbox("old", "--network front -p 53:53/udp"), site.host.sandbox("new", "--network front")
+    old, new = site.host.sandbox("old", "--network front -p 53:5353/udp"), site.host.sandbox("new", "--network front")
     with (
         old.socket(socket.AF_INET, socket.SOCK_DGRAM) as before,
         new.socket(socket.AF_INET, socket.SOCK_DGRAM) as after,
         site.outside.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         for server in (before, after):
-            server.bind(("", 53))
+            server.bind(("", 5353))
             server.settimeout(5)
         client.connect((HOST_ADDRESS, 53))
         client.send(b"one")
         assert before.recv(64) == b"one"
-        site.host.isthmus("unpublish old 53/udp")
+        site.host.isthmus("unpublish old 5353/udp")
         client.send(b"lost")
         client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # which is that nobody was there
-        site.host.isthmus("publish new 53:53/udp")
+        site.host.isthmus("publish new 53:5353/udp")
         client.send(b"two")
         assert after.recv(64) == b"two"
         before.settimeout(0)

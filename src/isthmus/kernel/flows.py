@@ -19,7 +19,6 @@ from isthmus.resources import Address, Element
 _Way = tuple[int, int, IPAddress, int]
 """From a port of the host by a protocol to an address and a port."""
 
-
 _Port = tuple[int, int, int]
 """An IP version, a protocol and a port of the host."""
 

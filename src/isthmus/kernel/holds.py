@@ -115,30 +115,29 @@ def _lower(error: OSError) -> str:
 def holder(place: Place) -> str:
     """Return which process has *place* or a part of it, as `nginx, process 812`; "" if that cannot be told."""
     inodes = set(_inodes(place))
-    for directory in Path("/proc").iterdir() if inodes else ():
+    names = {f"socket:[{inode}]" for inode in inodes if inode}
+    for directory in Path("/proc").iterdir() if names else ():
         if directory.name.isdigit():
             with suppress(OSError):
                 for descriptor in (directory / "fd").iterdir():
                     with suppress(OSError):
-                        if str(descriptor.readlink()) in inodes:
+                        if str(descriptor.readlink()) in names:
                             return f"{(directory / 'comm').read_text().strip()}, process {directory.name}"
-    return ""
+    # What waits for late packets of a connection that ended is no process's any more (RFC 9293, TIME-WAIT).
+    return "connections that have just ended, for a minute" if inodes else ""
 
 
-def _inodes(place: Place) -> Iterator[str]:
-    """Tell the sockets at the port of *place*, as /proc names them; addresses are not compared."""
+def _inodes(place: Place) -> Iterator[int]:
+    """Tell the sockets at the port of *place* by inode, 0 for those that are nobody's; addresses are not compared."""
     if place.protocol == "sctp":
         return
     _, protocol = _KINDS[place.protocol]
+    flags = NLM_F_REQUEST | NLM_F_DUMP
     with Socket(_NETLINK_SOCK_DIAG) as wire:
         for family in (socket.AF_INET, socket.AF_INET6):
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            request = _REQUEST.pack(
-                72, _SOCK_DIAG_BY_FAMILY, flags, 0, 0, family, protocol, 0, 0, _EVERY_STATE, bytes(48)
-            )
-            for answer in wire.dump(request):
-                # struct inet_diag_msg begins after the header with four bytes, then the socket's own port.
-                (port,) = _PORT.unpack_from(answer, 20)
-                (inode,) = _INODE.unpack_from(answer, 16 + 68)
-                if port == place.port and inode and not _PORT.unpack_from(answer, 22)[0]:
-                    yield f"socket:[{inode}]"
+            request = (72, _SOCK_DIAG_BY_FAMILY, flags, 0, 0, family, protocol, 0, 0, _EVERY_STATE, bytes(48))
+            for answer in wire.dump(_REQUEST.pack(*request)):
+                # In struct inet_diag_msg, after the header, the port is behind four bytes, and the inode comes last.
+                (port,), (inode,) = _PORT.unpack_from(answer, 16 + 4), _INODE.unpack_from(answer, 16 + 68)
+                if port == place.port:
+                    yield inode
