@@ -313,6 +313,25 @@ def test_a_routed_network_opens_the_port_at_the_sandboxs_own_address(world: Worl
     assert refused(outside, HOST_ADDRESSES[version], 8080)
 
 
+def test_the_documented_rules_restrict_who_reaches_a_port(site: Site) -> None:
+    """The host's administrator has the last word, by a rule of his own that nothing of ours passes."""
+    site.serve("web", "-p 8080:80 -p 8081:80")
+    rules = [line.strip() for line in DOCS.read_text().splitlines() if line.strip().startswith("nft add rule")]
+    assert len(rules) == 2
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    site.host.run(rules[0])
+    assert seen(site.outside, HOST_ADDRESS, patience=0.25, port=8080) is None
+    assert seen(site.outside, HOST_ADDRESS, port=8081) == OUTSIDE
+    site.host.run(rules[1])
+    assert seen(site.outside, HOST_ADDRESS, patience=0.25, port=8081) is None
+    for port in (8080, 8081):
+        assert seen(site.host, HOST_ADDRESS, port=port) == HOST_ADDRESS
+    site.host.run("nft flush chain inet isthmus user-forward")
+    site.host.run(rules[0].replace("192.0.2.0/24", OUTSIDE))
+    site.host.run(rules[1].replace("eth1", "eth0"))
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+
+
 # Taken.
 
 
