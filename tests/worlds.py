@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from isthmus.kernel import Scope
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Endpoint, Host, HostLink, Network, Sandbox
-from isthmus.naming import Owner
+from isthmus.naming import MAIN_TABLE, Owner
 from isthmus.resources import (
     Address,
     Bridge,
@@ -27,6 +27,7 @@ from isthmus.resources import (
     Port,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Table,
     Veth,
@@ -82,6 +83,7 @@ _V6 = tuple(ip_interface(text) for text in ("fd00::1/64", "fd00::1/48", "fd00::2
 _GATEWAYS = tuple(ip_address(text) for text in ("10.0.0.9", "10.0.1.9", "fd00::9", "fe80::9"))
 _FAR_GATEWAYS = tuple(ip_address(text) for text in ("192.0.2.1", "fd00:f::1"))
 _FAR = tuple(ip_network(text) for text in ("10.77.0.0/16", "fd77::/64"))
+_TABLES = (7, 1 << 30)
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -95,7 +97,8 @@ class World:
     def scope(self) -> Scope:
         """Where to look for all that bears our mark, and for what this world needs to know besides."""
         sysctls = frozenset((one.netns, one.name) for one in self.resources if isinstance(one, Sysctl))
-        return Scope(everything=True, firewall=True, ports=frozenset(UPLINKS), sysctls=sysctls)
+        ruled = frozenset(NAMESPACES)
+        return Scope(everything=True, firewall=True, ports=frozenset(UPLINKS), sysctls=sysctls, ruled=ruled)
 
     def bridge(self, name: str) -> Bridge | None:
         """The bridge of that name in the host's namespace."""
@@ -123,7 +126,8 @@ class World:
                 rest.pop(one.key, None)
             sysctls = frozenset((one.netns, one.name) for one in area if isinstance(one, Sysctl))
             names = frozenset({f"{netns}-too"})
-            yield tuple(area), Scope(frozenset({netns}), links, sysctls=sysctls, nicknames=names)
+            ruled = frozenset({netns})
+            yield tuple(area), Scope(ruled, links, sysctls=sysctls, nicknames=names, ruled=ruled)
         links = frozenset(
             (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child)
         )
@@ -142,7 +146,7 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
             return (resource.netns, resource.name) in ends
         case Address() | Route():
             return (resource.netns, resource.link) in ends
-        case Sysctl() | Nickname():
+        case Sysctl() | Nickname() | Rule():
             return resource.netns == netns
         case _:
             return False
@@ -189,6 +193,7 @@ def worlds(draw: st.DrawFn) -> World:
                 routed.add(route.key)
                 found.append(route)
     found += _sysctls(draw, namespaces, [*bridges, *children])
+    found += [Rule(netns, _V4[0].ip, draw(st.sampled_from(_TABLES))) for netns in _some(draw, namespaces)]
     found += _table(draw, sorted(by_name))
     return World(tuple(draw(st.permutations(_reachable(found)))))
 
@@ -234,6 +239,8 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
             resources[key] = replace(element, value="accept")
         case Table() as table:
             resources[key] = replace(table, digest="v3")
+        case Rule() as rule:
+            resources[key] = replace(rule, table=next(table for table in _TABLES if table != rule.table))
         case Sysctl(value=value) as sysctl:
             resources[key] = replace(sysctl, value="0" if value == "1" else "1")
         case Address() as address:
@@ -394,7 +401,7 @@ def _addresses(draw: st.DrawFn) -> list[Interface]:
 
 def _routes(draw: st.DrawFn, netns: str, link: str, owner: Owner, addresses: list[Interface]) -> Iterator[Route]:
     for destination in draw(st.lists(st.sampled_from(_FAR), unique=True)):
-        yield Route(netns, destination, link, owner)
+        yield Route(netns, destination, link, owner, table=_mostly(draw, MAIN_TABLE, *_TABLES))
     for gateway in draw(st.lists(st.sampled_from((*_GATEWAYS, *_FAR_GATEWAYS)), unique=True, max_size=2)):
         if gateway in _FAR_GATEWAYS:
             yield Route(netns, ip_network(gateway), link, owner)
@@ -486,7 +493,9 @@ def _acts_on(one: Resource) -> Iterator[Act]:
         case Address():
             yield Act("delete_address", (one.link, one.interface, one.netns))
         case Route():
-            yield Act("delete_route", (one.destination, one.netns))
+            yield Act("delete_route", (one.destination, one.netns, one.table))
+        case Rule():
+            yield Act("delete_rule", (one.source, one.netns))
         case Element():
             yield Act("delete_element", (one.set, one.match))
         case Table():

@@ -21,6 +21,12 @@ DEFAULT_BRIDGE = "isthmus0"
 TABLE = "isthmus"
 """Our nftables table, of the family inet. All in it is ours, but for the chains named `user-...`."""
 
+MAIN_TABLE = 254
+"""The routing table that all lookups come to which no rule sends elsewhere (`RT_TABLE_MAIN`)."""
+
+RULE_PRIORITY = 10_500
+"""Where our rules stand in a sandbox: a rule without a priority of its own, as users write them, comes before them."""
+
 PARENT = "parent"
 """Stands for the network in the mark of a link that several networks stand on: it goes with the last of them."""
 
@@ -55,6 +61,11 @@ def bridge(network_id: str) -> str:
 def veth(endpoint_id: str) -> str:
     """The host's end of an endpoint's veth pair."""
     return f"veth{endpoint_id[:11]}"
+
+
+def table(endpoint_id: str) -> int:
+    """The routing table of an endpoint in its sandbox: beyond those numbers that people give away."""
+    return 0x4000_0000 | int(endpoint_id[:7], 16)
 
 
 def dummy(network_id: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ round only:
 * An IPv4 address that goes takes along the later ones of its subnet (unless `promote_secondaries` is set), and the last
   one all IPv4 routes of its link. So where one address of a link is removed, its others and its routes are made again:
   making what is there is success.
+* A rule outlives the links and routes that it leads to, but not its namespace.
 * An address may move from one link to another, so all removing comes before all making.
 * A permission that is to mean something else is withdrawn and given again, so that it never leads to what is gone.
 * A table that is loaded anew is empty but for what comes in the same transaction: all prohibitions, also those of what
@@ -40,6 +41,7 @@ from isthmus.resources import (
     Nickname,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Table,
     Veth,
@@ -55,6 +57,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Vlan: ("owner", "parent", "vid"),
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
+    Rule: ("table",),
     Table: ("digest",),
 }
 """What cannot be changed in a thing that stands: if it differs, the thing is made anew (a table in one transaction)."""
@@ -222,7 +225,7 @@ def _falls(resource: Resource, dead: AbstractSet[Key], want: Mapping[Key, Resour
     """
     if isinstance(resource, Element) and resource.permits == want.keys().isdisjoint(resource.needs):
         return False
-    return isinstance(resource, Address | Route | Element) and not dead.isdisjoint(resource.needs)
+    return isinstance(resource, Address | Route | Rule | Element) and not dead.isdisjoint(resource.needs)
 
 
 def _guards(resource: Resource) -> bool:

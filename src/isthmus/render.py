@@ -16,6 +16,7 @@ from isthmus.firewall import Mode
 from isthmus.kernel import Scope
 from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Place, Sandbox
 from isthmus.naming import Owner
+from isthmus.naming import table as table_of
 from isthmus.resources import (
     Address,
     Bridge,
@@ -27,6 +28,7 @@ from isthmus.resources import (
     Port,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Veth,
     Vlan,
@@ -96,6 +98,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
             if touched not in waiting:
                 wanted.extend(_reach(state, touched, partial(_live, state)))
     wanted.extend(_default_routes(state, staying, netns))
+    wanted.extend(_return_routes(state, staying, netns))
     bindings = [binding for user in users for binding in state.bindings_of(user.id)]
     wanted.extend(_published(state, bindings, staying, ruled))
     for user in users:
@@ -112,6 +115,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
         nicknames=frozenset(guest.name for guest in guests),
         links=frozenset(links),
         leaving=frozenset(leaving - links),
+        ruled=frozenset({netns}) if netns != HOST and len(endpoints) > 1 else frozenset(),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
         elements=frozenset(rules.union(_places(state, bindings, endpoints))),
     )
@@ -285,6 +289,7 @@ def everything(
         links=of_host.scope.links.union(*(area.scope.links for area in areas)),
         ports=of_host.scope.ports,
         sysctls=of_host.scope.sysctls.union(*(area.scope.sysctls for area in areas)),
+        ruled=frozenset().union(*(area.scope.ruled for area in areas)),
         firewall=True,
         everything=True,
     )
@@ -299,17 +304,19 @@ def gateway_endpoint(
     It is the one with the highest priority (`--gw-priority`), among equals that whose network's name sorts first. Where
     the router is None, the route leads straight onto the link.
     """
-    candidates = [
-        (-endpoint.gateway_priority, network.name, endpoint, routers[version])
-        for endpoint in endpoints
-        for network in (state.networks[endpoint.network],)
-        for routers in (routers_of(network, endpoint),)
-        if version in routers and any(address.version == version for address in endpoint.addresses)
-    ]
-    if not candidates:
-        return None
-    _, _, endpoint, router = min(candidates, key=lambda candidate: candidate[:2])
-    return endpoint, router
+    return min(
+        _ways_out(state, endpoints, version),
+        key=lambda way: (-way[0].gateway_priority, state.networks[way[0].network].name),
+        default=None,
+    )
+
+
+def _ways_out(state: State, endpoints: Iterable[Endpoint], version: int) -> Iterator[tuple[Endpoint, IPAddress | None]]:
+    """Those of *endpoints* by which packets of that IP version may leave their network, each with its router."""
+    for endpoint in endpoints:
+        routers = routers_of(state.networks[endpoint.network], endpoint)
+        if version in routers and any(address.version == version for address in endpoint.addresses):
+            yield endpoint, routers[version]
 
 
 def routers_of(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
@@ -371,3 +378,27 @@ def _default_routes(state: State, endpoints: Iterable[Endpoint], netns: str) -> 
         if chosen:
             endpoint, router = chosen
             yield Route(netns, destination, endpoint.ifname, Owner(endpoint.network, endpoint.id), via=router)
+
+
+def _return_routes(state: State, endpoints: Iterable[Endpoint], netns: str) -> Iterator[Route | Rule]:
+    """Where a sandbox has several ways out, what makes answers leave by the interface that the question came in on.
+
+    What is sent from an endpoint's address is routed by a table that knows its network only.
+    """
+    for version, everywhere in DEFAULT.items():
+        ways = tuple(_ways_out(state, endpoints, version))
+        for endpoint, router in ways if len(ways) > 1 else ():
+            network, mine, table = (
+                state.networks[endpoint.network],
+                Owner(endpoint.network, endpoint.id),
+                table_of(endpoint.id),
+            )
+            for address in endpoint.addresses:
+                if address.version == version:
+                    yield Rule(netns, address.ip, table)
+                    if address.network.num_addresses > 1:
+                        yield Route(netns, ip_network(address.network), endpoint.ifname, mine, table=table)
+            yield Route(netns, everywhere, endpoint.ifname, mine, via=router, table=table)
+            for route in _leased_routes(network, endpoint, netns):
+                if route.destination.version == version:
+                    yield replace(route, table=table)

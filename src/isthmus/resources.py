@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 
 from isthmus.model import HOST, IPAddress, IPInterface
-from isthmus.naming import PROTOCOL, TABLE, Owner
+from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY, TABLE, Owner
 
 Key = tuple[str, ...]
 IPNetwork = IPv4Network | IPv6Network
@@ -315,17 +315,21 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A route to *destination* over a link of ours; `0.0.0.0/0` and `::/0` are the default routes."""
+    """A route to *destination* over a link of ours; `0.0.0.0/0` and `::/0` are the default routes.
+
+    It is in the routing table of the number *table*.
+    """
 
     netns: str
     destination: IPNetwork
     link: str
     owner: Owner
     via: IPAddress | None = None
+    table: int = MAIN_TABLE
 
     @property
     def key(self) -> Key:
-        return ("route", self.netns, str(self.destination))
+        return ("route", self.netns, str(self.destination), str(self.table))
 
     @property
     def needs(self) -> tuple[Key, ...]:
@@ -344,7 +348,39 @@ class Route:
         family = " -6" if self.destination.version == 6 else ""
         where = "default" if self.destination.prefixlen == 0 else str(self.destination)
         via = f" via {self.via}" if self.via else ""
-        return f"{_ip(self.netns)}{family} route {verb} {where}{via} dev {self.link} proto {PROTOCOL}"
+        table = f" table {self.table}" if self.table != MAIN_TABLE else ""
+        return f"{_ip(self.netns)}{family} route {verb} {where}{via} dev {self.link} proto {PROTOCOL}{table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What is sent from *source* is routed by the table of the number *table* before all others."""
+
+    netns: str
+    source: IPAddress
+    table: int
+
+    @property
+    def key(self) -> Key:
+        return ("rule", self.netns, str(self.source))
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return _inside(self.netns)
+
+    def make(self) -> str:
+        return self._say("add")
+
+    def change(self) -> str:
+        return self._say("add")
+
+    def remove(self) -> str:
+        return self._say("delete")
+
+    def _say(self, verb: str) -> str:
+        family = " -6" if self.source.version == 6 else ""
+        what = f"from {self.source} lookup {self.table} priority {RULE_PRIORITY} protocol {PROTOCOL}"
+        return f"{_ip(self.netns)}{family} rule {verb} {what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -434,9 +470,11 @@ class Element:
         return f"nft {verb} element {self.family} {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
-Resource = Namespace | Nickname | Bridge | Vlan | Veth | Child | Port | Address | Route | Sysctl | Table | Element
+Resource = (
+    Namespace | Nickname | Bridge | Vlan | Veth | Child | Port | Address | Route | Rule | Sysctl | Table | Element
+)
 
-ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child, Sysctl, Address, Route)
+ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child, Sysctl, Address, Route, Rule)
 """What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
 
 

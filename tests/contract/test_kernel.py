@@ -39,8 +39,8 @@ from isthmus.firewall import Mode, Policy
 from isthmus.kernel import ELSEWHERE, Kernel, Scope
 from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
 from isthmus.kernel.linux import LinuxKernel
-from isthmus.model import HOST, Binding, HostLink, Place
-from isthmus.naming import Owner
+from isthmus.model import HOST, Binding, HostLink, IPAddress, Place
+from isthmus.naming import MAIN_TABLE, Owner
 from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
     Address,
@@ -52,6 +52,7 @@ from isthmus.resources import (
     Port,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Table,
     Veth,
@@ -72,6 +73,11 @@ ADDRESS6 = Address("web", "eth0", ip_interface("fd00::2/64"), END)
 DEFAULT = Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.0.0.1"))
 DEFAULT6 = Route("web", ip_network("::/0"), "eth0", END, ip_address("fd00::1"))
 DIRECT = Route("web", ip_network("10.77.0.0/16"), "eth0", END)
+BACK = Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.0.0.1"), table=1 << 30)
+BACK_NEAR = Route("web", ip_network("10.0.0.0/24"), "eth0", END, table=1 << 30)
+RULE = Rule("web", ip_address("10.0.0.2"), 1 << 30)
+RULE6 = Rule("web", ip_address("fd00::2"), 1 << 30)
+RETURN: tuple[Resource, ...] = (BACK, BACK_NEAR, RULE, RULE6)
 PORT = Port(HOST, "up0", "br-a", NET)
 FORWARD = Sysctl(HOST, "net.ipv4.ip_forward", "1")
 TABLE = firewall.TABLE_RESOURCE
@@ -93,9 +99,14 @@ PUBLISHED = (
 SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
 ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT)), *PUBLISHED, *SENDERS)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
-ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
+ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
-EVERYTHING = Scope(everything=True, ports=frozenset({"up0"}), sysctls=frozenset({(HOST, "net.ipv4.ip_forward")}))
+EVERYTHING = Scope(
+    everything=True,
+    ports=frozenset({"up0"}),
+    sysctls=frozenset({(HOST, "net.ipv4.ip_forward")}),
+    ruled=frozenset({"web"}),
+)
 
 
 class Administrator(Protocol):
@@ -122,8 +133,11 @@ class Administrator(Protocol):
     def delete_address(self, name: str, interface: IPv4Interface | IPv6Interface, netns: str = HOST) -> None:
         """Take an address away."""
 
-    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+    def delete_route(self, destination: IPNetwork, netns: str = HOST, table: int = MAIN_TABLE) -> None:
         """Take a route away."""
+
+    def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
+        """Take a rule away."""
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take an element out of a set."""
@@ -223,9 +237,13 @@ class Shell:
         """Take an address away."""
         ip(netns, "address", "delete", str(interface), "dev", name)
 
-    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+    def delete_route(self, destination: IPNetwork, netns: str = HOST, table: int = MAIN_TABLE) -> None:
         """Take a route away."""
-        ip(netns, f"-{destination.version}", "route", "delete", str(destination))
+        ip(netns, f"-{destination.version}", "route", "delete", str(destination), "table", str(table))
+
+    def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
+        """Take a rule away."""
+        ip(netns, f"-{source.version}", "rule", "delete", "from", str(source))
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take an element out of a set."""
@@ -386,7 +404,7 @@ def test_removing_what_is_gone_is_success(machine: Machine, resource: Resource) 
 )
 def test_what_can_be_removed_by_itself_takes_nothing_along(running: Machine, resource: Resource) -> None:
     """A route that goes is one route."""
-    rest = without(resource, *((DEFAULT, DIRECT) if resource == ADDRESS else ()))
+    rest = without(resource, *((DEFAULT, DIRECT, BACK, BACK_NEAR) if resource == ADDRESS else ()))
     running.do(Remove(resource))
     running.holds(*rest)
     running.kernel.apply(diff(ALL, running.seen()))
@@ -402,6 +420,7 @@ CHANGES: dict[str, tuple[Resource, Resource]] = {
     "veth announce": (VETH, replace(VETH, announce=False)),
     "route gateway": (DEFAULT, replace(DEFAULT, via=ip_address("10.0.0.7"))),
     "route direct": (DIRECT, replace(DIRECT, via=ip_address("10.0.0.7"))),
+    "route in a table": (BACK, replace(BACK, via=ip_address("10.0.0.7"))),
     "sysctl": (FORWARD, replace(FORWARD, value="0")),
     "verdict": (ENTER, replace(ENTER, value="accept")),
 }
@@ -450,7 +469,10 @@ def test_a_veth_may_have_both_ends_in_one_namespace(machine: Machine) -> None:
 
 def test_a_veth_changes_its_owner_by_being_made_anew(running: Machine) -> None:
     """The mark says whose it is, for good."""
-    wanted = (*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT), replace(VETH, owner=SECOND_END))
+    wanted = (
+        *without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR),
+        replace(VETH, owner=SECOND_END),
+    )
     running.kernel.apply(diff(wanted, running.seen()))
     running.holds(*wanted)
 
@@ -466,8 +488,9 @@ def test_a_bridge_changes_its_owner_by_being_made_anew(running: Machine) -> None
 def test_a_veth_moves_to_another_namespace(running: Machine) -> None:
     """A sandbox takes over what another had."""
     inner = (ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT)
+    running.do(*(Remove(one) for one in RETURN))
     wanted = (
-        *without(WEB, VETH, *inner),
+        *without(WEB, VETH, *inner, *RETURN),
         DB,
         replace(VETH, peer_netns="db"),
         *(replace(one, netns="db") for one in inner),
@@ -482,7 +505,7 @@ def test_a_veth_moves_to_another_namespace(running: Machine) -> None:
 def test_a_veth_takes_its_other_end_with_all_on_it(running: Machine) -> None:
     """No step of a plan says so."""
     running.do(Remove(VETH))
-    running.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT))
+    running.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR))
 
 
 def test_a_bridge_leaves_its_ports_behind(running: Machine) -> None:
@@ -536,13 +559,13 @@ def test_an_ipv6_address_goes_alone(machine: Machine) -> None:
 def test_a_link_that_is_set_down_loses_routes_and_ipv6_addresses(running: Machine) -> None:
     """What another administrator did is seen whole, and is made good in one round."""
     running.admin.set_down("eth0", "web")
-    running.holds(*without(VETH, ADDRESS6, DEFAULT, DEFAULT6, DIRECT), replace(VETH, peer_up=False))
+    running.holds(*without(VETH, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR), replace(VETH, peer_up=False))
 
 
 def test_a_namespace_that_goes_takes_all_in_it_along(running: Machine) -> None:
     """The plan names the pairs that lead into it, for the kernel frees those behind our back."""
     running.do(Remove(VETH), Remove(WEB))
-    running.holds(*without(WEB, VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT))
+    running.holds(*without(WEB, VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN))
 
 
 def test_a_table_takes_its_elements_along(running: Machine) -> None:
@@ -575,6 +598,8 @@ DAMAGES: dict[str, Callable[[Administrator], None]] = {
     "ipv6 address deleted": lambda admin: admin.delete_address("eth0", ADDRESS6.interface, "web"),
     "default route deleted": lambda admin: admin.delete_route(DEFAULT.destination, "web"),
     "route deleted": lambda admin: admin.delete_route(DIRECT.destination, "web"),
+    "route in a table deleted": lambda admin: admin.delete_route(BACK.destination, "web", BACK.table),
+    "rule deleted": lambda admin: admin.delete_rule(RULE.source, "web"),
     "ruleset flushed": lambda admin: admin.flush_ruleset(),
     "chain flushed": lambda admin: admin.edit_table(),
     "element deleted": lambda admin: admin.delete_element("switched", ("br-a",)),
@@ -687,10 +712,10 @@ def test_removing_gathers_refusals_goes_on_and_makes_nothing_then() -> None:
     with pytest.raises(ExceptionGroup) as refused:
         machine.do(Remove(GATEWAY), Remove(VETH), Make(DB))
     assert [one.errno for one in refused.value.exceptions if isinstance(one, Refused)] == [EPERM]
-    machine.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, of=ENDPOINT))
+    machine.holds(*without(VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR, of=ENDPOINT))
     kernel.permit()
     machine.do(Remove(GATEWAY))
-    machine.holds(BRIDGE, WEB)
+    machine.holds(BRIDGE, WEB, RULE, RULE6)
 
 
 # Scopes.
@@ -701,11 +726,11 @@ SCOPES: dict[str, tuple[Scope, tuple[Resource, ...]]] = {
     "a bridge": (Scope(links=frozenset({(HOST, "br-a")})), (BRIDGE, GATEWAY)),
     "a veth with both ends": (
         Scope(links=frozenset({(HOST, "veth1")})),
-        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT),
+        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR),
     ),
     "a veth by its inner end": (
         Scope(links=frozenset({("web", "eth0")})),
-        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT),
+        (VETH, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, BACK, BACK_NEAR),
     ),
     "a veth that shall go": (
         Scope(leaving=frozenset({(HOST, "veth1")})),
@@ -721,7 +746,8 @@ SCOPES: dict[str, tuple[Scope, tuple[Resource, ...]]] = {
     "a port": (Scope(ports=frozenset({"up0"})), (PORT,)),
     "what is no port": (Scope(ports=frozenset({"veth1", "lo", "nothing"})), ()),
     "the firewall": (Scope(firewall=True), (TABLE, *ELEMENTS)),
-    "everything": (Scope(everything=True, ports=frozenset({"up0"})), tuple(one for one in ALL if one != FORWARD)),
+    "rules": (Scope(ruled=frozenset({HOST, "web", "db"})), (RULE, RULE6)),
+    "everything": (Scope(everything=True, ports=frozenset({"up0"})), without(FORWARD, RULE, RULE6)),
 }
 
 

@@ -15,7 +15,7 @@ from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
 from isthmus.plan import Plan, Remove
-from isthmus.resources import Address, Child, Namespace, Port, Route, Veth
+from isthmus.resources import Address, Child, Namespace, Port, Route, Rule, Veth
 from tests.kernel.realm import apart, run, started
 from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
 
@@ -54,6 +54,9 @@ def heard_by_now(watch: Watch) -> set[News]:
     ("command", "news"),
     [
         ("ip -n web route del default", Shaken("web")),
+        ("ip -n web route flush table 1073741824", Shaken("web")),
+        ("ip -n web rule del from 10.5.0.2", Shaken("web")),
+        ("ip -n web -6 rule del from fd00::2", Shaken("web")),
         ("ip -n web addr flush dev eth0", Shaken("web")),
         ("ip -n web link set eth0 down", Lost(WEB)),
         ("ip -n web link del eth0", Lost(WEB)),
@@ -81,7 +84,10 @@ def test_what_others_do_to_ours_is_heard(tmp_path: Path, command: str, news: New
     with started(tmp_path) as kernel:
         stranger("up0")
         uplink = Port(HOST, "up0", "br-a", NETWORK)
-        settle(kernel, *NET, *RULES, uplink, *endpoint("web", WEB, 2), *endpoint("db", DB, 3))
+        table = 1 << 30
+        back = Route("web", ip_network("10.5.0.0/24"), "eth0", WEB, table=table)
+        rules = (Rule("web", ip_address("10.5.0.2"), table), Rule("web", ip_address("fd00::2"), table))
+        settle(kernel, *NET, *RULES, uplink, *endpoint("web", WEB, 2), back, *rules, *endpoint("db", DB, 3))
         with watching(tmp_path, kernel) as watch:
             run(*command.split())
             assert news in heard(watch, news)

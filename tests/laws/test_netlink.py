@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from isthmus.kernel import netlink, nfnetlink
 from isthmus.model import IPAddress, IPInterface
-from isthmus.naming import PROTOCOL
+from isthmus.naming import PROTOCOL, RULE_PRIORITY
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), min_size=1, max_size=15)
 aliases = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=255)
@@ -87,6 +87,14 @@ def test_what_stands_on_a_link_is_read_as_it_was_written(
     ipvlan = netlink.link(netlink.newlink("ipvlan", "i", data=netlink.ipvlan(mode, flag)))
     assert (ipvlan.ipvlan_mode, ipvlan.ipvlan_flag) == (mode, flag)
     assert netlink.link(netlink.newlink("vlan", "v", data=netlink.vlan(vid))).vlan_id == vid
+
+
+@given(addresses, numbers)
+def test_a_rule_is_read_as_it_was_written(source: IPAddress, table: int) -> None:
+    """For one address, whole, of either family."""
+    rule = netlink.rule(netlink.newrule(source, table))
+    assert (rule.source, rule.table, rule.protocol) == (source, table, PROTOCOL)
+    assert (rule.priority, rule.event) == (RULE_PRIORITY, netlink.RTM_NEWRULE)
 
 
 @given(interfaces(), st.none() | addresses, st.integers(0, 2**31 - 1), numbers, numbers)

@@ -32,10 +32,10 @@ from isthmus.errors import (
 from isthmus.kernel import FirewallTouched, Lost, Overrun, Scope, Shaken
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink, pairs
-from isthmus.naming import Owner, veth
+from isthmus.naming import MAIN_TABLE, Owner, veth
 from isthmus.plan import NOTHING
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Address, Bridge, Element, Nickname, Port, Resource, Route, Sysctl, Veth
+from isthmus.resources import Address, Bridge, Element, Nickname, Port, Resource, Route, Rule, Sysctl, Veth
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
@@ -85,11 +85,22 @@ class World:
         return {one for one in self.kernel.observe(Scope(everything=True, firewall=True)) if isinstance(one, kinds)}
 
     def routes(self, netns: str) -> set[tuple[str, str, str]]:
-        """Destination, gateway and interface of the routes in a namespace."""
+        """Destination, gateway and interface of the routes in the main table of a namespace."""
         return {
             (str(one.destination), str(one.via), one.link)
             for one in self.seen(Route)
-            if isinstance(one, Route) and one.netns == netns
+            if isinstance(one, Route) and one.netns == netns and one.table == MAIN_TABLE
+        }
+
+    def returns(self, netns: str) -> set[tuple[str, str, str]]:
+        """Source, gateway and interface of the default routes that a rule leads to."""
+        rules = [one for one in self.kernel.observe(Scope(ruled=frozenset({netns}))) if isinstance(one, Rule)]
+        return {
+            (str(rule.source), str(one.via), one.link)
+            for rule in rules
+            for one in self.seen(Route)
+            if isinstance(one, Route) and (one.netns, one.table) == (netns, rule.table)
+            if not one.destination.prefixlen and one.destination.version == rule.source.version
         }
 
 
@@ -218,6 +229,38 @@ def test_the_default_route_goes_by_priority_then_by_name(world: World) -> None:
     assert world.routes("web") == {("0.0.0.0/0", "10.7.0.1", "eth2")}
     world.engine.disconnect("gamma", "web")
     assert world.routes("web") == {("0.0.0.0/0", "10.6.0.1", "eth1")}
+
+
+def test_with_several_ways_out_each_address_has_its_own(world: World) -> None:
+    """An answer that leaves by another interface than the question came in on is dropped by every stateful router."""
+    for number, name in enumerate(("alpha", "beta"), start=5):
+        subnets = (SubnetRequest(f"10.{number}.0.0/24"), SubnetRequest(f"fd00:{number}::/64"))
+        world.engine.create_network(NetworkRequest(name, subnets=subnets, ipv6=True))
+    world.network("back", "10.9.0.0/24", internal=True)
+    world.sandbox("web", "alpha")
+    world.engine.connect("back", "web", EndpointRequest())
+    assert not world.returns("web")
+    world.engine.connect("beta", "web", EndpointRequest())
+    first = {("10.5.0.2", "10.5.0.1", "eth0"), ("fd00:5::2", "fd00:5::1", "eth0")}
+    second = {("10.6.0.2", "10.6.0.1", "eth2"), ("fd00:6::2", "fd00:6::1", "eth2")}
+    assert world.returns("web") == first | second
+    near = {str(one.destination) for one in world.seen(Route) if isinstance(one, Route) and one.via is None}
+    assert near == {"10.5.0.0/24", "10.6.0.0/24", "fd00:5::/64", "fd00:6::/64"}
+    assert not len(world.restart().start())
+    world.engine.disconnect("beta", "web")
+    assert not world.returns("web")
+    assert not [one for one in world.seen(Route) if isinstance(one, Route) and one.table != MAIN_TABLE]
+
+
+def test_a_rule_that_somebody_takes_is_put_back(world: World) -> None:
+    """Whoever flushes rules inside does not mean ours."""
+    world.network("alpha", "10.5.0.0/24")
+    world.network("beta", "10.6.0.0/24")
+    world.sandbox("web", "alpha")
+    world.engine.connect("beta", "web", EndpointRequest())
+    world.kernel.delete_rule(ip_address("10.6.0.2"), "web")
+    plan = world.engine.mend([Shaken("web")])
+    assert [str(one)[:40] for one in plan] == ["ip -n web rule add from 10.6.0.2 lookup "]
 
 
 def test_an_internal_network_leads_nowhere(world: World) -> None:

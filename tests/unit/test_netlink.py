@@ -12,6 +12,7 @@ from pyroute2.netlink.nfnetlink.nftsocket import (
     nft_set_elem_list_msg,
     nft_table_msg,
 )
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
@@ -207,6 +208,18 @@ def test_a_route_bears_our_mark_and_has_the_scope_of_its_kind() -> None:
         "RTA_PREFSRC": "fd00::2",
         "RTA_PRIORITY": 9,
         "RTA_TABLE": 1000,
+    }
+
+
+def test_a_rule_is_about_one_source_and_bears_our_mark() -> None:
+    """A rule for a prefix would take in neighbours, and one without the mark could not be told from the user's."""
+    rule = read(fibmsg, netlink.newrule(IPv6Address("fd00::2"), 1 << 30))
+    assert (rule["family"], rule["src_len"], rule["dst_len"], rule["table"], rule["action"]) == (10, 128, 0, 0, 1)
+    assert dict(rule["attrs"]) == {
+        "FRA_SRC": "fd00::2",
+        "FRA_PRIORITY": 10500,
+        "FRA_TABLE": 1 << 30,
+        "FRA_PROTOCOL": 105,
     }
 
 

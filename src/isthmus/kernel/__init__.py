@@ -26,7 +26,8 @@ class Scope:
     such a link comes alone, and a pair with its other end `ELSEWHERE`. *ports* are links of others in the host's
     namespace, seen if they are on a bridge of ours. *nicknames* are names by which namespaces of ours may be known
     besides their own. *elements* are keys of such in our table; with *firewall* that is seen, with all its elements.
-    With *everything*, all that bears our mark is. Sysctls are seen only where they are named.
+    With *everything*, all that bears our mark is. Sysctls are seen only where they are named, and rules only in the
+    namespaces *ruled*.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -36,6 +37,7 @@ class Scope:
     nicknames: frozenset[str] = frozenset()
     leaving: frozenset[tuple[str, str]] = frozenset()
     elements: frozenset[Key] = frozenset()
+    ruled: frozenset[str] = frozenset()
     firewall: bool = False
     everything: bool = False
 

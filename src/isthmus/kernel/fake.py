@@ -18,9 +18,10 @@ knows of Linux was tried on 6.18:
   comes to stand beside it.
 * The ipvlans of one parent have one mode: that of the latest. They have no MAC but their parent's.
 * A gateway must be covered by an address or a direct route of the same link, unless it is link-local.
+* A rule goes with its namespace only; where the table that it leads to is empty, the next rule has its turn.
 
-What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, metrics (there
-is one route to a destination in each namespace), and that a macvlan in passthru mode gives its parent its MAC.
+What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, metrics (a table
+has one route to a destination), and that a macvlan in passthru mode gives its parent its MAC.
 
 Its verbs beside `Kernel`'s are what other administrators do (`delete_link`, `set_down`, `flush_ruleset`, ...): nothing
 there asks for a mark. `str()` prints all that it holds as the commands that would make it.
@@ -53,7 +54,7 @@ from isthmus import firewall
 from isthmus.errors import Refused
 from isthmus.kernel import ELSEWHERE, Count, Scope
 from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
-from isthmus.naming import Owner
+from isthmus.naming import MAIN_TABLE, RULE_PRIORITY, Owner
 from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, fits, sysctl_link
 from isthmus.ports import overlap
 from isthmus.resources import (
@@ -69,6 +70,7 @@ from isthmus.resources import (
     Port,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Table,
     Veth,
@@ -136,7 +138,8 @@ class FakeKernel:
         self._nicknames: dict[str, str] = {}
         self._links: dict[_End, _Link] = {}
         self._addresses: dict[tuple[str, str, IPInterface], bool] = {}
-        self._routes: dict[tuple[str, IPNetwork], _Route] = {}
+        self._routes: dict[tuple[str, IPNetwork, int], _Route] = {}
+        self._rules: dict[tuple[str, IPAddress], int] = {}
         self._sysctls: dict[_End, str] = {}
         self._digest: str | None = None
         self._elements: dict[Key, _Element] = {}
@@ -158,6 +161,7 @@ class FakeKernel:
         other._links = self._links.copy()
         other._addresses = self._addresses.copy()
         other._routes = self._routes.copy()
+        other._rules = self._rules.copy()
         other._sysctls = self._sysctls.copy()
         other._digest = self._digest
         other._elements = self._elements.copy()
@@ -170,7 +174,13 @@ class FakeKernel:
 
     def __str__(self) -> str:
         ours = sorted(
-            self.observe(Scope(everything=True, ports=frozenset(name for _, name in self._links))),
+            self.observe(
+                Scope(
+                    everything=True,
+                    ports=frozenset(name for _, name in self._links),
+                    ruled=frozenset(self._namespaces),
+                )
+            ),
             key=lambda resource: (_PRINTED.index(type(resource)), resource.key),
         )
         lines = [resource.make() for resource in ours]
@@ -180,7 +190,7 @@ class FakeKernel:
         for (netns, name, interface), mine in self._addresses.items():
             if not mine and name != _LOOPBACK.name:
                 lines.append(f"ip{_in(netns)} address add {interface} dev {name}  # not ours")
-        for (netns, destination), route in self._routes.items():
+        for (netns, destination, _), route in self._routes.items():
             if not route.ours:
                 via = f" via {route.via}" if route.via else ""
                 lines.append(f"ip{_in(netns)} route add {destination}{via} dev {route.link}  # not ours")
@@ -210,9 +220,12 @@ class FakeKernel:
             if ours and (netns, name) in ends
         )
         seen.update(
-            Route(netns, destination, route.link, ends[netns, route.link], route.via)
-            for (netns, destination), route in self._routes.items()
+            Route(netns, destination, route.link, ends[netns, route.link], route.via, table)
+            for (netns, destination, table), route in self._routes.items()
             if route.ours and (netns, route.link) in ends
+        )
+        seen.update(
+            Rule(netns, source, table) for (netns, source), table in self._rules.items() if netns in scope.ruled
         )
         if not scope.everything:
             seen.update(one for end in scope.leaving if (one := self._alone(end)))
@@ -270,7 +283,7 @@ class FakeKernel:
         )
         routed = (
             str(destination)
-            for (netns, destination), route in self._routes.items()
+            for (netns, destination, _), route in self._routes.items()
             if netns == HOST and not route.ours and route.link in links and destination.prefixlen
         )
         return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))), self._frames_filtered)
@@ -368,13 +381,18 @@ class FakeKernel:
     def add_route(self, destination: IPNetwork, name: str, via: IPAddress | None = None, netns: str = HOST) -> None:
         """Make a route that is not ours."""
         operation = f"ip{_in(netns)} route add {destination} dev {name}"
-        self._reach(operation, netns, name, via, destination.version)
-        self._routes[netns, destination] = _Route(name, via, ours=False)
+        self._reach(operation, Route(netns, destination, name, Owner(""), via))
+        self._routes[netns, destination, MAIN_TABLE] = _Route(name, via, ours=False)
 
-    def delete_route(self, destination: IPNetwork, netns: str = HOST) -> None:
+    def delete_route(self, destination: IPNetwork, netns: str = HOST, table: int = MAIN_TABLE) -> None:
         """Take a route away."""
-        if self._routes.pop((netns, destination), None) is None:
-            raise _refused(f"ip{_in(netns)} route delete {destination}", ESRCH)
+        if self._routes.pop((netns, destination, table), None) is None:
+            raise _refused(f"ip{_in(netns)} route delete {destination} table {table}", ESRCH)
+
+    def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
+        """Take a rule away."""
+        if self._rules.pop((netns, source), None) is None:
+            raise _refused(f"ip{_in(netns)} rule delete priority {RULE_PRIORITY} from {source}", ENOENT)
 
     def write_sysctl(self, name: str, value: str, netns: str = HOST) -> None:
         """Set a sysctl to another value."""
@@ -443,7 +461,7 @@ class FakeKernel:
             case Make() | Change():
                 self._bring(operation, resource)
 
-    def _remove(self, resource: Resource) -> None:  # noqa: C901 - a case for each kind
+    def _remove(self, resource: Resource) -> None:  # noqa: C901, PLR0912 - a case for each kind
         match resource:
             case Namespace():
                 self._drop_namespace(resource.name)
@@ -461,9 +479,13 @@ class FakeKernel:
             case Address():
                 self._drop_address((resource.netns, resource.link, resource.interface))
             case Route():
-                found = self._routes.get((resource.netns, resource.destination))
+                at = (resource.netns, resource.destination, resource.table)
+                found = self._routes.get(at)
                 if found and found.ours and found.link == resource.link:
-                    del self._routes[resource.netns, resource.destination]
+                    del self._routes[at]
+            case Rule():
+                if self._rules.get((resource.netns, resource.source)) == resource.table:
+                    del self._rules[resource.netns, resource.source]
             case Sysctl():
                 pass
             case Table():
@@ -471,7 +493,7 @@ class FakeKernel:
             case Element():
                 self._elements.pop(resource.key, None)
 
-    def _bring(self, operation: Operation, resource: Resource) -> None:
+    def _bring(self, operation: Operation, resource: Resource) -> None:  # noqa: C901, PLR0912 - a case for each kind
         match resource:
             case Namespace():
                 self._bring_namespace(operation, resource)
@@ -494,6 +516,10 @@ class FakeKernel:
                 self._bring_address(operation, resource)
             case Route():
                 self._bring_route(operation, resource)
+            case Rule():
+                if resource.netns != HOST and resource.netns not in self._namespaces:
+                    raise _refused(operation, ENOENT)
+                self._rules[resource.netns, resource.source] = resource.table
             case Sysctl():
                 self._write(operation, resource.netns, resource.name, resource.value)
             case Table() | Element():
@@ -634,11 +660,12 @@ class FakeKernel:
         self._addresses[key] = True
 
     def _bring_route(self, operation: Operation, new: Route) -> None:
-        self._reach(operation, new.netns, new.link, new.via, new.destination.version)
-        found = self._routes.get((new.netns, new.destination))
+        self._reach(operation, new)
+        at = (new.netns, new.destination, new.table)
+        found = self._routes.get(at)
         if found and not found.ours and new.netns == HOST and isinstance(operation, Make):
             raise _refused(operation, EEXIST)
-        self._routes[new.netns, new.destination] = _Route(new.link, new.via, ours=True)
+        self._routes[at] = _Route(new.link, new.via, ours=True)
 
     def _bring_rules(self, operation: Operation, new: Table | Element) -> None:
         if isinstance(new, Table):
@@ -705,7 +732,8 @@ class FakeKernel:
             raise _refused(operation, ELOOP)
         self._links[end] = replace(link, master=master, isolated=False)
 
-    def _reach(self, operation: object, netns: str, name: str, via: IPAddress | None, version: int) -> None:
+    def _reach(self, operation: object, new: Route) -> None:
+        netns, name, via, version = new.netns, new.link, new.via, new.destination.version
         link = self._there(operation, netns, name)
         if version == 6 and not link.inet6:
             raise _refused(operation, EACCES)
@@ -718,8 +746,8 @@ class FakeKernel:
             raise _refused(operation, EINVAL)
         direct = (
             destination
-            for (space, destination), route in self._routes.items()
-            if (space, route.link, route.via) == (netns, name, None)
+            for (space, destination, table), route in self._routes.items()
+            if (space, route.link, route.via) == (netns, name, None) and table in {new.table, MAIN_TABLE}
         )
         if not link.up or not any(via in network for network in (*(interface.network for interface in own), *direct)):
             raise _refused(operation, EHOSTUNREACH if version == 6 else ENETUNREACH)
@@ -807,6 +835,7 @@ class FakeKernel:
             if end in self._links:
                 self._drop_link(end)
         self._sysctls = {key: value for key, value in self._sysctls.items() if key[0] != name}
+        self._rules = {key: table for key, table in self._rules.items() if key[0] != name}
 
     def _drop_link(self, end: _End) -> None:
         link = self._links.pop(end)

@@ -59,21 +59,25 @@ from isthmus.kernel.netlink import (
     dellink,
     dellink_group,
     delroute,
+    delrule,
     dumpaddrs,
     dumplinks,
     dumproutes,
+    dumprules,
     link,
     newaddr,
     newlink,
     newroute,
+    newrule,
     route,
+    rule,
     setlink,
     veth,
 )
 from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
 from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
-from isthmus.naming import PROTOCOL, Owner
+from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
     Address,
@@ -85,6 +89,7 @@ from isthmus.resources import (
     Port,
     Resource,
     Route,
+    Rule,
     Sysctl,
     Table,
     Veth,
@@ -102,7 +107,6 @@ _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
 _CHILDREN = frozenset({"macvlan", "ipvlan"})
 _MODULES = {"vlan": "8021q"}
 _FRAMES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
-_MAIN_TABLE = 254
 _LOCAL_TABLE = 255
 _KERNEL = 2  # RTPROT_KERNEL: the routes that come with an address
 _UNICAST = 1
@@ -199,12 +203,9 @@ class LinuxKernel:
             ):
                 found.update(self._alone(space, message, owner))
         found.update(port for name in scope.ports if (port := self._port(name)))
-        for netns, name in scope.sysctls:
-            if space := spaces.find(netns):
-                try:
-                    found.add(Sysctl(netns, name, " ".join(spaces.read(space, _path(name)).split())))
-                except OSError:
-                    continue  # this kernel or namespace has no such setting
+        found.update(self._settings(scope.sysctls))
+        for ruled in filter(None, map(spaces.find, scope.ruled)):
+            found.update(_rules(ruled))
         whole = scope.firewall or scope.everything
         found.update(self._firewall.observe() if whole else self._firewall.look_up(scope.elements))
         return frozenset(found)
@@ -360,6 +361,15 @@ class LinuxKernel:
             return
         found.update(view.things(message, owner))
 
+    def _settings(self, named: Iterable[tuple[str, str]]) -> Iterator[Sysctl]:
+        """Yield the sysctls of these namespaces and names, as they are."""
+        for netns, name in named:
+            if space := self._spaces.find(netns):
+                try:
+                    yield Sysctl(netns, name, " ".join(self._spaces.read(space, _path(name)).split()))
+                except OSError:
+                    continue  # this kernel or namespace has no such setting
+
     def _port(self, name: str) -> Port | None:
         """Return the link of others that has this name, if it is up and on a bridge of ours."""
         space = self._spaces.host
@@ -467,7 +477,7 @@ class LinuxKernel:
         match operation.resource:
             case Veth() as pair:
                 self._make_veth(operation, pair, work)
-            case (Address() | Route()) as inner:
+            case (Address() | Route() | Rule()) as inner:
                 self._make_inner(operation, inner, work)
             case (Namespace() | Nickname() | Sysctl()) as resource:
                 self._make_file(operation, resource)
@@ -763,15 +773,18 @@ class LinuxKernel:
         master = self._index_of(operation, space, port.master, work)
         self._send(operation, space, (setlink(port.name, master=master), setlink(port.name, up=True)))
 
-    def _make_inner(self, operation: Operation, resource: Address | Route, work: _Work) -> None:
-        """Let the message that makes an address or a route wait."""
+    def _make_inner(self, operation: Operation, resource: Address | Route | Rule, work: _Work) -> None:
+        """Let the message that makes an address, a route or a rule wait."""
         waiting = work.batches.get(resource.netns)
         space = waiting.space if waiting else self._space(operation, resource.netns)
+        if isinstance(resource, Rule):
+            self._batch(work, space).add(operation, newrule(resource.source, resource.table))
+            return
         index = self._index_of(operation, space, resource.link, work)
         if isinstance(resource, Address):
             message = newaddr(index, resource.interface, broadcast=_broadcast(resource.interface))
         else:
-            message = newroute(resource.destination, gateway=resource.via, oif=index)
+            message = newroute(resource.destination, gateway=resource.via, oif=index, table=resource.table)
             if isinstance(operation, Change):
                 message = _replacing(message)
         batch = self._batch(work, space)
@@ -797,13 +810,16 @@ class LinuxKernel:
                 index = start + errors[0].index
                 operation = batch.operations[index]
                 resource = operation.resource
-                if errors[0].errno != EEXIST or not isinstance(resource, Address | Route):
+                if errors[0].errno != EEXIST or not isinstance(resource, Address | Route | Rule):
                     raise _refused(operation, errors[0])
                 message = batch.messages[index]
-                if isinstance(resource, Route):
-                    self._make_route_again(operation, resource, batch.space, message)
-                else:
-                    self._make_address_again(operation, resource, batch.space, message)
+                match resource:
+                    case Route():
+                        self._make_route_again(operation, resource, batch.space, message)
+                    case Address():
+                        self._make_address_again(operation, resource, batch.space, message)
+                    case Rule():
+                        pass  # it is there
                 start = index + 1
         work.batches.clear()
 
@@ -820,7 +836,7 @@ class LinuxKernel:
 
     def _make_route_again(self, operation: Operation, wanted: Route, space: Space, message: bytes) -> None:
         """Put a route where there is one to the same destination: ours, or in a namespace that is ours."""
-        ours = space.socket.dump(dumproutes(protocol=PROTOCOL))
+        ours = space.socket.dump(dumproutes(protocol=PROTOCOL, table=wanted.table))
         if space is self._spaces.host and all(route(found).destination != wanted.destination for found in ours):
             raise Refused(operation, EEXIST, f"the host has a route to {wanted.destination} that is not ours")
         self._send(operation, space, (_replacing(message),))
@@ -841,14 +857,22 @@ class LinuxKernel:
 
     def _remove(self, resource: Resource) -> None:
         """Take *resource* away, if it is there and ours."""
-        if isinstance(resource, Nickname):
-            self._spaces.forget_nickname(resource.name)
-            return
-        if isinstance(resource, Namespace):
-            self._spaces.remove(resource.name)
-            return
-        if isinstance(resource, Sysctl | Table | Element) or (space := self._spaces.find(resource.netns)) is None:
-            return
+        match resource:
+            case Nickname(name):
+                self._spaces.forget_nickname(name)
+            case Namespace(name):
+                self._spaces.remove(name)
+            case Sysctl() | Table() | Element():
+                pass
+            case Rule(netns, source, table):
+                if space := self._spaces.find(netns):
+                    space.socket.request(delrule(source, table))
+            case _:
+                if space := self._spaces.find(resource.netns):
+                    self._remove_link(space, resource)
+
+    def _remove_link(self, space: Space, resource: Bridge | Vlan | Veth | Child | Port | Address | Route) -> None:
+        """Take a link away, or what is on it."""
         name = resource.link if isinstance(resource, Address | Route) else resource.name
         message = space.link(name)
         if message is None:
@@ -866,8 +890,8 @@ class LinuxKernel:
                     space.socket.request(setlink(index, master=0))
             case Address(interface=interface):
                 space.socket.request(deladdr(index, interface))
-            case Route(destination=destination):
-                space.socket.request(delroute(destination, oif=index))
+            case Route(destination=destination, table=table):
+                space.socket.request(delroute(destination, oif=index, table=table))
             case _:
                 pass  # somebody else's thing has that name
 
@@ -935,7 +959,7 @@ class _View:
         if len(self.links) > 1:
             for held in map(address, wire.dump(dumpaddrs())):
                 self._addresses.setdefault(held.ifindex, []).append(held)
-            for found in map(route, wire.dump(dumproutes(table=_MAIN_TABLE))):
+            for found in map(route, wire.dump(dumproutes())):
                 self._routes.setdefault(found.oif, []).append(found)
 
     def things(self, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:
@@ -948,7 +972,7 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     """Yield our addresses and routes on one link, asking for no others."""
     wire, index = space.socket, message.ifindex
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
-    routes = [route(found) for found in wire.dump(dumproutes(table=_MAIN_TABLE, oif=index))]
+    routes = [route(found) for found in wire.dump(dumproutes(oif=index))]
     return _inner(space.name, message, owner, addresses, routes)
 
 
@@ -960,7 +984,7 @@ def _inner(
     routes: Sequence[RouteMessage],
 ) -> Iterator[Address | Route]:
     # An address whose route to its subnet was taken away is of no use: it is not seen, and so made again.
-    reached = {found.destination for found in routes if found.protocol == _KERNEL}
+    reached = {found.destination for found in routes if found.protocol == _KERNEL and found.table == MAIN_TABLE}
     for held in addresses:
         subnet = held.address.network
         whole = not message.up or subnet.num_addresses == 1 or subnet in reached
@@ -968,7 +992,14 @@ def _inner(
             yield Address(netns, message.name, held.address, owner)
     for found in routes:
         if found.protocol == PROTOCOL:
-            yield Route(netns, found.destination, message.name, owner, found.gateway)
+            yield Route(netns, found.destination, message.name, owner, found.gateway, found.table)
+
+
+def _rules(space: Space) -> Iterator[Rule]:
+    """Yield our rules in a namespace."""
+    for found in map(rule, space.socket.dump(dumprules())):
+        if found.protocol == PROTOCOL and found.source:
+            yield Rule(space.name, found.source, found.table)
 
 
 def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:

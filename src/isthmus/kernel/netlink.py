@@ -33,7 +33,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 from isthmus import bpf
 from isthmus.bpf import Instruction
 from isthmus.model import IPAddress, IPInterface
-from isthmus.naming import PROTOCOL
+from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -61,6 +61,7 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
+RTM_NEWRULE, RTM_DELRULE, RTM_GETRULE = 32, 33, 34
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 
 AF_UNSPEC, AF_INET, AF_BRIDGE, AF_INET6 = 0, 2, 7, 10
@@ -87,9 +88,11 @@ IFA_ADDRESS, IFA_LOCAL, IFA_BROADCAST, IFA_FLAGS, IFA_PROTO = 1, 2, 4, 8, 11
 IFA_F_NODAD = 0x02
 
 RTA_DST, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE = 1, 4, 5, 6, 7, 15
-RT_TABLE_MAIN = 254
 RT_SCOPE_UNIVERSE, RT_SCOPE_LINK, RT_SCOPE_NOWHERE = 0, 253, 255
 RTN_UNICAST = 1
+
+FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
+FR_ACT_TO_TBL = 1
 
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_MASTER = 1, 2, 8, 9
 NUD_PERMANENT = 0x80
@@ -97,8 +100,8 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 
 NETNSA_NSID, NETNSA_FD = 1, 3
 
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE = 0x1, 0x10, 0x40
-RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE = 0x100, 0x400
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE = 0x1, 0x10, 0x40, 0x80
+RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_IPV6_RULE = 0x100, 0x400, 0x4_0000
 
 T = TypeVar("T")
 
@@ -457,7 +460,7 @@ def newroute(
     oif: int = 0,
     prefsrc: IPAddress | None = None,
     metric: int = 0,
-    table: int = RT_TABLE_MAIN,
+    table: int = MAIN_TABLE,
     kind: int = RTN_UNICAST,
 ) -> bytes:
     """Make a route that bears our mark, by way of a *gateway* or of the link of index *oif*; EEXIST if there is one.
@@ -483,7 +486,7 @@ def delroute(
     gateway: IPAddress | None = None,
     oif: int = 0,
     metric: int = 0,
-    table: int = RT_TABLE_MAIN,
+    table: int = MAIN_TABLE,
     kind: int = RTN_UNICAST,
     protocol: int = PROTOCOL,
 ) -> bytes:
@@ -530,6 +533,32 @@ def _path(destination: IPNetwork, gateway: IPAddress | None, oif: int, metric: i
 
 def _family(value: IPAddress | IPNetwork) -> int:
     return AF_INET if value.version == 4 else AF_INET6
+
+
+# ---- requests: rules
+
+
+def newrule(source: IPAddress, table: int) -> bytes:
+    """Have what is sent from *source* routed by *table*, a rule that bears our mark; EEXIST if there is that rule."""
+    return _rule(RTM_NEWRULE, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, source, table)
+
+
+def delrule(source: IPAddress, table: int) -> bytes:
+    """Take back what `newrule` said with the same arguments; ENOENT if it is not there."""
+    return _rule(RTM_DELRULE, NLM_F_REQUEST, source, table)
+
+
+def dumprules(*, family: int = AF_UNSPEC) -> bytes:
+    """Ask for all rules (`Socket.dump`), or only those of one family."""
+    return _ROUTE.pack(28, RTM_GETRULE, NLM_F_REQUEST | NLM_F_DUMP, 0, 0, family, 0, 0, 0, 0, 0, 0, 0, 0)
+
+
+def _rule(kind: int, flags: int, source: IPAddress, table: int) -> bytes:
+    attributes = attribute(FRA_SRC, source.packed) + attribute_u32(FRA_PRIORITY, RULE_PRIORITY)
+    attributes += attribute_u32(FRA_TABLE, table) + _attribute_u8(FRA_PROTOCOL, PROTOCOL)
+    size, family, bits = 28 + len(attributes), _family(source), source.max_prefixlen
+    # struct fib_rule_hdr has the layout of struct rtmsg: what is its type there is its action here.
+    return _ROUTE.pack(size, kind, flags, 0, 0, family, 0, bits, 0, 0, 0, 0, FR_ACT_TO_TBL, 0) + attributes
 
 
 # ---- requests: neighbours and forwarding entries
@@ -669,6 +698,16 @@ class RouteMessage(NamedTuple):
     scope: int
     metric: int
     prefsrc: IPAddress | None
+
+
+class RuleMessage(NamedTuple):
+    """A rule that sends packets to a routing table; *source* is None where it is not about one address alone."""
+
+    event: int
+    source: IPAddress | None
+    table: int
+    priority: int
+    protocol: int
 
 
 class NeighbourMessage(NamedTuple):
@@ -839,6 +878,26 @@ def route(message: bytes) -> RouteMessage:
         )
     except struct.error as error:
         raise DecodeError(f"not a route: {error}") from error
+
+
+def rule(message: bytes) -> RuleMessage:
+    """Read an RTM_NEWRULE or RTM_DELRULE; raises DecodeError if it is none."""
+    try:
+        _, event, _, _, _, _, _, bits, _, table, _, _, _, _ = _ROUTE.unpack_from(message)
+        if event not in (RTM_NEWRULE, RTM_DELRULE):
+            raise DecodeError(f"message type {event} is no rule")
+        found = attributes(message, 28)
+        source = _ip(found.get(FRA_SRC))
+        wide_table = _number(found.get(FRA_TABLE))
+        return RuleMessage(
+            event,
+            source if source and bits == source.max_prefixlen else None,
+            table if wide_table is None else wide_table,
+            _number(found.get(FRA_PRIORITY)) or 0,
+            _number(found.get(FRA_PROTOCOL)) or 0,
+        )
+    except struct.error as error:
+        raise DecodeError(f"not a rule: {error}") from error
 
 
 def neighbour(message: bytes) -> NeighbourMessage:

@@ -34,12 +34,15 @@ from isthmus.kernel.netlink import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
+    RTM_DELRULE,
     RTM_NEWLINK,
     RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
+    RTMGRP_IPV4_RULE,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_IPV6_ROUTE,
+    RTMGRP_IPV6_RULE,
     RTMGRP_LINK,
     RTN_UNICAST,
     AddressMessage,
@@ -48,6 +51,7 @@ from isthmus.kernel.netlink import (
     Monitor,
     NetlinkError,
     RouteMessage,
+    RuleMessage,
     Socket,
     address,
     getlink,
@@ -55,11 +59,12 @@ from isthmus.kernel.netlink import (
     link,
     nsid,
     route,
+    rule,
 )
 from isthmus.model import HOST
 from isthmus.naming import PROTOCOL, Owner
 
-_Message = LinkMessage | AddressMessage | RouteMessage
+_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage
 _USER = "user-"
 
 
@@ -148,8 +153,10 @@ class Watch:
             return naming.owner(master.alias)  # a link of others, on a bridge of ours
         return owner
 
-    def _matters(self, number: int | None, message: AddressMessage | RouteMessage) -> bool:
-        """Whether an address or route that went was ours, and is not gone with a link that had to go."""
+    def _matters(self, number: int | None, message: AddressMessage | RouteMessage | RuleMessage) -> bool:
+        """Whether an address, route or rule that went was ours, and is not gone with a link that had to go."""
+        if isinstance(message, RuleMessage):
+            return message.protocol == PROTOCOL
         index = message.ifindex if isinstance(message, AddressMessage) else message.oif
         if (number, index) in self._dying:
             return False
@@ -225,20 +232,23 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_DELLINK: link,
     RTM_DELADDR: address,
     RTM_DELROUTE: route,
+    RTM_DELRULE: rule,
     RTM_NEWROUTE: route,
 }
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_ROUTE_GROUPS = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | _ROUTE_GROUPS | RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE
 _LOW = 0 if sys.byteorder == "little" else 3  # where in a word the byte with IFF_UP is
 
 _KERNEL = 2  # RTPROT_KERNEL: the routes to the subnets of addresses
-_MAIN_TABLE, _LOCAL_TABLE = 254, 255
+_LOCAL_TABLE = 255
 
 # nlmsg_type is at 4, ifi_flags at 24, ifi_change at 28, rtm_table at 20, rtm_protocol at 21. A jump is over so many
 # instructions.
 _FILTER: tuple[Instruction, ...] = (
     (LOAD_HALF, 0, 0, 4),
-    (IF_EQUAL, 14, 0, socket.htons(RTM_DELLINK)),
-    (IF_EQUAL, 13, 0, socket.htons(RTM_DELADDR)),
+    (IF_EQUAL, 15, 0, socket.htons(RTM_DELLINK)),
+    (IF_EQUAL, 14, 0, socket.htons(RTM_DELADDR)),
+    (IF_EQUAL, 13, 0, socket.htons(RTM_DELRULE)),
     (IF_EQUAL, 7, 0, socket.htons(RTM_DELROUTE)),
     (IF_EQUAL, 0, 12, socket.htons(RTM_NEWLINK)),
     (LOAD_BYTE, 0, 0, 24 + _LOW),
@@ -248,7 +258,7 @@ _FILTER: tuple[Instruction, ...] = (
     (LOAD_BYTE, 0, 0, 28 + _LOW),
     (IF_BITS, 5, 6, IFF_UP),
     (LOAD_BYTE, 0, 0, 20),
-    (IF_EQUAL, 0, 4, _MAIN_TABLE),
+    (IF_EQUAL, 4, 0, _LOCAL_TABLE),
     (LOAD_BYTE, 0, 0, 21),
     (IF_EQUAL, 1, 0, PROTOCOL),
     (IF_EQUAL, 0, 1, _KERNEL),
@@ -256,7 +266,7 @@ _FILTER: tuple[Instruction, ...] = (
     (RETURN, 0, 0, 0),
 )
 
-_COMING_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
+_COMING_GROUPS = RTMGRP_LINK | _ROUTE_GROUPS
 # A link's name is the first of its attributes, which begin at 32.
 _NAME_OF_15 = int.from_bytes(Struct("=HH").pack(4 + 15 + 1, IFLA_IFNAME), "big")
 _VETH = int.from_bytes(b"veth", "big")
