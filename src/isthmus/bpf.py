@@ -16,8 +16,17 @@ A program that returns 0 for a message drops it.
 """
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_VALUE = 0x20, 0x28, 0x30, 0x00
-COPY, COPY_HEADER_LENGTH, LOAD_HALF_BEYOND = 0x07, 0xB1, 0x48
-"""To the second register: the first one, or the length of the IPv4 header at an offset; what is at it and an offset."""
+LOAD_ATTRIBUTE = 0xFFFF_F00C
+"""As the operand of LOAD_WORD: where in a netlink message the attribute is whose type is in the second register.
+
+It is sought from the offset in the first register on; 0 if there is none (`SKF_AD_NLATTR`).
+"""
+
+SECOND_VALUE, COPY, COPY_BACK, COPY_HEADER_LENGTH = 0x01, 0x07, 0x87, 0xB1
+"""To the second register: a value, or the first one; from it to the first; to it the length of an IPv4 header."""
+
+LOAD_HALF_BEYOND, LOAD_WORD_BEYOND = 0x48, 0x40
+"""What is at the second register and an offset."""
 
 IF_EQUAL, IF_COPY_EQUAL, IF_AT_LEAST, IF_BITS, SKIP, RETURN = 0x15, 0x1D, 0x35, 0x45, 0x05, 0x06
 EVERYTHING = 0xFFFF_FFFF

@@ -122,7 +122,7 @@ class Settings:
     fixed_cidr_v6: IPv6Network | None
     default_gateway: IPv4Address | None
     default_gateway_v6: IPv6Address | None
-    mtu: int
+    mtu: int | None
     ip: IPv4Address
     icc: bool
     ipv6: bool
@@ -166,7 +166,7 @@ KEYS = (
     Key("fixed-cidr-v6", Kind.TEXT, "where in its IPv6 subnet the default network chooses addresses"),
     Key("default-gateway", Kind.TEXT, "IPv4 router of the default network, if that is not the bridge"),
     Key("default-gateway-v6", Kind.TEXT, "IPv6 router of the default network, if that is not the bridge"),
-    Key("mtu", Kind.NUMBER, "MTU of the default network (default 1500)"),
+    Key("mtu", Kind.NUMBER, "MTU of the default network (default that of the host's way out)"),
     Key("ip", Kind.TEXT, "host address for published ports of the default network (default 0.0.0.0)"),
     Key("icc", Kind.SWITCH, "let members of the default network reach each other (default true)"),
     Key("ipv6", Kind.SWITCH, "IPv6 on the default network"),
@@ -292,8 +292,9 @@ def default_network(settings: Settings, addresses: Iterable[IPInterface] = ()) -
         f"{_BRIDGE_OPTION}.enable_ip_masquerade": _go(settings.ip_masq),
         f"{_BRIDGE_OPTION}.host_binding_ipv4": str(settings.ip),
         f"{_BRIDGE_OPTION}.name": settings.bridge or DEFAULT_BRIDGE,
-        "com.docker.network.driver.mtu": str(settings.mtu),
     }
+    if settings.mtu:
+        options["com.docker.network.driver.mtu"] = str(settings.mtu)
     keys = [_Family(4, settings.bip, settings.fixed_cidr, settings.default_gateway)]
     if settings.ipv6:
         keys.append(_Family(6, settings.bip6, settings.fixed_cidr_v6, settings.default_gateway_v6))
@@ -383,7 +384,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         fixed_cidr_v6=read.parsed("fixed-cidr-v6", _network6),
         default_gateway=read.parsed("default-gateway", _address4),
         default_gateway_v6=read.parsed("default-gateway-v6", _address6),
-        mtu=read.number("mtu", 68, 65535) or 1500,
+        mtu=read.number("mtu", 68, 65535),
         ip=read.parsed("ip", _address4) or IPv4Address(0),
         icc=read.switch("icc", default=True),
         ipv6=read.switch("ipv6", default=False),

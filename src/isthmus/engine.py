@@ -27,7 +27,7 @@ from isthmus.errors import (
     PortTaken,
     Predefined,
 )
-from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, Routed, Scope, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, PathChanged, Routed, Scope, Shaken
 from isthmus.model import (
     HOST,
     Binding,
@@ -81,6 +81,8 @@ class Engine:
         self._paths = paths
         self._recorded = recorded
         self._waiting: dict[str, str] = {}
+        self._seen = Host()
+        self._mtus: dict[str, int | None] = {}
         self._troubles: dict[tuple[str, str], str] = {}
         self._adopt(State())
 
@@ -147,6 +149,10 @@ class Engine:
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)
                     netns.update(self._standing_on(waiting))
+                case PathChanged():
+                    moved = self._moved()
+                    of_host = of_host or bool(moved)
+                    netns.update(self._standing_on(moved))
                 case Lost(owner=owner):
                     held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
                     if held:
@@ -156,6 +162,15 @@ class Engine:
                         netns.update(self._standing_on([owner.network]))
                     of_host = of_host or owner.network == PARENT or self._may_wait(owner.network)
         return self._bring(netns, of_host=of_host)
+
+    def _moved(self) -> tuple[str, ...]:
+        """The networks (their IDs) whose MTU follows the host's ways out, and is not what it was when last asked."""
+        before, self._mtus = self._mtus, self._paths_of(self._look())
+        return tuple(network for network, mtu in self._mtus.items() if before.get(network, mtu) != mtu)
+
+    def _paths_of(self, host: Host) -> dict[str, int | None]:
+        """The MTU of each network, by its ID."""
+        return {one.id: BUILTIN[one.driver].mtu(one, host) for one in self._state.networks.values()}
 
     def _may_wait(self, network: str) -> bool:
         """Whether that network stands on a link of others, which may be what is lost."""
@@ -177,8 +192,11 @@ class Engine:
 
     def _bring_all(self, of_host: Area) -> Plan:
         """Hold everything against the kernel; where that is refused, piece by piece, so that one does not stop all."""
+        self._mtus = self._paths_of(self._seen)
         try:
-            plan = self.reconcile(render.everything(self._state, of_host, self._waiting.keys(), self._rules.firewall))
+            plan = self.reconcile(
+                render.everything(self._state, of_host, self._seen, self._waiting.keys(), self._rules.firewall)
+            )
         except (IsthmusError, ExceptionGroup):
             return self._bring({user.netns for user in self._state.sandboxes.values()}, of_host=True)
         self._finish_removing()
@@ -211,7 +229,7 @@ class Engine:
             paths=self._paths,
         )
         double._adopt(State(self._state.records()))
-        double._waiting = self._waiting
+        double._waiting, double._seen = self._waiting, self._seen
         action(double)
         return tuple(str(operation) for plan in stage.plans for operation in plan)
 
@@ -578,7 +596,7 @@ class Engine:
 
     def _look(self) -> Host:
         """Look at the host, and see which networks have to wait for a link of its."""
-        host = self._kernel.host()
+        host = self._seen = self._kernel.host()
         missing = {
             network.id: BUILTIN[network.driver].waits_for(network, host)
             for network in self._state.networks.values()
@@ -588,7 +606,7 @@ class Engine:
         return host
 
     def _sandbox(self, netns: str) -> Area:
-        return render.sandbox(self._state, netns, self._waiting.keys(), self._rules.firewall)
+        return render.sandbox(self._state, netns, self._seen, self._waiting.keys(), self._rules.firewall)
 
     def _ports(self, user: Sandbox, bindings: Iterable[Binding]) -> Area:
         places = [binding.place for binding in bindings]
@@ -596,6 +614,8 @@ class Engine:
 
     def _host(self, host: Host | None = None) -> Area:
         host = host or self._look()
+        # What a network begins with is what its sandboxes have, until `_moved` tells otherwise.
+        self._mtus = self._paths_of(host) | self._mtus
         area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         opening = {
             version: name

@@ -6,7 +6,8 @@ carries, so that the thousandth network costs what the first did. A driver gives
 
 How a packet goes through `forward`:
 
-1. The user's own chain, `user-forward`, which we make and then never touch, sees it first.
+1. What opens a TCP connection says no greater segment size than the routes both ways bear (`clamp`). Then the user's
+   own chain, `user-forward`, which we make and then never touch, is the first that has a say.
 2. What belongs to a connection that was let through is let through.
 3. From a bridge back into the same one: `neighbours`, unless the network keeps its members apart.
 4. `leave`, by the interface that it came in on: an internal network lets nothing out.
@@ -271,8 +272,13 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "type filter hook prerouting priority raw; policy accept;",
         "iifname @detoured fib daddr . iif oif exists notrack",
     ),
+    "clamp": (
+        "iifname @switched tcp option maxseg size set rt mtu",
+        "oifname @switched tcp option maxseg size set rt mtu",
+    ),
     "forward": (
         "type filter hook forward priority filter; policy accept;",
+        "tcp flags & (syn | rst) == syn jump clamp",
         f"jump {USER_CHAIN}",
         "ct state established,related accept",
         "iifname . oifname @neighbours accept",

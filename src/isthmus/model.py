@@ -250,6 +250,9 @@ class Lease:
 Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease
 
 
+ETHERNET_MTU = 1500
+
+
 @dataclass(frozen=True, slots=True)
 class HostLink:
     """A link in the host's namespace that is not ours."""
@@ -268,12 +271,14 @@ class Host:
     """What drivers may know of the machine: links that bear no mark of ours, and prefixes routed by others than us.
 
     *frames_filtered* tells whether frames between ports of a bridge have to pass the packet filter (`br_netfilter`):
-    None if this kernel knows no such thing, True if others have rules that may count on it.
+    None if this kernel knows no such thing, True if others have rules that may count on it. *mtu* is that of the link
+    by which its default routes leave, the least if they leave by several; that of Ethernet if it has none.
     """
 
     links: tuple[HostLink, ...] = ()
     routes: tuple[str, ...] = ()
     frames_filtered: bool | None = None
+    mtu: int = ETHERNET_MTU
 
     def link(self, name: str) -> HostLink | None:
         """The foreign link of that *name*, if there is one."""

@@ -60,8 +60,14 @@ class Area:
     scope: Scope
 
 
-def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), ruled: AbstractSet[int] = BOTH) -> Area:
-    """The namespace *netns*, if somebody still wants it, and whatever leads into it.
+def sandbox(
+    state: State,
+    netns: str,
+    host: Host,
+    waiting: AbstractSet[str] = frozenset(),
+    ruled: AbstractSet[int] = BOTH,
+) -> Area:
+    """The namespace *netns*, if somebody still wants it, and whatever leads into it, on a *host* as it was seen last.
 
     What stands on the networks *waiting* (their IDs) cannot be made yet. With an endpoint go the host's routes to it.
     Ports are published for the IP versions that are *ruled*.
@@ -82,7 +88,7 @@ def sandbox(state: State, netns: str, waiting: AbstractSet[str] = frozenset(), r
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         settings = tuple(_sysctls(endpoint, netns))
-        resources = tuple(_heeding(settings, BUILTIN[network.driver].endpoint(network, endpoint, netns)))
+        resources = tuple(_heeding(settings, BUILTIN[network.driver].endpoint(network, endpoint, netns, host)))
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         rules.update(one.key for one in resources if isinstance(one, Element))
@@ -202,7 +208,7 @@ def host(
     """
     guarded = tuple(filter(_is_guarded, state.networks.values()))
     table = firewall.table(detoured=host.frames_filtered is True, guarded=bool(guarded))
-    wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, waiting)]
+    wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, host, waiting)]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
@@ -238,12 +244,12 @@ def _is_guarded(network: Network) -> bool:
     return there and BUILTIN[network.driver].traits(network).guarded
 
 
-def _senders(state: State, networks: Iterable[Network], waiting: AbstractSet[str]) -> Iterator[Element]:
+def _senders(state: State, networks: Iterable[Network], host: Host, waiting: AbstractSet[str]) -> Iterator[Element]:
     """The elements that hold the members of *networks* to what they are."""
     for network in networks:
         for endpoint in _staying(state, state.on_network(network.id), waiting):
             netns = state.sandboxes[endpoint.sandbox].netns
-            made = BUILTIN[network.driver].endpoint(network, endpoint, netns)
+            made = BUILTIN[network.driver].endpoint(network, endpoint, netns, host)
             yield from (one for one in made if isinstance(one, Element))
 
 
@@ -276,11 +282,15 @@ def _ruled(element: Element, versions: AbstractSet[int]) -> bool:
 
 
 def everything(
-    state: State, of_host: Area, waiting: AbstractSet[str] = frozenset(), ruled: AbstractSet[int] = BOTH
+    state: State,
+    of_host: Area,
+    host: Host,
+    waiting: AbstractSet[str] = frozenset(),
+    ruled: AbstractSet[int] = BOTH,
 ) -> Area:
     """All that is wanted anywhere, to be held against all that bears our mark; *of_host* is the host's half."""
     namespaces = {user.netns for user in state.sandboxes.values()}
-    areas = [sandbox(state, netns, waiting, ruled) for netns in sorted(namespaces)]
+    areas = [sandbox(state, netns, host, waiting, ruled) for netns in sorted(namespaces)]
     # The rules of published ports are in both halves.
     wanted = dict.fromkeys((*of_host.desired, *(resource for area in areas for resource in area.desired)))
     scope = Scope(

@@ -220,7 +220,7 @@ class Shell:
 
     def add_route(self, destination: IPNetwork, name: str) -> None:
         """Make a route over a link."""
-        ip(HOST, "route", "add", str(destination), "dev", name)
+        ip(HOST, f"-{destination.version}", "route", "add", str(destination), "dev", name)
 
     def delete_link(self, name: str, netns: str = HOST) -> None:
         """Take a link away."""
@@ -812,6 +812,20 @@ def test_the_host_is_what_is_not_ours(running: Machine) -> None:
     assert not {"br-a", "veth1"} & {link.name for link in host.links}
     assert {link.kind for link in host.links if link.name == "lo"} == {""}
     assert set(host.routes) == {"192.0.2.0/24", "198.51.100.0/24"}
+
+
+def test_the_host_tells_the_mtu_of_its_way_out(machine: Machine) -> None:
+    """Networks take it for theirs; without a way out it is Ethernet's."""
+    assert machine.kernel.host().mtu == 1500
+    machine.admin.add_link(HostLink("up0", "veth", 1450))
+    assert machine.kernel.host().mtu == 1500
+    machine.admin.add_route(ip_network("0.0.0.0/0"), "up0")
+    assert machine.kernel.host().mtu == 1450
+    machine.admin.set_mtu("up0", 9000)
+    assert machine.kernel.host().mtu == 9000
+    machine.admin.add_link(HostLink("up6", "veth", 1400))
+    machine.admin.add_route(ip_network("::/0"), "up6")
+    assert machine.kernel.host().mtu == 1400
 
 
 def test_what_is_removed_by_name_is_not_somebody_elses(machine: Machine) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isthmus.kernel import Appeared, FirewallTouched, Lost, News, Routed, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Lost, News, PathChanged, Routed, Shaken
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
@@ -107,14 +107,13 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
                 Routed("192.168.7.0/24"),
                 Routed("10.50.0.0/16"),
             }
-            run("ip", "link", "set", "lan0", "mtu", "1400")
             run("ip", "link", "set", "lan0", "alias", "their own")
-            run("ip", "route", "add", "default", "via", "192.168.7.1")
+            run("ip", "link", "set", "lan0", "mtu", "1450")  # as it is
+            run("ip", "route", "add", "default", "via", "192.168.7.1", "table", "1000")
             run("ip", "route", "add", "unreachable", "10.51.0.0/16")
             run("ip", "route", "add", "local", "10.52.0.0/16", "dev", "lan0")
             run("ip", "route", "del", "10.50.0.0/16")
             run("ip", "address", "flush", "dev", "lan0")
-            run("ip", "link", "del", "lan0")
             run("ip", "-n", "web", "address", "add", "192.168.7.5/24", "dev", "lo")
             run("ip", "-n", "web", "address", "del", "192.168.7.5/24", "dev", "lo")
             run("nft", "add", "table", "inet", "other")
@@ -177,8 +176,17 @@ def test_ipv6_is_heard_like_ipv4(tmp_path: Path) -> None:
     ("commands", "news"),
     [
         (("ip link add lan0 type bridge",), {Appeared("lan0")}),
-        (("ip link set up0 down", "ip link set up0 up"), {Appeared("up0")}),
-        (("ip link set up0 down", "ip link set up0 name lan0", "ip link set lan0 up"), {Appeared("lan0")}),
+        (("ip link set up0 down", "ip link set up0 up"), {Appeared("up0"), PathChanged()}),
+        (
+            ("ip link set up0 down", "ip link set up0 name lan0", "ip link set lan0 up"),
+            {Appeared("lan0"), PathChanged()},
+        ),
+        (("ip link set up0 mtu 1400",), {PathChanged()}),
+        (("ip link set up0 mtu 1400", "ip link set up0 mtu 1450"), {PathChanged()}),
+        (("ip route add default dev up0",), {PathChanged()}),
+        (("ip route add default dev up0", "ip route del default"), {PathChanged()}),
+        (("ip -6 route add default dev up0",), {PathChanged()}),
+        (("ip link del up0",), {PathChanged()}),
         (("ip link add vethabcdef type veth peer name vp0",), {Appeared("vethabcdef"), Appeared("vp0")}),
         (("ip -6 route add fd09::/64 dev up0",), {Routed("fd09::/64")}),
         (("ip route add 10.7.0.0/16 dev up0 table 1000",), {Routed("10.7.0.0/16")}),

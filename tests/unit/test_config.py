@@ -58,7 +58,7 @@ def test_without_file_and_flags_everything_is_as_in_dockerd() -> None:
     assert settings.ip_masq
     assert settings.ip_forward
     assert not settings.ipv6
-    assert settings.mtu == 1500
+    assert settings.mtu is None
     assert settings.warnings == ()
     assert bridge(settings) == DefaultBridge(
         options=(
@@ -67,7 +67,6 @@ def test_without_file_and_flags_everything_is_as_in_dockerd() -> None:
             ("com.docker.network.bridge.enable_ip_masquerade", "true"),
             ("com.docker.network.bridge.host_binding_ipv4", "0.0.0.0"),
             ("com.docker.network.bridge.name", "isthmus0"),
-            ("com.docker.network.driver.mtu", "1500"),
         )
     )
 

@@ -29,7 +29,7 @@ from isthmus.errors import (
     Refused,
     SandboxNotFound,
 )
-from isthmus.kernel import FirewallTouched, Lost, Overrun, Scope, Shaken
+from isthmus.kernel import FirewallTouched, Lost, Overrun, PathChanged, Scope, Shaken
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink, pairs
 from isthmus.naming import MAIN_TABLE, Owner, veth
@@ -250,6 +250,44 @@ def test_with_several_ways_out_each_address_has_its_own(world: World) -> None:
     world.engine.disconnect("beta", "web")
     assert not world.returns("web")
     assert not [one for one in world.seen(Route) if isinstance(one, Route) and one.table != MAIN_TABLE]
+
+
+def _mtus(world: World) -> dict[str, int | None]:
+    """The MTU of each device, and of each pair by the name of its sandbox."""
+    return {
+        one.name if isinstance(one, Bridge) else one.peer_netns: one.mtu
+        for one in (*world.seen(Bridge), *world.seen(Veth))
+        if isinstance(one, Bridge | Veth)
+    }
+
+
+def test_the_mtu_is_that_of_the_way_out_and_follows_it(world: World) -> None:
+    """Behind a VPN or a cloud's tunnel, 1500 is too much, and what is too long vanishes without a word."""
+    world.kernel.set_mtu("eth0", 1450)
+    world.kernel.add_route(ip_network("0.0.0.0/0"), "eth0")
+    world.network("front", "10.5.0.0/24")
+    world.network("fixed", "10.6.0.0/24", options=pairs({"com.docker.network.driver.mtu": "1300"}))
+    for name, network in (("web", "front"), ("db", "fixed")):
+        world.sandbox(name, network)
+    device = f"br-{world.engine.network('front').network.id[:12]}"
+    fixed = f"br-{world.engine.network('fixed').network.id[:12]}"
+    assert _mtus(world) == {"isthmus0": 1450, device: 1450, "web": 1450, fixed: 1300, "db": 1300}
+    assert "com.docker.network.driver.mtu" not in dict(world.engine.network("front").network.options)
+    world.kernel.set_mtu("eth0", 1400)
+    world.engine.mend([PathChanged()])
+    assert _mtus(world) == {"isthmus0": 1400, device: 1400, "web": 1400, fixed: 1300, "db": 1300}
+    assert not len(world.engine.mend([PathChanged()]))
+    world.kernel.delete_route(ip_network("0.0.0.0/0"))
+    world.engine.mend([PathChanged()])
+    assert (_mtus(world)[device], _mtus(world)["web"]) == (1500, 1500)
+
+
+def test_a_bridged_network_has_the_mtu_of_its_uplink(world: World) -> None:
+    """What it sends stays on that LAN: the default route has no say."""
+    world.kernel.set_mtu("eth1", 9000)
+    world.network("lan", "198.51.100.0/24", options=pairs({"isthmus.uplink": "eth1"}))
+    world.sandbox("web", "lan")
+    assert _mtus(world)["web"] == 9000
 
 
 def test_a_rule_that_somebody_takes_is_put_back(world: World) -> None:

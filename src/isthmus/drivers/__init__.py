@@ -45,6 +45,9 @@ class Driver(Protocol):
         It is "" if there is none: then all that `network` and `endpoint` say can be made.
         """
 
+    def mtu(self, network: Network, host: Host) -> int | None:
+        """The MTU of interfaces on the network, unless a DHCP server gave another; None if the kernel chooses it."""
+
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
         """What the network itself is made of, on this host."""
 
@@ -54,7 +57,7 @@ class Driver(Protocol):
         What does not need to know them leaves them unread.
         """
 
-    def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+    def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """What joins a sandbox with the namespace *netns* to the network; without default routes."""
 
     def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

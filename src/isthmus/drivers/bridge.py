@@ -178,12 +178,25 @@ def reach(network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]
     yield from ()
 
 
+def mtu(network: Network, host: Host) -> int:
+    """What its option says; else that of the way out: the uplink, the user's own bridge, or the host's default route.
+
+    Where that is less than IPv6 needs, a network with IPv6 has what it needs; its packets are fragmented on the way.
+    """
+    options = parse(network.options)
+    if options.mtu:
+        return options.mtu
+    below = host.link(options.uplink) or host.link(_device(network))
+    path = below.mtu if below else host.mtu
+    return max(path, _MIN_IPV6_MTU) if network.ipv6 else path
+
+
 def network(network: Network, host: Host) -> Iterator[Resource]:
     """The bridge with the gateways' addresses, its uplink, and its rules."""
     options = parse(network.options)
     device, mine = _device(network), Owner(network.id)
     if host.link(device) is None:
-        yield Bridge(HOST, device, mine, mtu=options.mtu, ipv6=network.ipv6)
+        yield Bridge(HOST, device, mine, mtu=mtu(network, host), ipv6=network.ipv6)
         if not options.bridged:
             for subnet in network.subnets:
                 mode = options.mode4 if subnet.version == 4 else options.mode6
@@ -214,7 +227,7 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
         yield from firewall.switch(device, detoured=host.frames_filtered is True)
 
 
-def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
     """A pair of veths and the addresses of the end inside.
 
     The kernel announces these when the link goes up, if somebody may know another MAC for them. Elsewhere that is
@@ -233,7 +246,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resou
         mine,
         mac=endpoint.mac,
         master=_device(network),
-        mtu=options.mtu or endpoint.mtu,
+        mtu=options.mtu or endpoint.mtu or mtu(network, host),
         isolated=None if options.icc else True,
         ipv6=network.ipv6,
         announce=True if network.ipv4 and outside else None,

@@ -144,6 +144,10 @@ class Children:
         # A VLAN on a link that is down cannot be set up.
         return "" if below and below.up else vlan[0]
 
+    def mtu(self, network: Network, host: Host) -> int | None:
+        """What its option says; else a child is born with that of its parent, and never keeps a greater one."""
+        return self._options(network).mtu
+
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
         """The parent, if that is ours to make."""
         options = self._options(network)
@@ -177,7 +181,7 @@ class Children:
             for prefix in _prefixes(subnet, addresses):
                 yield Route(HOST, prefix, shim, mine)
 
-    def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+    def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """A child of the parent, born inside, with its addresses; it announces them when it goes up."""
         options, mine = self._options(network), Owner(network.id, endpoint.id)
         asked_for = options.mode not in self.routed

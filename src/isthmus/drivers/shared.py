@@ -37,6 +37,10 @@ class Shared:
         """For nothing."""
         return ""
 
+    def mtu(self, network: Network, host: Host) -> int | None:
+        """There are no interfaces of ours."""
+        return None
+
     def network(self, network: Network, host: Host) -> Iterator[Resource]:
         """Nothing."""
         yield from ()
@@ -45,7 +49,7 @@ class Shared:
         """Nothing."""
         yield from ()
 
-    def endpoint(self, network: Network, endpoint: Endpoint, netns: str) -> Iterator[Resource]:
+    def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """Nothing."""
         yield from ()
 

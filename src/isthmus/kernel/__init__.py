@@ -90,7 +90,12 @@ class Routed:
     destination: str
 
 
-News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed
+@dataclass(frozen=True, slots=True)
+class PathChanged:
+    """What leaves the host's namespace may do so by another link, or the links have another MTU."""
+
+
+News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged
 """What a watch of the kernel tells the engine, so that it looks again."""
 
 

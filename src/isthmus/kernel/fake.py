@@ -53,7 +53,7 @@ from ipaddress import ip_interface
 from isthmus import firewall
 from isthmus.errors import Refused
 from isthmus.kernel import ELSEWHERE, Count, Scope
-from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
+from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInterface, Place
 from isthmus.naming import MAIN_TABLE, RULE_PRIORITY, Owner
 from isthmus.plan import Change, Make, Operation, Plan, Remove, diff, fits, sysctl_link
 from isthmus.ports import overlap
@@ -286,7 +286,17 @@ class FakeKernel:
             for (netns, destination, _), route in self._routes.items()
             if netns == HOST and not route.ours and route.link in links and destination.prefixlen
         )
-        return Host(tuple(links.values()), tuple(dict.fromkeys((*connected, *routed))), self._frames_filtered)
+        leaving = [
+            min(self._links[HOST, route.link].mtu, max(_MTU))
+            for (netns, destination, table), route in self._routes.items()
+            if netns == HOST and not destination.prefixlen and table == MAIN_TABLE
+        ]
+        return Host(
+            tuple(links.values()),
+            tuple(dict.fromkeys((*connected, *routed))),
+            self._frames_filtered,
+            min(leaving, default=ETHERNET_MTU),
+        )
 
     def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:
         """Keep *places* from `bind`; answer with those that somebody has."""

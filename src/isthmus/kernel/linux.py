@@ -76,7 +76,7 @@ from isthmus.kernel.netlink import (
 )
 from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
-from isthmus.model import HOST, Host, HostLink, IPAddress, IPInterface, Place
+from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInterface, Place
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
@@ -111,6 +111,7 @@ _LOCAL_TABLE = 255
 _KERNEL = 2  # RTPROT_KERNEL: the routes that come with an address
 _UNICAST = 1
 _TRIES = 8
+_MOST_MTU = 65535
 _INET6_LEAST_MTU = 1280  # RFC 8200, section 5; below it the kernel has no IPv6 on a link
 _BATCHES = 32  # half as many namespaces as `Spaces` keeps open in any case
 
@@ -236,6 +237,7 @@ class LinuxKernel:
         addresses: dict[int, list[AddressMessage]] = {}
         for held in map(address, wire.dump(dumpaddrs())):
             addresses.setdefault(held.ifindex, []).append(held)
+        routes = [found for found in map(route, wire.dump(dumproutes())) if found.kind == _UNICAST]
         return Host(
             links=tuple(
                 HostLink(
@@ -253,9 +255,8 @@ class LinuxKernel:
             routes=tuple(
                 dict.fromkeys(
                     str(found.destination)
-                    for found in map(route, wire.dump(dumproutes()))
-                    if found.kind == _UNICAST
-                    and found.table != _LOCAL_TABLE
+                    for found in routes
+                    if found.table != _LOCAL_TABLE
                     and found.protocol != PROTOCOL
                     and found.destination.prefixlen
                     and found.oif not in ours
@@ -264,6 +265,7 @@ class LinuxKernel:
                 )
             ),
             frames_filtered=self._firewall.has_strangers() if os.path.exists(_FRAMES) else None,
+            mtu=_path_mtu(links, routes),
         )
 
     def counts(self) -> tuple[Count, ...]:
@@ -966,6 +968,18 @@ class _View:
         """Yield our addresses and routes on a link."""
         index = message.ifindex
         return _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
+
+
+def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
+    """Return the least MTU of the links by which the default routes of either family leave that are taken first."""
+    defaults: dict[int, RouteMessage] = {}
+    for found in routes:
+        if not found.destination.prefixlen and found.table == MAIN_TABLE and found.oif in links:
+            first = defaults.setdefault(found.destination.version, found)
+            if found.metric < first.metric:
+                defaults[found.destination.version] = found
+    # The loopback's MTU is one more than others can have.
+    return min((min(links[one.oif].mtu, _MOST_MTU) for one in defaults.values()), default=ETHERNET_MTU)
 
 
 def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:

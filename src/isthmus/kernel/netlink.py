@@ -69,7 +69,7 @@ IFF_UP, IFF_LOOPBACK = 0x1, 0x8
 
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER = 1, 3, 4, 5, 10
 IFLA_LINKINFO, IFLA_IFALIAS, IFLA_AF_SPEC, IFLA_GROUP, IFLA_NET_NS_FD = 18, 20, 26, 27, 28
-IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_LINK_NETNSID = 29, 31, 32, 37
+IFLA_EXT_MASK, IFLA_NUM_TX_QUEUES, IFLA_NUM_RX_QUEUES, IFLA_LINK_NETNSID, IFLA_EVENT = 29, 31, 32, 37, 44
 IFLA_INFO_KIND, IFLA_INFO_DATA, IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA = 1, 2, 4, 5
 IFLA_INET_CONF = 1
 IPV4_DEVCONF_ARP_NOTIFY = 22
@@ -1202,6 +1202,10 @@ class Monitor(Generic[T]):
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def hear(self, program: Iterable[Instruction]) -> None:
+        """Have another *program* drop what comes from now on."""
+        bpf.attach(self._socket, program)
 
     def read(self) -> News[T]:
         """Return all that was heard since the last time, without waiting."""

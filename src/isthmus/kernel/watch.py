@@ -10,26 +10,55 @@ takes along are known by its group. (A veth that is made is seen down for a mome
 and is dropped.) What still does is harmless: the engine looks, and finds all as it should be.
 
 What comes is heard of by a socket of its own, in the host's namespace alone: a parent that a network waits for, a route
-that lies over a subnet of ours. A link that is renamed while it is up is not heard of, for the kernel tells of that in
-the words in which it tells of all else.
+that lies over a subnet of ours, another default route, another MTU of what leads outside. A link that is renamed while
+it is up is not heard of, for the kernel tells of that in the words in which it tells of all else.
 """
 
 import os
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from struct import Struct
 
 from isthmus import naming
-from isthmus.bpf import EVERYTHING, IF_BITS, IF_EQUAL, LOAD_BYTE, LOAD_HALF, LOAD_WORD, RETURN, Instruction
-from isthmus.kernel import Appeared, FirewallTouched, Lost, News, Overrun, Routed, Shaken, namespaces, nfnetlink
+from isthmus.bpf import (
+    COPY,
+    COPY_BACK,
+    EVERYTHING,
+    IF_BITS,
+    IF_EQUAL,
+    LOAD_ATTRIBUTE,
+    LOAD_BYTE,
+    LOAD_HALF,
+    LOAD_VALUE,
+    LOAD_WORD,
+    LOAD_WORD_BEYOND,
+    RETURN,
+    SECOND_VALUE,
+    Instruction,
+)
+from isthmus.kernel import (
+    Appeared,
+    FirewallTouched,
+    Lost,
+    News,
+    Overrun,
+    PathChanged,
+    Routed,
+    Shaken,
+    namespaces,
+    nfnetlink,
+)
 from isthmus.kernel.linux import DYING, whose
 from isthmus.kernel.netlink import (
     AF_BRIDGE,
     AF_UNSPEC,
     IFF_UP,
+    IFLA_EVENT,
     IFLA_IFNAME,
+    IFLA_MTU,
     NETLINK_ROUTE,
     RTM_DELADDR,
     RTM_DELLINK,
@@ -54,6 +83,7 @@ from isthmus.kernel.netlink import (
     RuleMessage,
     Socket,
     address,
+    dumplinks,
     getlink,
     getnsid,
     link,
@@ -62,7 +92,7 @@ from isthmus.kernel.netlink import (
     rule,
 )
 from isthmus.model import HOST
-from isthmus.naming import PROTOCOL, Owner
+from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 
 _Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage
 _USER = "user-"
@@ -80,11 +110,15 @@ class Watch:
         self._directory = directory
         self._socket = Socket()
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
-        self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _COMING_FILTER, _decode)
+        self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = namespaces.Departures(str(known))
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
+        self._known = {
+            one.ifindex: _state(one) for one in map(link, self._socket.dump(dumplinks())) if not _is_ours(one)
+        }
+        self._remember()
 
     def close(self) -> None:
         """Give all descriptors back."""
@@ -123,9 +157,16 @@ class Watch:
                 news[Shaken(name)] = None
         if any(_touches(event.message) for event in rules.events):
             news[FirewallTouched()] = None
-        news.update((one, None) for event in comings.events if (one := self._coming(event.message)))
+        before = self._known.copy()
+        news.update((one, None) for event in comings.events for one in self._comings_of(event.message))
+        if self._known != before:
+            self._remember()
         self._forget(links.events)
         return tuple(news)
+
+    def _remember(self) -> None:
+        """Do not hear any more of links that are as they are known to be."""
+        self._comings.hear(_coming_filter((index, mtu) for index, (_, mtu) in self._known.items()))
 
     def _learn(self, events: Iterable[Event[_Message]]) -> None:
         """Remember the links that are about to be deleted by us: what goes with them is no loss."""
@@ -165,16 +206,33 @@ class Watch:
             return number is not None or bool((now := self._ask(index)) and whose(now.alias))
         return message.protocol == PROTOCOL
 
-    def _coming(self, message: _Message) -> News | None:
-        """Return what it means for us that this came, if it is still there and not ours."""
+    def _comings_of(self, message: _Message) -> Iterator[News]:
+        """Yield what it means for us that this came, or went, if it is not ours."""
         if isinstance(message, RouteMessage):
             destination = message.destination
             known = destination.is_link_local or destination.is_multicast
             now = None if known or not message.oif else self._ask(message.oif)
-            return None if known or (now and _is_ours(now)) else Routed(str(destination))
-        if isinstance(message, LinkMessage) and (now := self._ask(message.ifindex)) and not _is_ours(now):
-            return Appeared(now.name)
-        return None
+            if not destination.prefixlen:
+                if message.table == MAIN_TABLE:
+                    yield PathChanged()
+            elif not known and not (now and _is_ours(now)):
+                yield Routed(str(destination))
+        elif isinstance(message, LinkMessage) and not _is_ours(message):
+            yield from self._link_came(message)
+
+    def _link_came(self, message: LinkMessage) -> Iterator[News]:
+        """Yield what is new of a link that was not ours when this was told."""
+        before = self._known.pop(message.ifindex, None)
+        if message.event == RTM_DELLINK:
+            yield PathChanged()
+            return
+        self._known[message.ifindex] = _state(message)
+        was_up, mtu = before or (False, message.mtu)
+        if (was_up and not message.up) or mtu != message.mtu:
+            yield PathChanged()
+        fresh = before is None or (message.up and not was_up)
+        if fresh and (now := self._ask(message.ifindex)) and not _is_ours(now):
+            yield Appeared(now.name)
 
     def _name(self, number: int | None) -> str | None:
         """Return the name of the namespace that ours knows by this *number*; None if it is none of ours (any more)."""
@@ -221,6 +279,11 @@ def _touches(change: nfnetlink.Change) -> bool:
 def _is_ours(message: LinkMessage) -> bool:
     """Whether a link is ours, or was until it was retired."""
     return message.group == DYING or whose(message.alias) is not None
+
+
+def _state(message: LinkMessage) -> tuple[bool, int]:
+    """Whether a link is up, and its MTU."""
+    return message.up, message.mtu
 
 
 def _decode(message: bytes) -> _Message | None:
@@ -275,28 +338,60 @@ _VETH = int.from_bytes(b"veth", "big")
 # for each endpoint, are dropped by the form of their names (`naming.veth`), so that nobody is woken by them.
 _COMING_FILTER: tuple[Instruction, ...] = (
     (LOAD_HALF, 0, 0, 4),
-    (IF_EQUAL, 13, 0, socket.htons(RTM_NEWROUTE)),
-    (IF_EQUAL, 0, 21, socket.htons(RTM_NEWLINK)),
+    (IF_EQUAL, 18, 0, socket.htons(RTM_NEWROUTE)),
+    (IF_EQUAL, 15, 0, socket.htons(RTM_DELROUTE)),
+    (IF_EQUAL, 1, 0, socket.htons(RTM_DELLINK)),
+    (IF_EQUAL, 0, 22, socket.htons(RTM_NEWLINK)),
     (LOAD_BYTE, 0, 0, 16),
-    (IF_EQUAL, 0, 19, AF_UNSPEC),
+    (IF_EQUAL, 0, 20, AF_UNSPEC),
     (LOAD_WORD, 0, 0, 28),
-    (IF_EQUAL, 4, 0, 0xFFFF_FFFF),
+    (IF_EQUAL, 3, 0, 0xFFFF_FFFF),
+    (IF_EQUAL, 2, 0, 0),
     (LOAD_BYTE, 0, 0, 28 + _LOW),
     (IF_BITS, 0, 15, IFF_UP),
-    (LOAD_BYTE, 0, 0, 24 + _LOW),
-    (IF_BITS, 0, 13, IFF_UP),
     (LOAD_WORD, 0, 0, 32),
-    (IF_EQUAL, 0, 10, _NAME_OF_15),
+    (IF_EQUAL, 0, 2, _NAME_OF_15),
     (LOAD_WORD, 0, 0, 36),
-    (IF_EQUAL, 9, 8, _VETH),
-    (LOAD_BYTE, 0, 0, 23),
-    (IF_EQUAL, 0, 7, RTN_UNICAST),
-    (LOAD_BYTE, 0, 0, 21),
-    (IF_EQUAL, 5, 0, PROTOCOL),
-    (LOAD_BYTE, 0, 0, 20),
-    (IF_EQUAL, 3, 0, _LOCAL_TABLE),
+    (IF_EQUAL, 11, 0, _VETH),
+    (LOAD_WORD, 0, 0, 28),
+    (IF_EQUAL, 10, 8, 0),
+    # Of routes that go, only default ones matter.
     (LOAD_BYTE, 0, 0, 17),
-    (IF_EQUAL, 1, 0, 0),
+    (IF_EQUAL, 0, 7, 0),
+    (LOAD_BYTE, 0, 0, 23),
+    (IF_EQUAL, 0, 5, RTN_UNICAST),
+    (LOAD_BYTE, 0, 0, 21),
+    (IF_EQUAL, 3, 0, PROTOCOL),
+    (LOAD_BYTE, 0, 0, 20),
+    (IF_EQUAL, 1, 0, _LOCAL_TABLE),
     (RETURN, 0, 0, EVERYTHING),
     (RETURN, 0, 0, 0),
+    # Where no flags changed, the MTU may have: unless it says what else it is, or the MTU is known.
+    (SECOND_VALUE, 0, 0, IFLA_EVENT),
+    (LOAD_VALUE, 0, 0, 32),
+    (LOAD_WORD, 0, 0, LOAD_ATTRIBUTE),
+    (IF_EQUAL, 1, 0, 0),
+    (RETURN, 0, 0, 0),
+    (SECOND_VALUE, 0, 0, IFLA_MTU),
+    (LOAD_VALUE, 0, 0, 32),
+    (LOAD_WORD, 0, 0, LOAD_ATTRIBUTE),
+    (COPY, 0, 0, 0),
+    (LOAD_WORD_BEYOND, 0, 0, 4),
+    (COPY, 0, 0, 0),
 )
+_REMEMBERED = 64
+
+
+def _coming_filter(mtus: Iterable[tuple[int, int]]) -> Iterator[Instruction]:
+    """The filter for what comes, when the links of these indices are known to have these *mtus*.
+
+    Each macvlan that is put on a link makes the kernel tell of that link as if its MTU had changed.
+    """
+    yield from _COMING_FILTER
+    for index, mtu in islice(mtus, _REMEMBERED):
+        yield LOAD_WORD, 0, 0, 20
+        yield IF_EQUAL, 0, 3, socket.htonl(index)
+        yield COPY_BACK, 0, 0, 0
+        yield IF_EQUAL, 0, 1, socket.htonl(mtu)
+        yield RETURN, 0, 0, 0
+    yield RETURN, 0, 0, EVERYTHING
