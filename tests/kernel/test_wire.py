@@ -450,6 +450,7 @@ def test_a_device_that_goes_is_told() -> None:
             prober.guard("lan0", {FREE4: CHILD})
             asked = asyncio.create_task(prober.probe("lan0", {FREE6: ""}, PATIENT))
             checked = asyncio.create_task(prober.check("lan0", [FREE4], 60))
+            await asyncio.sleep(0)  # both have begun to ask
             await asyncio.to_thread(run, "ip", "link", "set", "lan0", "down")
             for task in (asked, checked):
                 with pytest.raises(DeviceUnavailable, match="cannot use the interface lan0: it went down or away"):
