@@ -5,6 +5,8 @@ from enum import Enum
 from hashlib import sha256
 from ipaddress import IPv6Address
 
+from isthmus.naming import link_local
+
 
 class Hears(Enum):
     """Which answers of servers reach a client.
@@ -38,9 +40,8 @@ class Identity:
 
     @property
     def link_local(self) -> IPv6Address:
-        """The address that Linux gives to an interface of this MAC (RFC 4291, appendix A)."""
-        mac = self.mac
-        return IPv6Address(b"\xfe\x80".ljust(8, b"\0") + bytes([mac[0] ^ 2]) + mac[1:3] + b"\xff\xfe" + mac[3:])
+        """The address that the client's own interface has by itself."""
+        return link_local(self.mac.hex(":"))
 
 
 def client_id(network: str, sandbox: str) -> bytes:
