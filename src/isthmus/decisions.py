@@ -71,7 +71,7 @@ from isthmus.options import Options, Probe, check_interface
 from isthmus.ports import Wish, clash
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS, gateway_endpoint
-from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.rules import Rules
 from isthmus.state import State
 
@@ -192,6 +192,70 @@ class Decisions:
         driver.check(network, host, self._networks_made())
         return network
 
+    def update(self, network: Network, request: NetworkUpdate, host: Host) -> Network:
+        """*network* as *request* wants it to be from now on, for all who stand on it."""
+        if network.predefined:
+            raise Forbidden(
+                f"{network.name} is a pre-defined network and cannot be updated: the daemon's configuration says what "
+                "it is like"
+            )
+        driver = _driver(network.driver)
+        options = _merged(network.options, request.options, request.gone_options)
+        for key in sorted({key for key, _ in {*options} ^ {*network.options}} - driver.changeable):
+            known = ", ".join(sorted(driver.changeable)) or "none"
+            hint = f"of a {network.driver} network that exists, these options can be changed: {known}"
+            raise InvalidOption(key, dict(options).get(key, ""), hint)
+        after = replace(
+            network,
+            labels=_merged(network.labels, request.labels, request.gone_labels),
+            options=options,
+            subnets=self._resubnetted(network, request),
+        )
+        if network.config_only:
+            return after
+        if after.subnets != network.subnets:
+            self._check_apart(after)
+        if (after.options, after.subnets) != (network.options, network.subnets):
+            driver.check(after, host, self._networks_made())
+        return after
+
+    def _resubnetted(self, network: Network, request: NetworkUpdate) -> tuple[Subnet, ...]:
+        """The subnets of *network* with the ranges and auxiliary addresses that *request* wants."""
+        wanted = [_written(subnet) for subnet in network.subnets]
+
+        def home(text: str, what: str) -> int:
+            with suppress(ValueError):
+                first = ip_network(text, strict=False)
+                for number, subnet in enumerate(network.subnets):
+                    if first.version == subnet.version and first.overlaps(subnet.cidr):
+                        return number
+            raise InvalidRequest(f"invalid {what} {text}: no subnet of {network.name} contains it")
+
+        named = {name for subnet in network.subnets for name, _ in subnet.aux}
+        if unknown := set(request.gone_aux) - named:
+            raise NotFound(f"network {network.name} has no auxiliary address {', '.join(sorted(unknown))}")
+        moved = {*request.gone_aux, *dict(request.aux)}
+        wanted = [replace(one, aux=tuple(pair for pair in one.aux if pair[0] not in moved)) for one in wanted]
+        for text in request.ranges:
+            number = home(text, "ip-range")
+            wanted[number] = replace(wanted[number], ip_range=text)
+        for name, text in request.aux:
+            number = home(text, f"auxiliary address {name}")
+            wanted[number] = replace(wanted[number], aux=(*wanted[number].aux, (name, text)))
+        parsed = parse_ipam(wanted, ipv4=True, ipv6=True)
+        return tuple(one for one in parsed if isinstance(one, Subnet))
+
+    def _check_apart(self, network: Network) -> None:
+        """Refuse what *network*, which there is already, must not have beside those in its segment."""
+        beside = self._state.beside(network)
+        others = [subnet for other in beside for subnet in other.subnets]
+        standing = [one for other in (network, *beside) for one in self._state.on_network(other.id)]
+        used = [address.ip for endpoint in standing for address in endpoint.addresses]
+        for subnet in network.subnets:
+            if _driver(network.driver).traits(network).segment and overlaps(subnet, others):
+                raise PoolOverlap
+            check_reserved(subnet, others, used)
+
     def _configured(self, request: NetworkRequest) -> NetworkRequest:
         """*request* with the settings of the configuration-only network that it names."""
         base = self._state.network(request.config_from)
@@ -201,19 +265,10 @@ class Decisions:
         own = [word for word, values in given.items() if values]
         if own:
             raise Forbidden(f"{' and '.join(own)} come from the configuration network {base.name}; give them there")
-        subnets = tuple(
-            SubnetRequest(
-                str(subnet.cidr),
-                str(subnet.ip_range or ""),
-                str(subnet.gateway or ""),
-                tuple((name, str(address)) for name, address in subnet.aux),
-            )
-            for subnet in base.subnets
-        )
         return replace(
             request,
             config_from=base.name,
-            subnets=subnets,
+            subnets=tuple(map(_written, base.subnets)),
             options=base.options,
             ipv4=base.ipv4,
             ipv6=base.ipv6,
@@ -746,6 +801,21 @@ def _driver(name: str) -> Driver:
         return BUILTIN[name]
     except KeyError:
         raise NotFound(f"could not find plugin {name} in v1 plugin registry: plugin not found") from None
+
+
+def _written(subnet: Subnet) -> SubnetRequest:
+    """*subnet* as a user would have asked for it."""
+    return SubnetRequest(
+        str(subnet.cidr),
+        str(subnet.ip_range or ""),
+        str(subnet.gateway or ""),
+        tuple((name, str(address)) for name, address in subnet.aux),
+    )
+
+
+def _merged(before: Pairs, new: Pairs, gone: Iterable[str]) -> Pairs:
+    """*before* with what is *new*, and without the *gone* keys."""
+    return pairs({key: value for key, value in (dict(before) | dict(new)).items() if key not in gone})
 
 
 def _family(asked: bool | None, options: Mapping[str, str], key: str, *, default: bool) -> bool:  # noqa: FBT001

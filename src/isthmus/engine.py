@@ -48,7 +48,7 @@ from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
 from isthmus.render import Area
-from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.resources import Address, Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
@@ -251,6 +251,33 @@ class Engine:
         self._carry_out((network,), lambda: self._host(host))
         self._announce("network", "create", network.id, {"name": network.name, "type": network.driver})
         return Created(network.id)
+
+    def update_network(self, name: str, request: NetworkUpdate) -> None:
+        """Change a network where it stands, with all who stand on it; nobody is disconnected."""
+        host, before = self._look(), self._state.network(name)
+        after = self._decide.update(before, request, host)
+        if after == before:
+            return
+        spent = self._decide.left_behind(after)
+        self._commit(put=[after], drop=spent)
+        try:
+            self._bring_network(after)
+        except (IsthmusError, ExceptionGroup) as refusal:
+            self._commit(put=[before, *spent])
+            try:
+                self._bring_network(before)
+            except (IsthmusError, ExceptionGroup) as again:
+                # What is wanted is recorded, so the next look at it goes on.
+                refusal.add_note(f"and it could not be changed back whole: {again}")
+            raise
+        self._announce("network", "update", after.id, {"name": after.name, "type": after.driver})
+
+    def _bring_network(self, network: Network) -> None:
+        """Hold a network, and all who stand on it, against the kernel; stop at what is refused."""
+        self._mtus.pop(network.id, None)
+        self.reconcile(self._host())
+        for netns in dict.fromkeys(self._standing_on([network.id])):
+            self.reconcile(self._sandbox(netns))
 
     def remove_network(self, name: str) -> None:
         """Remove a network on which nobody stands."""

@@ -34,6 +34,22 @@ class NetworkRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkUpdate:
+    """What is to be another of a network: *labels*, *options* and *aux* are set, those of the *gone* names go.
+
+    A range takes the place of the one that its subnet has.
+    """
+
+    labels: Pairs = ()
+    options: Pairs = ()
+    ranges: tuple[str, ...] = ()
+    aux: Pairs = ()
+    gone_labels: tuple[str, ...] = ()
+    gone_options: tuple[str, ...] = ()
+    gone_aux: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointRequest:
     """A place on a network: *ipv4* and *ipv6* are demanded addresses, *mac* a demanded MAC; "" leaves them to us."""
 

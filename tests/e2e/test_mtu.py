@@ -59,6 +59,32 @@ def test_a_network_has_the_mtu_of_the_way_out_and_follows_it_without_a_cut(world
     assert host.planned_nothing
 
 
+def test_an_update_cuts_nobody_off(world: World) -> None:
+    """What has to be made anew has to be stopped first: nothing here has."""
+    host, outside = world.internet()
+    host.start()
+    host.network("front", "--subnet 10.5.0.0/24 --ip-range 10.5.0.0/30 --label tier=one")
+    web = host.sandbox("web", "--network front")
+    flow = world.hold(Flow(web, outside, OUTSIDE))
+    flow.arrives()
+    link = web.ip("link show dev eth0")[0]["ifindex"]
+    host.isthmus(
+        "network update --mtu 1400 --label tier=two --label-rm none --opt com.docker.network.bridge.enable_icc=false "
+        "--ip-range 10.5.0.0/25 --aux-address printer=10.5.0.3 front"
+    )
+    flow.arrives()
+    assert flow.lost() == 0
+    assert (mtu(web), mtu(host, host.port(web))) == (1400, 1400)
+    assert web.ip("link show dev eth0")[0]["ifindex"] == link
+    shown = host.inspect("front")
+    assert shown["Labels"] == {"tier": "two"}
+    assert shown["Options"] == {MTU: "1400", "com.docker.network.bridge.enable_icc": "false"}
+    assert host.sandbox("db", "--network front").address() == "10.5.0.4"
+    assert "these options can be changed" in host.refused("network update --opt isthmus.bridged=true front")
+    host.restart()
+    assert host.planned_nothing
+
+
 def test_what_opens_a_connection_says_no_more_than_a_narrow_way_bears(world: World) -> None:
     """Where the answer "too big" is dropped on the way, as on half of the internet, all that helps is not to be it."""
     host, outside = world.internet()

@@ -1,7 +1,10 @@
 """The engine on a kernel and a store in memory: what is asked for comes about, what is refused leaves no trace."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from errno import EPERM
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import count
@@ -34,7 +37,7 @@ from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink, pairs
 from isthmus.naming import MAIN_TABLE, Owner, veth
 from isthmus.plan import NOTHING
-from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.resources import Address, Bridge, Element, Nickname, Port, Resource, Route, Rule, Sysctl, Veth
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
@@ -288,6 +291,92 @@ def test_a_bridged_network_has_the_mtu_of_its_uplink(world: World) -> None:
     world.network("lan", "198.51.100.0/24", options=pairs({"isthmus.uplink": "eth1"}))
     world.sandbox("web", "lan")
     assert _mtus(world)["web"] == 9000
+
+
+MTU = "com.docker.network.driver.mtu"
+
+
+def test_a_network_is_updated_with_all_who_stand_on_it(world: World) -> None:
+    """Whoever has to make a network anew has to stop everything on it first."""
+    world.network("front", "10.5.0.0/24", options=pairs({f"{BRIDGE}.enable_icc": "false"}))
+    world.sandbox("web", "front")
+    before = world.engine.network("front").network
+    update = NetworkUpdate(
+        labels=pairs({"tier": "one", "old": ""}), options=pairs({MTU: "1400", f"{BRIDGE}.enable_icc": "true"})
+    )
+    world.engine.update_network("front", update)
+    after = world.engine.network("front").network
+    assert after.labels == (("old", ""), ("tier", "one"))
+    [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]
+    assert (pair.mtu, pair.isolated) == (1400, False)
+    assert ("neighbours", "") in {(one.set, one.value) for one in world.seen(Element) if isinstance(one, Element)}
+    assert (after.id, after.created, after.subnets) == (before.id, before.created, before.subnets)
+    world.engine.update_network("front", NetworkUpdate(gone_labels=("old",), gone_options=(MTU,)))
+    assert world.engine.network("front").network.labels == (("tier", "one"),)
+    assert _mtus(world)["web"] == 1500
+    assert not len(world.restart().start())
+    assert [event.action for event in world.events if event.kind == "network"][-2:] == ["update", "update"]
+
+
+def test_ranges_and_auxiliary_addresses_are_updated(world: World) -> None:
+    """A range that is full is made larger, and a new printer keeps its address."""
+    world.engine.create_network(
+        NetworkRequest(
+            "front", subnets=(SubnetRequest("10.5.0.0/24", "10.5.0.2/32", "10.5.0.1", (("nas", "10.5.0.7"),)),)
+        )
+    )
+    world.sandbox("web", "front")
+    with pytest.raises(PoolExhausted):
+        world.sandbox("db", "front")
+    update = NetworkUpdate(ranges=("10.5.0.0/29",), aux=(("printer", "10.5.0.3"),), gone_aux=("nas",))
+    world.engine.update_network("front", update)
+    for name in ("db", "one", "two", "three"):
+        world.sandbox(name, "front")
+    given = [str(one.interface) for one in world.seen(Address) if isinstance(one, Address) and one.netns != HOST]
+    assert sorted(given) == [f"10.5.0.{number}/24" for number in (2, 4, 5, 6, 7)]
+
+
+@pytest.mark.parametrize(
+    ("update", "words"),
+    [
+        (NetworkUpdate(options=pairs({f"{BRIDGE}.name": "br9"})), f"{BRIDGE}.name value: br9 (of a bridge network"),
+        (NetworkUpdate(options=pairs({MTU: "12"})), "a whole number from 68 to 65535"),
+        (NetworkUpdate(ranges=("10.6.0.0/25",)), "invalid ip-range 10.6.0.0/25: no subnet of front contains it"),
+        (NetworkUpdate(ranges=("nonsense",)), "invalid ip-range nonsense: no subnet of front contains it"),
+        (NetworkUpdate(aux=(("nas", "10.6.0.1"),)), "no subnet of front contains it"),
+        (NetworkUpdate(aux=(("nas", "10.5.0.2"),)), "Address already in use"),
+        (NetworkUpdate(aux=(("nas", "10.5.0.1"),)), "is used already, by the gateway"),
+        (NetworkUpdate(gone_aux=("nas",)), "network front has no auxiliary address nas"),
+    ],
+    ids=str,
+)
+def test_an_update_that_cannot_be_is_refused_whole(world: World, update: NetworkUpdate, words: str) -> None:
+    """The message names what is wrong, and nothing else of the request was done."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    before = world.engine.network("front").network
+    with pytest.raises(IsthmusError, match=re.escape(words)):
+        world.engine.update_network("front", replace(update, labels=(("new", ""),)))
+    assert world.engine.network("front").network == before
+
+
+def test_an_update_that_the_kernel_refuses_is_taken_back(world: World) -> None:
+    """A network is as it was, or as it shall be."""
+    world.network("front", "10.5.0.0/24")
+    world.sandbox("web", "front")
+    [pair] = [one for one in world.seen(Veth) if isinstance(one, Veth)]
+    held = str(world.kernel)
+    world.kernel.forbid(pair.key, EPERM)
+    with pytest.raises(Refused):
+        world.engine.update_network("front", NetworkUpdate(options=pairs({MTU: "1400"})))
+    world.kernel.permit()
+    assert (str(world.kernel), dict(world.engine.network("front").network.options)) == (held, {})
+
+
+def test_the_predefined_networks_are_what_the_configuration_says(world: World) -> None:
+    """An update would be gone with the next start."""
+    with pytest.raises(Forbidden, match="bridge is a pre-defined network"):
+        world.engine.update_network("bridge", NetworkUpdate(labels=(("a", ""),)))
 
 
 def test_a_rule_that_somebody_takes_is_put_back(world: World) -> None:

@@ -144,6 +144,19 @@ def test_creating_answers_the_id_and_a_warning(world: World) -> None:
     assert answer["Warning"] == ""
 
 
+def test_a_network_is_updated(world: World) -> None:
+    """A route of ours: it says what shall be set, and what shall go; the rest stays."""
+    create(world, Labels={"tier": "one", "old": "yes"})
+    body = {"Labels": {"tier": "two"}, "RemoveLabels": ["old"], "Options": {"isthmus.probe": "off"}}
+    assert world.ask("POST", "/networks/front/update", body, expect=204) is None
+    shown = world.ask("GET", "/networks/front")
+    assert (shown["Labels"], shown["Options"]) == ({"tier": "two"}, {"isthmus.probe": "off"})
+    assert "of a bridge network that exists" in world.refused(
+        400, "POST", "/networks/front/update", {"Options": {"isthmus.uplink": "eth9"}}
+    )
+    assert world.refused(404, "POST", "/networks/nothing/update", {}) == "network nothing not found"
+
+
 def test_a_list_has_containers_only_before_1_28(world: World) -> None:
     """Since then clients inspect a network to learn who is on it."""
     create(world)

@@ -136,6 +136,7 @@ def encoded(value: object) -> bytes:
 BODIES = {
     "/networks/create": shapes(bodies.NetworkCreate),
     "/networks/{name*}/connect": shapes(bodies.NetworkConnect),
+    "/networks/{name*}/update": shapes(bodies.NetworkUpdate),
     "/networks/{name*}/disconnect": shapes(bodies.NetworkDisconnect),
     "/sandboxes/create": shapes(bodies.SandboxCreate),
     "/sandboxes/{name}/links": shapes(bodies.LinkCreate),

@@ -71,6 +71,18 @@ class NetworkCreate(Body, frozen=True):
     labels: dict[str, str] = {}
 
 
+class NetworkUpdate(Body, frozen=True):
+    """POST /networks/{id}/update, which Docker does not have: what is to be set, and the keys of what shall go."""
+
+    labels: dict[str, str] = {}
+    options: dict[str, str] = {}
+    ip_ranges: list[str] = []
+    auxiliary_addresses: dict[str, str] = {}
+    remove_labels: list[str] = []
+    remove_options: list[str] = []
+    remove_auxiliary_addresses: list[str] = []
+
+
 class EndpointIpam(Body, frozen=True):
     """Addresses that the user wants."""
 

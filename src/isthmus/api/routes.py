@@ -306,6 +306,12 @@ async def _check_network(api: Api, request: Request) -> Response:
     return answer(200, {"Findings": [translate.finding(found) for found in await api.lan.check(name)]})
 
 
+async def _update_network(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    update = translate.network_update(body.decode(body.NetworkUpdate, request.headers, request.body))
+    return await _change(api, request, lambda engine: engine.update_network(name, update), lambda _: Response(204))
+
+
 async def _remove_network(api: Api, request: Request) -> Response:
     (name,) = request.names
     return await _change(api, request, lambda engine: engine.remove_network(name), lambda _: Response(204))
@@ -540,6 +546,7 @@ ROUTES = (
     Route("POST", "/networks/prune", _prune_networks, since=(1, 25)),
     Route("POST", "/networks/{name*}/connect", _connect),
     Route("POST", "/networks/{name*}/disconnect", _disconnect),
+    Route("POST", "/networks/{name*}/update", _update_network),
     Route("DELETE", "/networks/{name*}", _remove_network),
     Route("GET", "/containers/json", _containers),
     Route("GET", "/containers/{name}/json", _container),

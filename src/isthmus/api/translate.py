@@ -28,7 +28,7 @@ from isthmus.model import (
     pairs,
 )
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
-from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
 Shape = dict[str, object]
@@ -62,6 +62,19 @@ def network_request(create: body.NetworkCreate, version: Version) -> NetworkRequ
         ipam_options=pairs(create.ipam.options),
         config_only=create.config_only,
         config_from=create.config_from.network,
+    )
+
+
+def network_update(update: body.NetworkUpdate) -> NetworkUpdate:
+    """What *update* wants to be another."""
+    return NetworkUpdate(
+        labels=pairs(update.labels),
+        options=pairs(update.options),
+        ranges=tuple(update.ip_ranges),
+        aux=pairs(update.auxiliary_addresses),
+        gone_labels=tuple(update.remove_labels),
+        gone_options=tuple(update.remove_options),
+        gone_aux=tuple(update.remove_auxiliary_addresses),
     )
 
 

@@ -233,6 +233,23 @@ def _connect(arguments: Arguments) -> int:
     return print_done(arguments.client().post(f"/networks/{quote(network)}/connect", body, dry_run_query(arguments)))
 
 
+def _update(arguments: Arguments) -> int:
+    options = mapping(arguments.texts("opt"))
+    if mtu := arguments.text("mtu"):
+        options["com.docker.network.driver.mtu"] = mtu
+    body = {
+        "Labels": mapping(arguments.texts("label")),
+        "Options": options,
+        "IPRanges": arguments.texts("ip-range"),
+        "AuxiliaryAddresses": mapping(arguments.texts("aux-address")),
+        "RemoveLabels": arguments.texts("label-rm"),
+        "RemoveOptions": arguments.texts("opt-rm"),
+        "RemoveAuxiliaryAddresses": arguments.texts("aux-address-rm"),
+    }
+    name = quote(arguments.words[0])
+    return print_done(arguments.client().post(f"/networks/{name}/update", body, dry_run_query(arguments)))
+
+
 def _disconnect(arguments: Arguments) -> int:
     network, sandbox = arguments.words
     body = {"Container": sandbox, "Force": arguments.on("force")}
@@ -318,6 +335,25 @@ COMMANDS = (
         "Look whether a network is as it should be, on its wire, too",
         _check,
         (LS_FORMAT,),
+        1,
+        1,
+    ),
+    Command(
+        "isthmus network update",
+        "[OPTIONS] NETWORK",
+        "Change a network, and nobody is disconnected",
+        _update,
+        (
+            Flag("aux-address", "Addresses never given out, each with a name", Kind.LIST, value="name=address"),
+            Flag("aux-address-rm", "Name of an address that may be given out again", Kind.LIST, value="name"),
+            Flag("ip-range", "Part of its subnet that addresses are given out from", Kind.CSV, value="cidr"),
+            Flag("label", "Label, with or without a value", Kind.LIST, value="key=value", check=check_label),
+            Flag("label-rm", "Label that shall go", Kind.LIST, value="key"),
+            Flag("mtu", "MTU of its interfaces", value="bytes"),
+            Flag("opt", "Option of the driver", Kind.LIST, "o", "key=value"),
+            Flag("opt-rm", "Option of the driver that shall go", Kind.LIST, value="key"),
+            DRY_RUN,
+        ),
         1,
         1,
     ),

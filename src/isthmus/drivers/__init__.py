@@ -28,6 +28,10 @@ class Driver(Protocol):
     def singular(self) -> bool:
         """Whether there is exactly one network of this driver, which is there from the start."""
 
+    @property
+    def changeable(self) -> frozenset[str]:
+        """The options of a network that may be others while sandboxes stand on it."""
+
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
         """Refuse a *network* that cannot be made beside the *others*, of all drivers, on this *host*.
 

@@ -28,7 +28,25 @@ singular = False
 
 _BRIDGE = "com.docker.network.bridge"
 _MIN_IPV6_MTU = 1280
+_MTU = "com.docker.network.driver.mtu"
 _OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
+
+changeable = frozenset(
+    {
+        f"{_BRIDGE}.gateway_mode_ipv4",
+        f"{_BRIDGE}.gateway_mode_ipv6",
+        f"{_BRIDGE}.enable_ip_masquerade",
+        f"{_BRIDGE}.enable_icc",
+        f"{_BRIDGE}.trusted_host_interfaces",
+        f"{_BRIDGE}.host_binding_ipv4",
+        "com.docker.network.container_iface_prefix",
+        "com.docker.network.host_ipv4",
+        "com.docker.network.host_ipv6",
+        _MTU,
+        "isthmus.antispoof",
+        "isthmus.probe",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,7 @@ def parse(options: Pairs) -> Parsed:
         trusted=trusted,
         source4=read.address("com.docker.network.host_ipv4", 4),
         source6=read.address("com.docker.network.host_ipv6", 6),
-        mtu=read.integer("com.docker.network.driver.mtu", 68, 65535) if _mtu_given(read) else None,
+        mtu=read.integer(_MTU, 68, 65535) if _mtu_given(read) else None,
         prefix=read.interface("com.docker.network.container_iface_prefix", "eth"),
         bridged=bridged,
         uplink=uplink,
@@ -91,7 +109,7 @@ def parse(options: Pairs) -> Parsed:
 
 def _mtu_given(read: Options) -> bool:
     """Whether an MTU is asked for; Docker takes 0 for none."""
-    return read.text("com.docker.network.driver.mtu") not in {"", "0"}
+    return read.text(_MTU) not in {"", "0"}
 
 
 def check(network: Network, host: Host, others: Iterable[Network]) -> None:
@@ -103,9 +121,8 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             raise InvalidOption(key, mode.value, "gateway mode isolated is for networks made with --internal")
     device = _device(network)
     if network.ipv6 and options.mtu and options.mtu < _MIN_IPV6_MTU:
-        key = "com.docker.network.driver.mtu"
         raise InvalidOption(
-            key, options.mtu, f"IPv6 needs at least {_MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out"
+            _MTU, options.mtu, f"IPv6 needs at least {_MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out"
         )
     for other in others:
         if other.id == network.id or other.driver != network.driver:
@@ -247,7 +264,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         mac=endpoint.mac,
         master=_device(network),
         mtu=options.mtu or endpoint.mtu or mtu(network, host),
-        isolated=None if options.icc else True,
+        isolated=not options.icc,
         ipv6=network.ipv6,
         announce=True if network.ipv4 and outside else None,
     )

@@ -30,6 +30,7 @@ from isthmus.resources import Address, Child, IPNetwork, Resource, Route, Sysctl
 HOST_ACCESS = "isthmus.host_access"
 
 _MTU = "com.docker.network.driver.mtu"
+_PREFIX = "com.docker.network.container_iface_prefix"
 _OURS = frozenset({"isthmus.exclusive_parent", HOST_ACCESS, "isthmus.probe"})
 _VLANS = range(1, 4095)
 
@@ -65,6 +66,7 @@ class Children:
     addressed: bool = True
     many_subnets: bool = True
     singular: bool = False
+    changeable: frozenset[str] = frozenset({_MTU, _PREFIX, HOST_ACCESS, "isthmus.exclusive_parent", "isthmus.probe"})
 
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
         """Refuse options that cannot be, a parent that is not there, and one that another network has for itself."""
@@ -252,7 +254,7 @@ def parse(kind: str, options: Pairs) -> Parsed:
         flag="" if flag == driver.flags[0] else flag,
         switched="bridge" in {mode, flag},
         mtu=read.integer(_MTU, 68, 65535) if read.text(_MTU) != "0" else None,
-        prefix=read.interface("com.docker.network.container_iface_prefix", "eth"),
+        prefix=read.interface(_PREFIX, "eth"),
         exclusive=read.boolean("isthmus.exclusive_parent", default=False),
         host_access=read.boolean(HOST_ACCESS, default=False) if read.text(HOST_ACCESS) else None,
         probe=read.choice("isthmus.probe", Probe.FAST),

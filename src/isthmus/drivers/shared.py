@@ -23,6 +23,7 @@ class Shared:
     addressed: bool = False
     many_subnets: bool = False
     singular: bool = True
+    changeable: frozenset[str] = frozenset()
 
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
         """Refuse a second network (moby, drivers/host and drivers/null)."""

@@ -523,7 +523,7 @@ class LinuxKernel:
             quiet = AddrGenMode.NONE if self._speaks_inet6(mtu) and (master or pair.ipv6 is False) else None
             errors = home.socket.attempt(
                 newlink("veth", pair.name, index=index, master=master, mac=mac, mtu=mtu, queues=1, data=data),
-                setlink(index, alias=alias, addr_gen_mode=quiet, isolated=pair.isolated if master else None),
+                setlink(index, alias=alias, addr_gen_mode=quiet, isolated=pair.isolated or None),
                 setlink(index, up=pair.up),
             )
             if not errors:
