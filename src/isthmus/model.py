@@ -272,7 +272,7 @@ class Host:
 
     *frames_filtered* tells whether frames between ports of a bridge have to pass the packet filter (`br_netfilter`):
     None if this kernel knows no such thing, True if others have rules that may count on it. *mtu* is that of the link
-    by which its default routes leave, the least if they leave by several; that of Ethernet if it has none.
+    by which its default routes leave that are not ours, the least if they leave by several; Ethernet's if it has none.
     """
 
     links: tuple[HostLink, ...] = ()

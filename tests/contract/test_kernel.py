@@ -815,8 +815,12 @@ def test_the_host_is_what_is_not_ours(running: Machine) -> None:
 
 
 def test_the_host_tells_the_mtu_of_its_way_out(machine: Machine) -> None:
-    """Networks take it for theirs; without a way out it is Ethernet's."""
+    """Networks take it for theirs; without a way out it is Ethernet's. Ours is none: it would lead back to us."""
     assert machine.kernel.host().mtu == 1500
+    ours = Route(HOST, ip_network("0.0.0.0/0"), "br-a", NET)
+    machine.make(replace(BRIDGE, mtu=1300), ours)
+    assert machine.kernel.host().mtu == 1500
+    machine.kernel.apply(diff((), machine.seen()))
     machine.admin.add_link(HostLink("up0", "veth", 1450))
     assert machine.kernel.host().mtu == 1500
     machine.admin.add_route(ip_network("0.0.0.0/0"), "up0")

@@ -151,7 +151,8 @@ def test_a_server_that_is_silent_delays_its_own_endpoint_only(lan: Lan, server: 
     assert "no DHCP server answers" in str(settings(lan.host, "web")["Trouble"])
     assert "no DHCP server answers" in lan.host.complains("network check lan")
     server.start()
-    until(lambda: web.addresses("eth0"), "the address never came", 40)
+    # A client that heard nothing asks again after up to 64 seconds (RFC 2131, 4.1).
+    until(lambda: web.addresses("eth0"), "the address never came", 80)
     assert web.address() in POOL
     until(lambda: "Trouble" not in settings(lan.host, "web"), "the trouble is still told")
 

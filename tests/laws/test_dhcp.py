@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.dhcp import frame, message, message6, names
@@ -170,6 +170,7 @@ ACTS = ("deliver", "deliver", "deliver", "lose", "double", "tick", "tick", "forg
 
 
 @pytest.mark.parametrize("make", [lan4, lan6], ids=["4", "6"])
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_a_client_claims_only_what_it_was_given_and_gets_there_in_the_end(
     make: Callable[[int], Lan], seed: int, data: st.DataObject

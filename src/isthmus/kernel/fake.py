@@ -289,7 +289,7 @@ class FakeKernel:
         leaving = [
             min(self._links[HOST, route.link].mtu, max(_MTU))
             for (netns, destination, table), route in self._routes.items()
-            if netns == HOST and not destination.prefixlen and table == MAIN_TABLE
+            if netns == HOST and not destination.prefixlen and table == MAIN_TABLE and not route.ours
         ]
         return Host(
             tuple(links.values()),

@@ -971,10 +971,12 @@ class _View:
 
 
 def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
-    """Return the least MTU of the links by which the default routes of either family leave that are taken first."""
+    """Return the least MTU of the links by which others' default routes of either family leave that are taken first."""
     defaults: dict[int, RouteMessage] = {}
     for found in routes:
-        if not found.destination.prefixlen and found.table == MAIN_TABLE and found.oif in links:
+        if found.protocol == PROTOCOL or found.destination.prefixlen:
+            continue
+        if found.table == MAIN_TABLE and found.oif in links:
             first = defaults.setdefault(found.destination.version, found)
             if found.metric < first.metric:
                 defaults[found.destination.version] = found
