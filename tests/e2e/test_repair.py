@@ -303,10 +303,17 @@ def test_repair_does_not_go_round_in_circles(village: Village) -> None:
     for _ in range(20):
         host.batch("link set front0 down")
     village.ready()
+
+    def come_and_go(name: str) -> None:
+        """Make a network and remove it; the log is written by a thread of its own, so wait until it says so."""
+        host.network(name)
+        village.ready()
+        host.isthmus(f"network rm {name}")
+        until(lambda: f"/networks/{name} " in host.log, "the log does not tell of the removal")
+
+    come_and_go("one")
     before = len(host.log)
-    host.network("another")
-    village.ready()
-    host.isthmus("network rm another")
+    come_and_go("another")
     assert [line for line in host.log[before:].splitlines() if " info " not in line] == []
 
 
