@@ -13,7 +13,7 @@ from bench.world import Daemon, Floor, World, add_host, ip, on, process
 
 STAND = "attach a sandbox to a macvlan network"
 PROBED = "attach a sandbox to a macvlan network, the wire asked for its address"
-PARENT = "nic0"
+PARENT = "lan0"
 
 
 def measure(world: World, daemon: Daemon, floor: Floor, report: Report, pace: Pace, path_pace: PathPace) -> None:  # noqa: PLR0917

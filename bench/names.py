@@ -34,7 +34,7 @@ class Server:
 def measure(world: World, daemon: Daemon, report: Report, rounds: int, seconds: float) -> None:
     """Measure how many questions are answered in a second, and how soon one is."""
     program = str(world.build("names"))
-    daemon.add_network("named", "10.74.0.0/16")
+    daemon.add_network("named", "10.76.0.0/16")
     for number in range(NEIGHBOURS):
         daemon.add_sandbox(f"n{number}", "named")
     inside, _ = daemon.place("named", "n0")
