@@ -43,11 +43,11 @@ def found(world: World, held: ExitStack, notes: list[str]) -> Iterator[Peer]:
     if program := _first(f"{directory}/bridge" for directory in PLUGINS):
         yield _Cni(world, program)
     else:
-        notes.append(f"CNI's bridge plugin is not measured: it is not in {', '.join(PLUGINS)}.")
+        notes.append("CNI's bridge plugin is not measured: it is in no folder where distributions put it.")
     if program := _first(NETAVARK):
         yield _Netavark(world, program)
     else:
-        notes.append(f"Netavark is not measured: it is not at {' or '.join(NETAVARK)}.")
+        notes.append("Netavark is not measured: it is in no folder where distributions put it.")
 
 
 def _first(paths: "Iterator[str] | tuple[str, ...]") -> str | None:
