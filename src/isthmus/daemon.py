@@ -269,18 +269,8 @@ def _names(settings: Settings) -> Names:
     """Who tells names; to be made on the loop."""
     exec_root = Path(settings.exec_root)
     defaults = Dns(settings.dns, settings.dns_opts, settings.dns_search)
-    return Names(Directory(settings.host_gateway_ips, defaults), partial(_entered, exec_root), exec_root)
-
-
-@contextlib.contextmanager
-def _entered(exec_root: Path, name: str) -> Iterator[None]:
-    """Have the calling thread in the namespace of ours with this *name*; OSError if there is none."""
-    netns = namespaces.open_path(str(exec_root / "netns" / name))
-    try:
-        with namespaces.inside(netns):
-            yield
-    finally:
-        os.close(netns)
+    directory = Directory(settings.host_gateway_ips, defaults)
+    return Names(directory, lambda name: namespaces.entered(str(exec_root / "netns" / name)), exec_root)
 
 
 def _build(
@@ -380,15 +370,12 @@ def _listen(device: Device, port: int, hear: Callable[[bytes, int], None], gone:
     """A port that hears datagrams to a UDP *port* on a device, be it in the host's namespace or in a sandbox's."""
     if device.netns == HOST:
         return Port(device.name, filters.datagrams(port), hear, gone)
-    try:
-        netns = namespaces.open_path(device.netns)
-    except OSError as error:
-        raise DeviceUnavailable(device.name, "its sandbox is gone") from error
-    try:
-        with namespaces.inside(netns):
-            return Port(device.name, filters.datagrams(port), hear, gone)
-    finally:
-        os.close(netns)
+    with contextlib.ExitStack() as there:
+        try:
+            there.enter_context(namespaces.entered(device.netns))
+        except OSError as error:
+            raise DeviceUnavailable(device.name, "its sandbox is gone") from error
+        return Port(device.name, filters.datagrams(port), hear, gone)
 
 
 def _mend(news: tuple[News, ...], house: House) -> Plan:

@@ -92,6 +92,7 @@ CLAIM = 20 * 10**9
 
 LINK_MODES = ("bridge", "private", "vepa")
 """The modes of a macvlan that is put into a sandbox by hand: passthru would take the parent over, MAC and all."""
+
 LEASE = "isthmus.lease"
 """The IPAM option that says for how long an address is kept for a sandbox that left."""
 
@@ -129,11 +130,10 @@ class Ipv6(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Ipam:
-    """A network's IPAM options, by what they mean; *lease* in nanoseconds."""
+    """A network's IPAM options that say how addresses of ours are given out; *lease* in nanoseconds."""
 
     serial: bool
     lease: int
-    ipv6: Ipv6
 
 
 class Decisions:
@@ -184,6 +184,7 @@ class Decisions:
         if not (network.ipv4 or network.ipv6):
             raise InvalidRequest("IPv4 or IPv6 must be enabled")
         self._ipam(network)
+        _ipv6(network)
         if network.config_only:
             parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
             return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
@@ -584,9 +585,7 @@ class Decisions:
         """
         read = Options(dict(network.ipam_options))
         read.only("isthmus.", frozenset({LEASE, IPV6}))
-        return _Ipam(
-            read.boolean(SERIAL, default=False), read.span(LEASE, self._rules.lease), read.choice(IPV6, Ipv6.SLAAC)
-        )
+        return _Ipam(read.boolean(SERIAL, default=False), read.span(LEASE, self._rules.lease))
 
     def _interface(self, user: Sandbox, prefix: str, asked: str, before: Iterable[Endpoint]) -> str:
         """The interface's name inside: what was asked for, or the prefix with the lowest number that is free."""
@@ -867,8 +866,13 @@ def by_dhcp(network: Network) -> tuple[int, ...]:
     """The IP versions of which a server gives out the addresses on *network*."""
     if network.ipam_driver != DHCP:
         return ()
-    asks6 = network.ipv6 and dict(network.ipam_options).get(IPV6) == Ipv6.DHCPV6.value
+    asks6 = network.ipv6 and _ipv6(network) is Ipv6.DHCPV6
     return (4,) * network.ipv4 + (6,) * asks6
+
+
+def _ipv6(network: Network) -> Ipv6:
+    """How IPv6 addresses come on *network*; `InvalidOption` if its option is none of the ways."""
+    return Options(dict(network.ipam_options)).choice(IPV6, Ipv6.SLAAC)
 
 
 def _check_dhcp(traits: Traits, subnets: Iterable[object]) -> None:

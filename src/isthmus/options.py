@@ -22,6 +22,13 @@ class Probe(Enum):
     OFF = "off"
 
 
+MTU = "com.docker.network.driver.mtu"
+PREFIX = "com.docker.network.container_iface_prefix"
+"""How interfaces in sandboxes are named, without their number."""
+
+MIN_IPV6_MTU = 1280
+"""The least that a link with IPv6 must carry, in bytes (RFC 8200, section 5)."""
+
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _E = TypeVar("_E", bound=Enum)
@@ -84,6 +91,10 @@ class Options:
                 key, value, f"it must be one of {', '.join(one.value for one in type(default))}"
             ) from None
 
+    def mtu(self) -> int | None:
+        """The MTU that is asked for; None if none is, for which Docker takes 0, too."""
+        return None if self.text(MTU) == "0" else self.integer(MTU, 68, 65535)
+
     def span(self, key: str, default: int) -> int:
         """The value of *key*, a duration, in nanoseconds."""
         value = self._values.get(key, "")
@@ -131,6 +142,12 @@ def span(key: str, text: str) -> int:
     if not 0 <= length <= _TEN_YEARS:
         raise InvalidOption(key, text, "it must be a duration from 0 to 87600h, such as 24h or 1h30m")
     return length
+
+
+def check_mtu(mtu: int | None, *, ipv6: bool) -> None:
+    """Refuse an *mtu* that a network with IPv6 cannot have."""
+    if ipv6 and mtu and mtu < MIN_IPV6_MTU:
+        raise InvalidOption(MTU, mtu, f"IPv6 needs at least {MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out")
 
 
 def check_interface(key: str, name: str) -> None:

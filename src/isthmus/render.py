@@ -81,7 +81,7 @@ def sandbox(
     if netns != HOST and alive:
         wanted.append(Namespace(netns))
         wanted.extend(Nickname(guest.name, netns) for guest in guests if not guest.removing)
-    endpoints = [endpoint for user in users for endpoint in state.of_sandbox(user.id)]
+    endpoints = state.endpoints_in(netns)
     removing = {user.id for user in users if user.removing}
     staying = _staying(state, endpoints, waiting)
     rules: set[Key] = set()
@@ -137,7 +137,7 @@ def ports(
 ) -> Area:
     """Of what `sandbox` would say of *user*, only what is at *places*: a change of one costs the same among many."""
     bindings = [binding for place in places if (binding := state.binding(user.id, place))]
-    endpoints = [one for guest in state.in_netns(user.netns) for one in state.of_sandbox(guest.id)]
+    endpoints = state.endpoints_in(user.netns)
     wanted = tuple(_published(state, bindings, _staying(state, endpoints, waiting), ruled))
     return Area(wanted, Scope(elements=frozenset(_places(state, bindings, endpoints))))
 
@@ -256,7 +256,7 @@ def _senders(state: State, networks: Iterable[Network], host: Host, waiting: Abs
 def _all_published(state: State, waiting: AbstractSet[str], ruled: AbstractSet[int]) -> Iterator[Element]:
     """The elements of all bindings there are."""
     for name in dict.fromkeys(binding.sandbox for binding in state.bindings()):
-        endpoints = [one for user in state.in_netns(state.sandboxes[name].netns) for one in state.of_sandbox(user.id)]
+        endpoints = state.endpoints_in(state.sandboxes[name].netns)
         yield from _published(state, state.bindings_of(name), _staying(state, endpoints, waiting), ruled)
 
 
@@ -398,11 +398,8 @@ def _return_routes(state: State, endpoints: Iterable[Endpoint], netns: str) -> I
     for version, everywhere in DEFAULT.items():
         ways = tuple(_ways_out(state, endpoints, version))
         for endpoint, router in ways if len(ways) > 1 else ():
-            network, mine, table = (
-                state.networks[endpoint.network],
-                Owner(endpoint.network, endpoint.id),
-                table_of(endpoint.id),
-            )
+            network, table = state.networks[endpoint.network], table_of(endpoint.id)
+            mine = Owner(network.id, endpoint.id)
             for address in endpoint.addresses:
                 if address.version == version:
                     yield Rule(netns, address.ip, table)

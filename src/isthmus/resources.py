@@ -480,7 +480,16 @@ ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child,
 
 def announcing(link: str) -> str:
     """The name of the sysctl that is the `announce` of the link of this name."""
-    return f"net.ipv4.conf.{link.replace('.', '/')}.arp_notify"
+    return setting_of(link, 4, "arp_notify")
+
+
+def setting_of(link: str, version: int, name: str) -> str:
+    """The sysctl that is the setting *name* of a link, for that IP version; a dot in a link's name is written `/`.
+
+    >>> setting_of("eth0.5", 6, "ndisc_notify")
+    'net.ipv6.conf.eth0/5.ndisc_notify'
+    """
+    return f"net.ipv{version}.conf.{link.replace('.', '/')}.{name}"
 
 
 def provided(resource: Resource) -> tuple[Key, ...]:

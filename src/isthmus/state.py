@@ -146,6 +146,10 @@ class State:
         """The sandboxes that share the namespace of this name."""
         return tuple(self.sandboxes[key] for key in self._in_netns.get(netns, ()))
 
+    def endpoints_in(self, netns: str) -> tuple[Endpoint, ...]:
+        """The endpoints of all sandboxes that share the namespace of this name."""
+        return tuple(endpoint for user in self.in_netns(netns) for endpoint in self.of_sandbox(user.id))
+
     def bindings(self) -> Iterator[Binding]:
         """All places on the host that are published."""
         for of_one in self._bindings.values():

@@ -19,16 +19,14 @@ from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import TRANSLATING, Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
-from isthmus.options import Options, Probe, check_interface
-from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth
+from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, Options, Probe, check_interface, check_mtu
+from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
 
 addressed = True
 many_subnets = False
 singular = False
 
 _BRIDGE = "com.docker.network.bridge"
-_MIN_IPV6_MTU = 1280
-_MTU = "com.docker.network.driver.mtu"
 _OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
 
 changeable = frozenset(
@@ -39,10 +37,10 @@ changeable = frozenset(
         f"{_BRIDGE}.enable_icc",
         f"{_BRIDGE}.trusted_host_interfaces",
         f"{_BRIDGE}.host_binding_ipv4",
-        "com.docker.network.container_iface_prefix",
+        PREFIX,
         "com.docker.network.host_ipv4",
         "com.docker.network.host_ipv6",
-        _MTU,
+        MTU,
         "isthmus.antispoof",
         "isthmus.probe",
     }
@@ -97,19 +95,14 @@ def parse(options: Pairs) -> Parsed:
         trusted=trusted,
         source4=read.address("com.docker.network.host_ipv4", 4),
         source6=read.address("com.docker.network.host_ipv6", 6),
-        mtu=read.integer(_MTU, 68, 65535) if _mtu_given(read) else None,
-        prefix=read.interface("com.docker.network.container_iface_prefix", "eth"),
+        mtu=read.mtu(),
+        prefix=read.interface(PREFIX, "eth"),
         bridged=bridged,
         uplink=uplink,
         probe=read.choice("isthmus.probe", Probe.FAST),
         antispoof=read.boolean("isthmus.antispoof", default=False),
         binding=read.address(f"{_BRIDGE}.host_binding_ipv4", 4),
     )
-
-
-def _mtu_given(read: Options) -> bool:
-    """Whether an MTU is asked for; Docker takes 0 for none."""
-    return read.text(_MTU) not in {"", "0"}
 
 
 def check(network: Network, host: Host, others: Iterable[Network]) -> None:
@@ -120,10 +113,7 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             key = f"{_BRIDGE}.gateway_mode_ipv{family}"
             raise InvalidOption(key, mode.value, "gateway mode isolated is for networks made with --internal")
     device = _device(network)
-    if network.ipv6 and options.mtu and options.mtu < _MIN_IPV6_MTU:
-        raise InvalidOption(
-            _MTU, options.mtu, f"IPv6 needs at least {_MIN_IPV6_MTU} (RFC 8200); raise it, or leave IPv6 out"
-        )
+    check_mtu(options.mtu, ipv6=network.ipv6)
     for other in others:
         if other.id == network.id or other.driver != network.driver:
             continue
@@ -205,7 +195,7 @@ def mtu(network: Network, host: Host) -> int:
         return options.mtu
     below = host.link(options.uplink) or host.link(_device(network))
     path = below.mtu if below else host.mtu
-    return max(path, _MIN_IPV6_MTU) if network.ipv6 else path
+    return max(path, MIN_IPV6_MTU) if network.ipv6 else path
 
 
 def network(network: Network, host: Host) -> Iterator[Resource]:
@@ -222,7 +212,7 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                     yield Address(HOST, device, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"), mine)
             if network.ipv4 and options.mode4 in TRANSLATING and not network.internal:
                 # So that 127.0.0.1 can lead to a published port; `firewall` keeps others from using it.
-                yield Sysctl(HOST, f"net.ipv4.conf.{device.replace('.', '/')}.route_localnet", "1")
+                yield Sysctl(HOST, setting_of(device, 4, "route_localnet"), "1")
         if options.uplink:
             yield Port(HOST, options.uplink, device, mine)
     if not options.bridged:
@@ -270,7 +260,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
     )
     # The same goes for a second address that shares the MAC of the first.
     if network.ipv6 and (outside or network.ipv4):
-        yield Sysctl(netns, f"net.ipv6.conf.{endpoint.ifname.replace('.', '/')}.ndisc_notify", "1")
+        yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
     if options.antispoof:

@@ -24,13 +24,11 @@ from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption, InvalidRequest
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
-from isthmus.options import Options, Probe
-from isthmus.resources import Address, Child, IPNetwork, Resource, Route, Sysctl, Veth, Vlan
+from isthmus.options import MTU, PREFIX, Options, Probe, check_mtu
+from isthmus.resources import Address, Child, IPNetwork, Resource, Route, Sysctl, Veth, Vlan, setting_of
 
 HOST_ACCESS = "isthmus.host_access"
 
-_MTU = "com.docker.network.driver.mtu"
-_PREFIX = "com.docker.network.container_iface_prefix"
 _OURS = frozenset({"isthmus.exclusive_parent", HOST_ACCESS, "isthmus.probe"})
 _VLANS = range(1, 4095)
 
@@ -66,15 +64,14 @@ class Children:
     addressed: bool = True
     many_subnets: bool = True
     singular: bool = False
-    changeable: frozenset[str] = frozenset({_MTU, _PREFIX, HOST_ACCESS, "isthmus.exclusive_parent", "isthmus.probe"})
+    changeable: frozenset[str] = frozenset({MTU, PREFIX, HOST_ACCESS, "isthmus.exclusive_parent", "isthmus.probe"})
 
     def check(self, network: Network, host: Host, others: Iterable[Network]) -> None:
         """Refuse options that cannot be, a parent that is not there, and one that another network has for itself."""
         options = self._options(network)
         if options.parent == "lo":
             raise InvalidOption("parent", "lo", f"loopback interface is not a valid {self.name} parent link")
-        if options.mtu and network.ipv6 and options.mtu < 1280:
-            raise InvalidOption(_MTU, options.mtu, "IPv6 needs at least 1280 (RFC 8200); raise it, or leave IPv6 out")
+        check_mtu(options.mtu, ipv6=network.ipv6)
         if _shimmed(network, options) and not options.switched:
             raise InvalidOption(
                 HOST_ACCESS,
@@ -201,7 +198,7 @@ class Children:
             announce=True if network.ipv4 and asked_for else None,
         )
         if network.ipv6 and asked_for:
-            yield Sysctl(netns, f"net.ipv6.conf.{endpoint.ifname.replace('.', '/')}.ndisc_notify", "1")
+            yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
         for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
             yield Address(netns, endpoint.ifname, interface, mine)
 
@@ -253,8 +250,8 @@ def parse(kind: str, options: Pairs) -> Parsed:
         mode=mode,
         flag="" if flag == driver.flags[0] else flag,
         switched="bridge" in {mode, flag},
-        mtu=read.integer(_MTU, 68, 65535) if read.text(_MTU) != "0" else None,
-        prefix=read.interface(_PREFIX, "eth"),
+        mtu=read.mtu(),
+        prefix=read.interface(PREFIX, "eth"),
         exclusive=read.boolean("isthmus.exclusive_parent", default=False),
         host_access=read.boolean(HOST_ACCESS, default=False) if read.text(HOST_ACCESS) else None,
         probe=read.choice("isthmus.probe", Probe.FAST),

@@ -395,8 +395,7 @@ class LinuxKernel:
             found.update(_things(space, message, owner))
             return
         if _stands(message):
-            ground = self._spaces.host if message.kind in _CHILDREN else space
-            found.add(self._standing(space, message, owner, ground.link))
+            found.add(self._standing(space, message, owner))
             found.update(_things(space, message, owner))
             return
         if message.kind != "veth":
@@ -422,17 +421,22 @@ class LinuxKernel:
         elif message.kind == "veth":
             yield _veth(space.name, message, ELSEWHERE, None, owner, None)
         elif _stands(message):
-            ground = self._spaces.host if message.kind in _CHILDREN else space
-            yield self._standing(space, message, owner, ground.link)
+            yield self._standing(space, message, owner)
 
     def _standing(
-        self, space: Space, message: LinkMessage, owner: Owner, ground: Callable[[int], LinkMessage | None]
+        self,
+        space: Space,
+        message: LinkMessage,
+        owner: Owner,
+        find: Callable[[int], LinkMessage | None] | None = None,
     ) -> Vlan | Child:
-        """Return what stands on another link, which *ground* finds by its index: a child's in the host's namespace.
+        """Return what stands on another link, which *find*, if given, finds by its index without asking the kernel.
 
-        The parent may have been moved to another namespace, where the same index says nothing.
+        A child's parent is in the host's namespace, a VLAN's in its own. It may have been moved to another, where the
+        same index says nothing.
         """
         near = space is self._spaces.host or message.kind == "vlan"
+        ground = find or (space if near else self._spaces.host).link
         number = None if near else self._spaces.number_of_host(space)
         parent = ground(message.link) if message.link_netnsid == number and (near or number is not None) else None
         name = parent.name if parent and parent.group != DYING else ELSEWHERE
@@ -694,8 +698,7 @@ class LinuxKernel:
             owner = naming.owner(message.alias)
             if owner is None or not _stands(message):
                 raise _taken(operation, new.name, space)
-            ground = space if message.kind == "vlan" else self._spaces.host
-            if fits(new, self._standing(space, message, owner, ground.link)):
+            if fits(new, self._standing(space, message, owner)):
                 self._flush_all(work)
                 if isinstance(new, Child) and new.ipv6:
                     self._permit_ipv6(operation, space, new.name)

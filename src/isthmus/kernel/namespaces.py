@@ -16,7 +16,8 @@ import ctypes
 import errno
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 from types import MappingProxyType, TracebackType
@@ -62,6 +63,17 @@ def open_path(path: str) -> int:
         return descriptor
     os.close(descriptor)
     raise OSError(errno.EINVAL, "not a network namespace", path)
+
+
+@contextmanager
+def entered(path: str) -> Iterator[None]:
+    """Have the calling thread in the namespace at *path*, and then back; raises what `open_path` does."""
+    netns = open_path(path)
+    try:
+        with inside(netns):
+            yield
+    finally:
+        os.close(netns)
 
 
 def is_network_namespace(descriptor: int) -> bool:
