@@ -88,13 +88,22 @@ def mac(network_id: str, address: Hashable) -> str:
     return (b"\x02" + sha256(f"{network_id} {address}".encode()).digest()[:5]).hex(":")
 
 
+def octets(mac: str) -> bytes:
+    """The six bytes of a *mac* as it is on the wire.
+
+    >>> octets("02:42:0a:05:00:02").hex()
+    '02420a050002'
+    """
+    return bytes.fromhex(mac.replace(":", ""))
+
+
 def link_local(mac: str) -> IPv6Address:
     """The link-local address that the kernel gives an interface with this *mac* (RFC 4291, appendix A).
 
     >>> link_local("02:42:0a:05:00:02")
     IPv6Address('fe80::42:aff:fe05:2')
     """
-    first, *rest = bytes.fromhex(mac.replace(":", ""))
+    first, *rest = octets(mac)
     return IPv6Address(bytes((0xFE, 0x80, *bytes(6), first ^ 2, *rest[:2], 0xFF, 0xFE, *rest[2:])))
 
 

@@ -14,6 +14,7 @@ from isthmus.dhcp.frame import CLIENT, SERVER, Datagram, encode
 from isthmus.dhcp.identity import Hears, Identity
 from isthmus.dhcp.message import ANY, EVERYONE, Message, Option, Type
 from isthmus.model import DhcpLease, IPAddress
+from isthmus.naming import octets
 
 _ALL_STATIONS = b"\xff" * 6
 _SIZE = (1500).to_bytes(2)
@@ -119,7 +120,7 @@ class Dialect4:
 
     def _frame(self, message: Message, lease: DhcpLease | None = None) -> bytes:
         """Return *message* as a frame to the server of the *lease*, or to all."""
-        mac = bytes.fromhex(lease.server_mac.replace(":", "")) if lease else _ALL_STATIONS
+        mac = octets(lease.server_mac) if lease else _ALL_STATIONS
         target = IPv4Address(lease.server) if lease else EVERYONE
         payload = messages.encode(message)
         return encode(Datagram(self._identity.mac, mac, message.client, target, CLIENT, SERVER, payload))

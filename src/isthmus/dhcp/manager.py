@@ -25,6 +25,7 @@ from isthmus.dhcp.identity import Hears, Identity, client_id
 from isthmus.dhcp.status import BOUND, NO_DEVICE, Status, advice
 from isthmus.errors import DeviceUnavailable
 from isthmus.model import HOST, DhcpLease, IPAddress
+from isthmus.naming import octets
 
 CHANCE = SystemRandom().random
 
@@ -192,7 +193,7 @@ class Manager:
     def _begin(self, key: Key, party: Party) -> _Session:
         self.forget(key)
         network, sandbox, version = key
-        mac = bytes.fromhex(party.mac.replace(":", ""))
+        mac = octets(party.mac)
         identity = Identity(mac, client_id(network, sandbox), party.hostname, party.hears)
         dialect: Dialect = Dialect4(identity, self._pace) if version == 4 else Dialect6(identity)
         session = _Session((party.device, version), mac, Client(dialect, self._random))

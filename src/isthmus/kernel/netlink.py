@@ -33,7 +33,7 @@ from typing import Generic, NamedTuple, Self, TypeVar
 from isthmus import bpf
 from isthmus.bpf import Instruction
 from isthmus.model import IPAddress, IPInterface
-from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY
+from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY, octets
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -197,10 +197,6 @@ def _text(kind: int, value: str) -> bytes:
     return attribute(kind, value.encode("utf-8", "surrogateescape") + b"\0")
 
 
-def _mac(value: str) -> bytes:
-    return bytes.fromhex(value.replace(":", ""))
-
-
 _ADDR_GEN_MODE = {
     mode: attribute(NLA_F_NESTED | AF_INET6, _ATTRIBUTE_U8.pack(5, IFLA_INET6_ADDR_GEN_MODE, mode))
     for mode in AddrGenMode
@@ -224,7 +220,7 @@ def _birth(name: str, mac: str, mtu: int, group: int, queues: int) -> bytes:
     """Return the attributes that either end of a pair may be born with."""
     attributes = _text(IFLA_IFNAME, name)
     if mac:
-        attributes += attribute(IFLA_ADDRESS, _mac(mac))
+        attributes += attribute(IFLA_ADDRESS, octets(mac))
     if mtu:
         attributes += attribute_u32(IFLA_MTU, mtu)
     if group:
@@ -356,7 +352,7 @@ def setlink(
     if master is not None:
         attributes += attribute_u32(IFLA_MASTER, master)
     if mac is not None:
-        attributes += attribute(IFLA_ADDRESS, _mac(mac))
+        attributes += attribute(IFLA_ADDRESS, octets(mac))
     if mtu is not None:
         attributes += attribute_u32(IFLA_MTU, mtu)
     if group is not None:
@@ -566,7 +562,7 @@ def _rule(kind: int, flags: int, source: IPAddress, table: int) -> bytes:
 
 def newneigh(index: int, address: IPAddress, mac: str) -> bytes:
     """Fix the MAC of a neighbour on the link of this index, for good; replaces what was known of it."""
-    attributes = attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, _mac(mac))
+    attributes = attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, octets(mac))
     return _neighbour(RTM_NEWNEIGH, index, attributes, family=_family(address))
 
 
@@ -598,7 +594,7 @@ def dumpfdb(*, index: int = 0, master: int = 0) -> bytes:
 
 
 def _forwarding(message: int, index: int, mac: str, remote: IPAddress | None) -> bytes:
-    attributes = attribute(NDA_LLADDR, _mac(mac))
+    attributes = attribute(NDA_LLADDR, octets(mac))
     if remote is None:
         return _neighbour(message, index, attributes, family=AF_BRIDGE, ntf=NTF_MASTER)
     attributes += attribute(NDA_DST, remote.packed)

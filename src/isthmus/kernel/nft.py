@@ -25,7 +25,7 @@ from isthmus.errors import Refused
 from isthmus.kernel import Count, nfnetlink
 from isthmus.kernel.netlink import NETLINK_NETFILTER, NetlinkError, Socket
 from isthmus.kernel.nfnetlink import NFPROTO_BRIDGE, NFPROTO_INET, Verdict
-from isthmus.naming import TABLE
+from isthmus.naming import TABLE, octets
 from isthmus.plan import Change, Operation, Remove
 from isthmus.resources import Element, Key, Table
 
@@ -46,7 +46,7 @@ _TYPES = {
     ),
     "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), ""),
     "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), ""),
-    "ether_addr": _Type(6, lambda text: bytes.fromhex(text.replace(":", "")), lambda raw: raw.hex(":"), ""),
+    "ether_addr": _Type(6, octets, lambda raw: raw.hex(":"), ""),
     "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), ""),
     "inet_service": _Type(
         2, lambda text: nfnetlink.inet_service(int(text)), lambda raw: str(int.from_bytes(raw, "big")), ""

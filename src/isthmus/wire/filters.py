@@ -24,6 +24,7 @@ from isthmus.bpf import (
     Instruction,
 )
 from isthmus.model import IPAddress
+from isthmus.naming import octets
 from isthmus.wire.packets import (
     ETH_P_ARP,
     ETH_P_IP,
@@ -150,7 +151,7 @@ def _keys(holders: Mapping[IPAddress, str], version: int) -> tuple[_Key, ...]:
     for address, mac in holders.items():
         if address.version == version:
             end = _end(address.packed)
-            found[end] = _end(bytes.fromhex(mac.replace(":", ""))) if mac and end not in found else None
+            found[end] = _end(octets(mac)) if mac and end not in found else None
     return tuple(sorted(found.items(), key=lambda key: key[0]))
 
 

@@ -17,6 +17,7 @@ from struct import Struct
 from typing import NamedTuple
 
 from isthmus.model import IPAddress
+from isthmus.naming import octets
 
 EVERYBODY = "ff:ff:ff:ff:ff:ff"
 UNKNOWN = "00:00:00:00:00:00"
@@ -203,9 +204,9 @@ def encode(packet: Packet) -> bytes:
                 6,
                 4,
                 packet.operation,
-                _raw(packet.sender_mac),
+                octets(packet.sender_mac),
                 packet.sender.packed,
-                _raw(packet.target_mac),
+                octets(packet.target_mac),
                 packet.target.packed,
             )
         case Solicitation():
@@ -216,11 +217,11 @@ def encode(packet: Packet) -> bytes:
 
 
 def _frame(packet: Packet, ethertype: int) -> bytes:
-    return _ETHERNET.pack(_raw(packet.destination), _raw(packet.source), ethertype)
+    return _ETHERNET.pack(octets(packet.destination), octets(packet.source), ethertype)
 
 
 def _icmpv6(packet: Solicitation | Advertisement, kind: int, flags: int, option: int) -> bytes:
-    options = _OPTION.pack(option, 1, _raw(packet.mac)) if packet.mac else b""
+    options = _OPTION.pack(option, 1, octets(packet.mac)) if packet.mac else b""
     sender, receiver = packet.sender.packed, packet.receiver.packed
     checksum = _checksum(sender, receiver, _ICMPV6.pack(kind, 0, 0, flags, packet.target.packed) + options)
     message = _ICMPV6.pack(kind, 0, checksum, flags, packet.target.packed) + options
@@ -237,10 +238,6 @@ def _checksum(sender: bytes, receiver: bytes, message: bytes) -> int:
     # To add 16-bit words, and each carry to the end, is to divide the whole as one number by 0xffff; what is left is
     # from 1 to 0xffff, as no sum of such words is 0.
     return 0xFFFE - (int.from_bytes(data + bytes(len(data) & 1), "big") - 1) % 0xFFFF
-
-
-def _raw(mac: str) -> bytes:
-    return bytes.fromhex(mac.replace(":", ""))
 
 
 # ---- reading

@@ -21,6 +21,7 @@ from struct import Struct
 from isthmus import bpf
 from isthmus.bpf import Instruction
 from isthmus.errors import DeviceUnavailable
+from isthmus.naming import octets
 from isthmus.wire import filters
 
 PACKET_OUTGOING = 4
@@ -132,7 +133,7 @@ class Port:
             self._socket.setsockopt(_SOL_PACKET, _PACKET_DROP_MEMBERSHIP, self._membership(mac))
 
     def _membership(self, mac: str) -> bytes:
-        raw = bytes.fromhex(mac.replace(":", ""))
+        raw = octets(mac)
         kind = _PACKET_MR_MULTICAST if raw[0] & 1 else _PACKET_MR_UNICAST
         return _MEMBERSHIP.pack(self._index, kind, len(raw), raw)
 
