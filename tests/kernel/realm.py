@@ -4,6 +4,7 @@ import ctypes
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from isthmus.kernel.linux import LinuxKernel
 from isthmus.resources import Resource
 
 P = ParamSpec("P")
+PATIENCE = 20.0
+"""How long what must come may take, in seconds: a neighbour that did not answer is asked again only now and then."""
+
 _CLONE_NEWNS, _CLONE_NEWNET, _MS_REC, _MS_PRIVATE = 0x20000, 0x40000000, 0x4000, 0x40000
 
 
@@ -64,10 +68,19 @@ def shown(*command: str) -> Any:  # noqa: ANN401 (any JSON)
 
 
 def pings(netns: str, address: str) -> bool:
-    """Whether *address* answers to the namespace *netns*."""
+    """Whether *address* answers to the namespace *netns*, at the latest after a while; for what must be so."""
+    deadline = time.monotonic() + PATIENCE
+    while silent(netns, address):
+        if time.monotonic() > deadline:
+            return False
+    return True
+
+
+def silent(netns: str, address: str) -> bool:
+    """Whether the namespace *netns* gets no answer from *address* within a second."""
     enter = ("ip", "netns", "exec", netns) if netns else ()
     done = subprocess.run((*enter, "ping", "-n", "-c1", "-W1", address), check=False, capture_output=True)
-    return done.returncode == 0
+    return done.returncode != 0
 
 
 def by_key(resources: frozenset[Resource]) -> dict[tuple[str, ...], Resource]:
