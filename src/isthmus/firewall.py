@@ -12,7 +12,8 @@ How a packet goes through `forward`:
 3. From a bridge back into the same one: `neighbours`, unless the network keeps its members apart.
 4. `leave`, by the interface that it came in on: an internal network lets nothing out.
 5. What comes from a `trusted` interface, or is `marked` by the user's own rules, is let through.
-6. `enter`, by the interface that it goes out on: into a network comes only what its gateway mode allows.
+6. `enter`, by the interface that it goes out on: into a network comes only what its gateway mode allows, and where the
+   network says who may call, only from those (`callers4` and `callers6` by address, `entrances` by interface).
 7. What crosses from one of the host's own interfaces to another is dropped if it was us who switched forwarding on
    (`closed4`, `closed6`): a host does not become a router for strangers because it runs containers.
 
@@ -44,6 +45,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from isthmus.model import Binding, IPAddress
 from isthmus.naming import TABLE
+from isthmus.options import Callers
 from isthmus.ports import PROTOCOLS, versions
 from isthmus.resources import Element, Key, Table
 
@@ -66,8 +68,9 @@ class Policy:
     """What may pass in and out of the network behind *bridge*; *mode4* or *mode6* is None where it has no such family.
 
     *source4* and *source6* are the addresses that what leaves shall bear, instead of the one of the outgoing interface.
-    *trusted* are interfaces of the host from which all may enter; *detoured* tells whether frames between members meet
-    our chains. *masquerade* is Docker's `enable_ip_masquerade`.
+    *trusted* are interfaces of the host from which all may enter. Others may come to what is published: all of them if
+    *callers* is None, else only those. *detoured* tells whether frames between members meet our chains. *masquerade* is
+    Docker's `enable_ip_masquerade`.
     """
 
     bridge: str
@@ -79,6 +82,7 @@ class Policy:
     source4: IPAddress | None = None
     source6: IPAddress | None = None
     trusted: tuple[str, ...] = ()
+    callers: Callers | None = None
     detoured: bool = False
 
 
@@ -92,8 +96,12 @@ def elements(policy: Policy) -> Iterator[Element]:
         yield element("hairpin", (bridge, bridge))
     for interface in policy.trusted:
         yield element("trusted", (interface, bridge))
+    if policy.callers and not policy.internal:
+        yield from (element(f"callers{one.version}", (bridge, str(one))) for one in policy.callers.sources)
+        yield from (element("entrances", (one, bridge)) for one in policy.callers.entrances)
     for family, mode, source in (("4", policy.mode4, policy.source4), ("6", policy.mode6, policy.source6)):
-        yield element(f"enter{family}", (bridge,), "drop" if mode is None or policy.internal else _ENTER[mode])
+        enter = _ENTER if policy.callers is None else _ENTER_CALLING
+        yield element(f"enter{family}", (bridge,), "drop" if mode is None or policy.internal else enter[mode])
         if policy.internal:
             yield element(f"leave{family}", (bridge,), "drop")
         elif mode in TRANSLATING and policy.masquerade:
@@ -163,6 +171,7 @@ _ENTER = {
     Mode.ROUTED: "goto enter-routed",
     Mode.ISOLATED: "drop",
 }
+_ENTER_CALLING = {**_ENTER, Mode.NAT: "goto callers-nat", Mode.ROUTED: "goto callers-routed"}
 
 
 def element(name: str, match: tuple[str, ...], value: str = "") -> Element:
@@ -204,6 +213,9 @@ SETS: dict[str, str] = {
     "enter6": "type ifname : verdict",
     "leave4": "type ifname : verdict",
     "leave6": "type ifname : verdict",
+    "callers4": "type ifname . ipv4_addr; flags interval",
+    "callers6": "type ifname . ipv6_addr; flags interval",
+    "entrances": "type ifname . ifname",
     "hairpin": "type ifname . ifname",
     "open4": "type ipv4_addr . inet_proto . inet_service",
     "open6": "type ipv6_addr . inet_proto . inet_service",
@@ -227,6 +239,12 @@ USER_CHAIN = "user-forward"
 # By number, as ICMP below: without /etc/protocols, which minimal systems lack, nft knows no names.
 _WITH_PORTS = f"meta l4proto {{ {', '.join(map(str, sorted(PROTOCOLS.values())))} }}"
 
+_CALLERS = (
+    "oifname . ip saddr @callers4",
+    "oifname . ip6 saddr @callers6",
+    "iifname . oifname @entrances",
+)
+
 CHAINS: dict[str, tuple[str, ...]] = {
     "enter-nat": ("ct status dnat accept", "counter drop"),
     # ICMP and ICMPv6.
@@ -234,6 +252,12 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "meta l4proto { 1, 58 } accept",
         f"{_WITH_PORTS} ip daddr . meta l4proto . th dport @open4 accept",
         f"{_WITH_PORTS} ip6 daddr . meta l4proto . th dport @open6 accept",
+        "counter drop",
+    ),
+    "callers-nat": (*(f"{match} goto enter-nat" for match in _CALLERS), "counter drop"),
+    "callers-routed": (
+        "meta l4proto { 1, 58 } accept",
+        *(f"{match} goto enter-routed" for match in _CALLERS),
         "counter drop",
     ),
     "published": (

@@ -6,10 +6,12 @@ durations are written as Go writes them.
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import collapse_addresses, ip_address, ip_network
 from typing import TypeVar
 
+from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidOption
 from isthmus.model import IPAddress
 
@@ -21,6 +23,20 @@ class Probe(Enum):
     STRICT = "strict"
     OFF = "off"
 
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """Who may use published ports: who has an address in *sources*, or comes in by one of the host's *entrances*.
+
+    The host itself always may.
+    """
+
+    sources: tuple[IPNetwork, ...] = ()
+    entrances: tuple[str, ...] = ()
+
+
+PUBLISH = "isthmus.publish"
+"""The option that says for whom ports are published: `open`, `localhost`, `from CIDR,...` or `on INTERFACE,...`."""
 
 MTU = "com.docker.network.driver.mtu"
 PREFIX = "com.docker.network.container_iface_prefix"
@@ -119,6 +135,26 @@ class Options:
         if value:
             check_interface(key, value)
         return value
+
+    def callers(self) -> Callers | None:
+        """Who may use published ports; None if all may."""
+        value = self.text(PUBLISH, "open")
+        word, *rest = value.replace(",", " ").split() or [""]
+        if word in {"open", "localhost"} and not rest:
+            return None if word == "open" else Callers()
+        if word == "on" and rest:
+            for name in rest:
+                check_interface(PUBLISH, name)
+            return Callers(entrances=tuple(dict.fromkeys(rest)))
+        if word != "from" or not rest:
+            raise InvalidOption(PUBLISH, value, "it must be open, localhost, from CIDR[,CIDR...] or on INTERFACE[,...]")
+        try:
+            sources = [ip_network(one) for one in rest]
+        except ValueError as error:
+            raise InvalidOption(PUBLISH, value, f"{error}; write addresses as 192.0.2.0/24 or 2001:db8::/32") from None
+        four = collapse_addresses(one for one in sources if one.version == 4)
+        six = collapse_addresses(one for one in sources if one.version == 6)
+        return Callers(sources=(*four, *six))
 
     def only(self, prefix: str, known: frozenset[str]) -> None:
         """Refuse keys that begin with *prefix* and are none of *known*: those are ours, so it is a slip of the pen."""

@@ -41,6 +41,7 @@ from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.model import HOST, Binding, HostLink, IPAddress, Place
 from isthmus.naming import MAIN_TABLE, Owner
+from isthmus.options import Callers
 from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
     Address,
@@ -97,7 +98,8 @@ PUBLISHED = (
     *firewall.published(Binding("web", 80, PLACE), ip_address("fd00::2"), Mode.ROUTED),
 )
 SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
-ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT)), *PUBLISHED, *SENDERS)
+CALLERS = Callers((ip_network("192.0.2.0/24"), ip_network("198.51.100.7/32"), ip_network("2001:db8::/32")), ("up0",))
+ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *SENDERS)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
@@ -603,6 +605,7 @@ DAMAGES: dict[str, Callable[[Administrator], None]] = {
     "ruleset flushed": lambda admin: admin.flush_ruleset(),
     "chain flushed": lambda admin: admin.edit_table(),
     "element deleted": lambda admin: admin.delete_element("switched", ("br-a",)),
+    "interval deleted": lambda admin: admin.delete_element("callers4", ("br-a", "192.0.2.0/24")),
     "forwarding off": lambda admin: admin.write_sysctl("net.ipv4.ip_forward", "0"),
     "namespace deleted": lambda admin: admin.delete_namespace("web"),
 }

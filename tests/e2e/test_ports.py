@@ -22,6 +22,7 @@ from tests.e2e.hosts import (
     elements,
     seen,
     until,
+    wire,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
@@ -245,6 +246,63 @@ def test_a_port_at_one_address_is_at_no_other(site: Site) -> None:
     assert refused(site.host, HOST_ADDRESS, 8080)
     assert seen(site.outside, HOST_ADDRESS6, port=8081) == "2001:db8:113::1"
     assert refused(site.outside, HOST_ADDRESS, 8081)
+
+
+@pytest.mark.parametrize("mode", ["nat", "routed"])
+@pytest.mark.parametrize(
+    ("callers", "admitted"),
+    [
+        ("open", {"outside", "elsewhere"}),
+        ("localhost", set()),
+        ("from 203.0.113.1,2001:db8:113::/64", {"outside"}),
+        ("from 192.0.2.0/24,2001:db8:2::2", {"elsewhere"}),
+        ("on eth0", {"outside"}),
+        ("on eth2,eth3", {"elsewhere"}),
+    ],
+)
+def test_a_network_says_who_may_call(world: World, mode: str, callers: str, admitted: set[str]) -> None:
+    """By address or by interface; the host always may, and a neighbour on the bridge needs no port of the host."""
+    host, outside = world.internet()
+    elsewhere = world.machine("elsewhere")
+    wire(host, "eth2", elsewhere, "eth0")
+    host.batch("address add 192.0.2.1/24 dev eth2", "address add 2001:db8:2::1/64 dev eth2 nodad")
+    elsewhere.batch("address add 192.0.2.2/24 dev eth0", "address add 2001:db8:2::2/64 dev eth0 nodad")
+    elsewhere.batch("route add default via 192.0.2.1", "route add ::/0 via 2001:db8:2::1")
+    host.start()
+    modes = f"-o {MODE4}={mode} -o {MODE6}={mode}"
+    host.network("front", f"{modes} --ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64 -o 'isthmus.publish={callers}'")
+    web = host.sandbox("web", "--network front -p 8080:80 -p 8080:80/udp")
+    neighbour = host.sandbox("neighbour", "--network front")
+    world.serve(web)
+    port = 8080 if mode == "nat" else 80
+    for version, protocol in product((4, 6), ("tcp", "udp")):
+        own = web.address("eth0", version)
+        target = HOST_ADDRESSES[version] if mode == "nat" else own
+        for name, who in (("outside", outside), ("elsewhere", elsewhere)):
+            assert reached(who, target, protocol, port, expected=name in admitted)
+        assert reached(host, target, protocol, port, expected=True)
+        assert reached(neighbour, own, protocol, 80, expected=True)
+
+
+def test_who_may_call_changes_while_sandboxes_run(site: Site) -> None:
+    """Nobody is disconnected, a restart plans nothing, and without the option all may again."""
+    site.serve("web", "-p 8080:80")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    site.host.isthmus("network update front --publish-from 192.0.2.0/24")
+    assert reached(site.outside, HOST_ADDRESS, "tcp", 8080, expected=False)
+    site.host.isthmus("network update front --publish-from 203.0.113.0/24 --publish-from 2001:db8::/32")
+    assert seen(site.outside, HOST_ADDRESS6, port=8080) == "2001:db8:113::1"
+    site.host.restart()
+    assert site.host.planned_nothing
+    site.host.run("nft delete table inet isthmus")
+    until(lambda: "203.0.113.0/24" in site.host.rules(), "the table never came back")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    site.host.isthmus("network update front --publish-on eth7")
+    assert reached(site.outside, HOST_ADDRESS, "tcp", 8080, expected=False)
+    site.host.isthmus("network update front --opt-rm isthmus.publish")
+    assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    assert not elements(site.host, "entrances")
+    assert "isthmus.publish" in site.host.refused("network update front --publish-from 10.0.0.1/8")
 
 
 def test_a_network_can_keep_its_ports_to_the_loopback_unless_told_otherwise(site: Site) -> None:

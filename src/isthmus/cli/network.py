@@ -65,7 +65,7 @@ def _create(arguments: Arguments) -> int:
         "Ingress": arguments.on("ingress"),
         "ConfigOnly": arguments.on("config-only"),
         "ConfigFrom": {"Network": config_from} if config_from else None,
-        "Options": mapping(arguments.texts("opt")),
+        "Options": _options(arguments),
         "Labels": mapping(arguments.texts("label")),
     }
     # Left out when not given, so that the daemon's defaults for the driver can decide.
@@ -75,6 +75,18 @@ def _create(arguments: Arguments) -> int:
         if arguments.given(f"ip{version}")
     }
     return print_created(arguments.client().post("/networks/create", body, dry_run_query(arguments)))
+
+
+def _options(arguments: Arguments) -> dict[str, str]:
+    """Give the driver's options, those among them that have flags of their own."""
+    options = mapping(arguments.texts("opt"))
+    callers = {word: arguments.texts(f"publish-{word}") for word in ("from", "on")}
+    if all(callers.values()):
+        raise arguments.wrong("--publish-from and --publish-on exclude each other")
+    for word, values in callers.items():
+        if values:
+            options["isthmus.publish"] = f"{word} {','.join(values)}"
+    return options
 
 
 def _ipam(arguments: Arguments) -> list[dict[str, object]]:
@@ -234,7 +246,7 @@ def _connect(arguments: Arguments) -> int:
 
 
 def _update(arguments: Arguments) -> int:
-    options = mapping(arguments.texts("opt"))
+    options = _options(arguments)
     if mtu := arguments.text("mtu"):
         options["com.docker.network.driver.mtu"] = mtu
     body = {
@@ -255,6 +267,11 @@ def _disconnect(arguments: Arguments) -> int:
     body = {"Container": sandbox, "Force": arguments.on("force")}
     return print_done(arguments.client().post(f"/networks/{quote(network)}/disconnect", body, dry_run_query(arguments)))
 
+
+_CALLERS = (
+    Flag("publish-from", "Whose addresses may use published ports (default all)", Kind.CSV, value="cidr"),
+    Flag("publish-on", "By which of the host's interfaces who uses published ports comes", Kind.CSV, value="interface"),
+)
 
 _FINDINGS = Fields(
     headings={"Subject": "SUBJECT", "Verdict": "VERDICT", "Text": "TEXT"}, shown=("Subject", "Verdict", "Text")
@@ -305,6 +322,7 @@ COMMANDS = (
             Flag("ipv6", "IPv6 addresses", Kind.SWITCH),
             Flag("label", "Label, with or without a value", Kind.LIST, value="key=value", check=check_label),
             Flag("opt", "Option of the driver", Kind.LIST, "o", "key=value"),
+            *_CALLERS,
             Flag("scope", "local, global or swarm"),
             Flag("subnet", "Subnet; 0.0.0.0/24 is any one of this size", Kind.CSV, value="cidr"),
             DRY_RUN,
@@ -352,6 +370,7 @@ COMMANDS = (
             Flag("mtu", "MTU of its interfaces", value="bytes"),
             Flag("opt", "Option of the driver", Kind.LIST, "o", "key=value"),
             Flag("opt-rm", "Option of the driver that shall go", Kind.LIST, value="key"),
+            *_CALLERS,
             DRY_RUN,
         ),
         1,

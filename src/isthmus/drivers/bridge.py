@@ -19,7 +19,7 @@ from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import TRANSLATING, Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
-from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, Options, Probe, check_interface, check_mtu
+from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, PUBLISH, Callers, Options, Probe, check_interface, check_mtu
 from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
 
 addressed = True
@@ -27,7 +27,7 @@ many_subnets = False
 singular = False
 
 _BRIDGE = "com.docker.network.bridge"
-_OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink"})
+_OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink", PUBLISH})
 
 changeable = frozenset(
     {
@@ -41,6 +41,7 @@ changeable = frozenset(
         "com.docker.network.host_ipv4",
         "com.docker.network.host_ipv6",
         MTU,
+        PUBLISH,
         "isthmus.antispoof",
         "isthmus.probe",
     }
@@ -66,6 +67,7 @@ class Parsed:
     uplink: str
     probe: Probe
     antispoof: bool
+    callers: Callers | None
     binding: IPAddress | None
 
 
@@ -85,10 +87,17 @@ def parse(options: Pairs) -> Parsed:
     bridged = read.boolean("isthmus.bridged", default=bool(uplink))
     if uplink and not bridged:
         raise InvalidOption("isthmus.uplink", uplink, "an uplink goes with isthmus.bridged=true only")
+    mode4, mode6 = (read.choice(f"{_BRIDGE}.gateway_mode_ipv{version}", Mode.NAT) for version in (4, 6))
+    callers = read.callers()
+    if callers and bridged:
+        raise InvalidOption(PUBLISH, read.text(PUBLISH), "on a bridged network no ports of the host are published")
+    if callers and Mode.UNPROTECTED in {mode4, mode6}:
+        why = f"with the gateway mode {Mode.UNPROTECTED.value} all ports are open to all; choose {Mode.NAT.value}"
+        raise InvalidOption(PUBLISH, read.text(PUBLISH), why)
     return Parsed(
         device=read.interface(f"{_BRIDGE}.name"),
-        mode4=read.choice(f"{_BRIDGE}.gateway_mode_ipv4", Mode.NAT),
-        mode6=read.choice(f"{_BRIDGE}.gateway_mode_ipv6", Mode.NAT),
+        mode4=mode4,
+        mode6=mode6,
         masquerade=read.boolean(f"{_BRIDGE}.enable_ip_masquerade", default=True),
         icc=read.boolean(f"{_BRIDGE}.enable_icc", default=True),
         inhibit_ipv4=read.boolean(f"{_BRIDGE}.inhibit_ipv4", default=False),
@@ -101,6 +110,7 @@ def parse(options: Pairs) -> Parsed:
         uplink=uplink,
         probe=read.choice("isthmus.probe", Probe.FAST),
         antispoof=read.boolean("isthmus.antispoof", default=False),
+        callers=callers,
         binding=read.address(f"{_BRIDGE}.host_binding_ipv4", 4),
     )
 
@@ -227,6 +237,7 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                 source4=options.source4,
                 source6=options.source6,
                 trusted=options.trusted,
+                callers=options.callers,
                 detoured=host.frames_filtered is True,
             )
         )

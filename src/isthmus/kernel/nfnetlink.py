@@ -50,7 +50,7 @@ NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS, NFTA_
 NFTA_SET_TABLE, NFTA_SET_NAME = 1, 2
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
 NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_TIMEOUT = 1, 2, 4
-NFTA_SET_ELEM_EXPR, NFTA_SET_ELEM_EXPRESSIONS = 7, 11
+NFTA_SET_ELEM_EXPR, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_EXPRESSIONS = 7, 10, 11
 NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
 NFTA_EXPR_NAME, NFTA_EXPR_DATA = 1, 2
@@ -85,7 +85,8 @@ Value = bytes | Verdict | None
 class Element(NamedTuple):
     """An element of a set or map. *Timeout* is in milliseconds, 0 for good.
 
-    *Packets* and *bytes* are None if the set counts none.
+    In a set of intervals the key is that of its first member, with that of its last behind it. *Packets* and *bytes*
+    are None if the set counts none.
     """
 
     key: bytes
@@ -184,18 +185,24 @@ def split(key: bytes, sizes: Iterable[int]) -> tuple[bytes, ...]:
 # ---- requests
 
 
-def newelements(table: str, name: str, elements: Iterable[Element], *, family: int = NFPROTO_INET) -> list[bytes]:
-    """Make messages that add *elements* to the set or map *name*; counters start at zero.
+def newelements(
+    table: str, name: str, elements: Iterable[Element], *, family: int = NFPROTO_INET, intervals: bool = False
+) -> list[bytes]:
+    """Make messages that add *elements* to the set or map *name*, which may be one of *intervals*.
 
-    The same element again is no error; another value for a key that is there is EEXIST.
+    Counters start at zero. The same element again is no error; another value for a key that is there is EEXIST, and so
+    is an interval that overlaps with one that is there, or ENOTEMPTY.
     """
     flags = NLM_F_REQUEST | NLM_F_CREATE
-    return _elements(NFT_MSG_NEWSETELEM, flags, family, _set(table, name), map(_element, elements))
+    encoded = (_element(element, intervals=intervals) for element in elements)
+    return _elements(NFT_MSG_NEWSETELEM, flags, family, _set(table, name), encoded)
 
 
-def delelements(table: str, name: str, keys: Iterable[bytes], *, family: int = NFPROTO_INET) -> list[bytes]:
+def delelements(
+    table: str, name: str, keys: Iterable[bytes], *, family: int = NFPROTO_INET, intervals: bool = False
+) -> list[bytes]:
     """Make messages that remove the elements with these *keys*; ENOENT, and nothing is done, if one is not there."""
-    elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _data(NFTA_SET_ELEM_KEY, key)) for key in keys)
+    elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=intervals)) for key in keys)
     return _elements(NFT_MSG_DELSETELEM, NLM_F_REQUEST, family, _set(table, name), elements)
 
 
@@ -214,9 +221,9 @@ def getelements(table: str, name: str, *, family: int = NFPROTO_INET) -> bytes:
     return _message(NFT_MSG_GETSETELEM, NLM_F_REQUEST | NLM_F_DUMP, family, _set(table, name))
 
 
-def getelement(table: str, name: str, key: bytes, *, family: int = NFPROTO_INET) -> bytes:
+def getelement(table: str, name: str, key: bytes, *, family: int = NFPROTO_INET, intervals: bool = False) -> bytes:
     """Ask for one element of a set or map (`Socket.ask`, then `elements`); ENOENT if it is not there."""
-    one = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _data(NFTA_SET_ELEM_KEY, key))
+    one = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=intervals))
     (message,) = _elements(NFT_MSG_GETSETELEM, NLM_F_REQUEST, family, _set(table, name), (one,))
     return message
 
@@ -272,8 +279,15 @@ def _data(kind: int, value: bytes) -> bytes:
     return attribute(NLA_F_NESTED | kind, attribute(NFTA_DATA_VALUE, value))
 
 
-def _element(element: Element) -> bytes:
-    content = _data(NFTA_SET_ELEM_KEY, element.key)
+def _key(key: bytes, *, intervals: bool) -> bytes:
+    if not intervals:
+        return _data(NFTA_SET_ELEM_KEY, key)
+    half = len(key) // 2
+    return _data(NFTA_SET_ELEM_KEY, key[:half]) + _data(NFTA_SET_ELEM_KEY_END, key[half:])
+
+
+def _element(element: Element, *, intervals: bool) -> bytes:
+    content = _key(element.key, intervals=intervals)
     value = element.value
     if isinstance(value, Verdict):
         verdict = attribute(NFTA_VERDICT_CODE, _S32.pack(value.code))
@@ -431,6 +445,8 @@ def _list(content: bytes) -> Iterator[bytes]:
 def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
     found = attributes(content, 0)
     _, key = _only(found.get(NFTA_SET_ELEM_KEY, b""))
+    if end := found.get(NFTA_SET_ELEM_KEY_END):
+        key += _only(end)[1]
     value: Value = None
     if (data := found.get(NFTA_SET_ELEM_DATA)) is not None:
         kind, held = _only(data)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOENT
 from functools import lru_cache, partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -31,12 +31,16 @@ from isthmus.resources import Element, Key, Table
 
 
 class _Type(NamedTuple):
-    """How a value of one nftables type looks: its size in bytes, and both ways between text and bytes."""
+    """How a value of one nftables type looks: its size in bytes, and both ways between text and bytes.
+
+    In a set of intervals an *address* is a prefix.
+    """
 
     size: int
     encode: Callable[[str], bytes]
     decode: Callable[[bytes], str]
     quote: str
+    address: bool = False
 
 
 _TYPES = {
@@ -44,8 +48,8 @@ _TYPES = {
     "mark": _Type(
         4, lambda text: int(text).to_bytes(4, sys.byteorder), lambda raw: str(int.from_bytes(raw, sys.byteorder)), ""
     ),
-    "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), ""),
-    "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), ""),
+    "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), "", address=True),
+    "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), "", address=True),
     "ether_addr": _Type(6, octets, lambda raw: raw.hex(":"), ""),
     "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), ""),
     "inet_service": _Type(
@@ -77,6 +81,31 @@ def _split(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
     return tuple(field.decode(part) for field, part in zip(fields, parts, strict=True))
 
 
+def _join_ends(fields: Sequence[_Type], parts: Sequence[str]) -> bytes:
+    """Return the bytes of the first member of an interval, and those of its last behind them."""
+    ends = [_ends(part) if field.address else (part, part) for field, part in zip(fields, parts, strict=True)]
+    return b"".join(_join(fields, end) for end in zip(*ends, strict=True))
+
+
+def _split_ends(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
+    """Return the parts that `_join_ends` joined; where there is no last member, the first is the only one."""
+    size = sum((field.size + 3) & ~3 for field in fields)
+    first, last = _split(fields, raw[:size]), _split(fields, raw[size:] or raw)
+    parts = zip(fields, first, last, strict=True)
+    return tuple(_prefix(low, high) if field.address else low for field, low, high in parts)
+
+
+def _ends(prefix: str) -> tuple[str, str]:
+    network = ip_network(prefix)
+    return str(network.network_address), str(network.broadcast_address)
+
+
+def _prefix(low: str, high: str) -> str:
+    first, last = ip_network(low), ip_network(high)
+    differing = int(first.network_address) ^ int(last.network_address)
+    return f"{low}/{first.max_prefixlen - differing.bit_length()}"
+
+
 _FAMILIES = {"inet": NFPROTO_INET, "bridge": NFPROTO_BRIDGE}
 
 _KNOWN = 4096
@@ -86,7 +115,19 @@ _KNOWN = 4096
 class _Set:
     """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
 
-    __slots__ = ("counted", "family", "fields", "match", "name", "raw", "value", "value_of", "values", "word")
+    __slots__ = (
+        "counted",
+        "family",
+        "fields",
+        "intervals",
+        "match",
+        "name",
+        "raw",
+        "value",
+        "value_of",
+        "values",
+        "word",
+    )
 
     def __init__(self, name: str, definition: str) -> None:
         first, *options = (part.strip() for part in definition.split(";"))
@@ -97,9 +138,10 @@ class _Set:
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
         self.counted = "counter" in options
+        self.intervals = "flags interval" in options
         # An element is written and read several times in its life, and many have the same value.
-        self.raw = lru_cache(_KNOWN)(partial(_join, self.fields))
-        self.match = lru_cache(_KNOWN)(partial(_split, self.fields))
+        self.raw = lru_cache(_KNOWN)(partial(_join_ends if self.intervals else _join, self.fields))
+        self.match = lru_cache(_KNOWN)(partial(_split_ends if self.intervals else _split, self.fields))
         self.value_of = lru_cache(_KNOWN)(lambda word: _join(self.values, word.split(" . ")))
         self.word = lru_cache(_KNOWN)(lambda raw: " . ".join(_split(self.values, raw)))
 
@@ -354,8 +396,9 @@ class Firewall:
 
     def _element(self, kind: _Set, key: bytes) -> list[nfnetlink.Element]:
         """Return the one element with this *key*, if it is there."""
+        request = nfnetlink.getelement(TABLE, kind.name, key, family=kind.family, intervals=kind.intervals)
         try:
-            return nfnetlink.elements(self._socket.ask(nfnetlink.getelement(TABLE, kind.name, key, family=kind.family)))
+            return nfnetlink.elements(self._socket.ask(request))
         except NetlinkError as error:
             if error.errno == ENOENT:
                 return []
@@ -424,9 +467,11 @@ def _delete(element: Element | None) -> list[bytes]:
 
 def _added(name: str, elements: Iterable[Element]) -> list[bytes]:
     kind = _SETS[name]
-    return nfnetlink.newelements(TABLE, name, map(kind.encode, elements), family=kind.family)
+    encoded = map(kind.encode, elements)
+    return nfnetlink.newelements(TABLE, name, encoded, family=kind.family, intervals=kind.intervals)
 
 
 def _deleted(name: str, elements: Iterable[Element]) -> list[bytes]:
     kind = _SETS[name]
-    return nfnetlink.delelements(TABLE, name, map(kind.key, elements), family=kind.family)
+    keys = map(kind.key, elements)
+    return nfnetlink.delelements(TABLE, name, keys, family=kind.family, intervals=kind.intervals)
