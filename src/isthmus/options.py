@@ -34,6 +34,11 @@ class Callers:
     sources: tuple[IPNetwork, ...] = ()
     entrances: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        if self.entrances:
+            return f"on {','.join(self.entrances)}"
+        return f"from {','.join(map(str, self.sources))}" if self.sources else "localhost"
+
 
 PUBLISH = "isthmus.publish"
 """The option that says for whom ports are published: `open`, `localhost`, `from CIDR,...` or `on INTERFACE,...`."""

@@ -16,7 +16,7 @@ from isthmus.options import Probe
 from isthmus.plan import Plan
 from isthmus.ports import versions
 from isthmus.questions import WhichLease
-from isthmus.render import routers_of, serving
+from isthmus.render import BOTH, gateway_endpoint, routers_of, serving
 from isthmus.resources import Address, Child, Element
 from isthmus.state import State
 from isthmus.views import (
@@ -75,12 +75,25 @@ def ports(state: State, record: Sandbox, bindings: Iterable[Binding]) -> tuple[P
     """Those ports of a sandbox that *bindings* publish, by number, and where they lead."""
     ordered = sorted(bindings, key=lambda one: (one.port, one.place.protocol, one.place.port, str(one.place.address)))
     served = tuple(serving(state, state.of_sandbox(record.id))) if ordered else ()
+    callers = _callers(state, record) if ordered else {}
     views = []
     for binding in ordered:
         fitting = [(one, mode) for one, mode in served if one.version in versions(binding.place.address)]
         targets = tuple(one for one, mode in fitting if mode in TRANSLATING)
-        views.append(PortView(binding, targets, tuple(one for one, mode in fitting if mode not in TRANSLATING)))
+        routed = tuple(one for one, mode in fitting if mode not in TRANSLATING)
+        views.append(PortView(binding, targets, routed, callers))
     return tuple(views)
+
+
+def _callers(state: State, record: Sandbox) -> dict[int, str]:
+    """Who alone may use the ports of a sandbox, by IP version; what is not there may be used by all."""
+    callers = {}
+    for version in BOTH:
+        if chosen := gateway_endpoint(state, state.of_sandbox(record.id), version):
+            network = state.networks[chosen[0].network]
+            if admitted := BUILTIN[network.driver].traits(network).callers:
+                callers[version] = str(admitted)
+    return callers
 
 
 def _path(paths: Mapping[str, str], netns: str) -> str:

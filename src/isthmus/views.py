@@ -1,7 +1,7 @@
 """What the engine tells the edges: records joined with what follows from them. Each edge words it in its own way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
 from isthmus.questions import WhichLease
@@ -48,12 +48,14 @@ class NetworkView:
 class PortView:
     """A published port. *Targets* are where it leads, one for each IP version; none where nobody can serve it.
 
-    A target is *routed* if it is reached at its own address, whatever the place on the host.
+    A target is *routed* if it is reached at its own address, whatever the place on the host. *Callers* says for an IP
+    version who alone may use the port, as the network's option does; nothing where all may.
     """
 
     binding: Binding
     targets: tuple[IPAddress, ...]
     routed: tuple[IPAddress, ...] = ()
+    callers: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,6 +298,12 @@ def test_who_may_call_changes_while_sandboxes_run(site: Site) -> None:
     until(lambda: "203.0.113.0/24" in site.host.rules(), "the table never came back")
     assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
     site.host.isthmus("network update front --publish-on eth7")
+    assert site.host.isthmus("port web 80") == "0.0.0.0:8080 (on eth7)\n[::]:8080 (on eth7)"
+    assert json.loads(site.host.isthmus("sandbox inspect web"))[0]["Ports"]["80/tcp"][0] == {
+        "HostIp": "0.0.0.0",
+        "HostPort": "8080",
+        "Callers": "on eth7",
+    }
     assert reached(site.outside, HOST_ADDRESS, "tcp", 8080, expected=False)
     site.host.isthmus("network update front --opt-rm isthmus.publish")
     assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE

@@ -561,12 +561,17 @@ def _all_ports(view: SandboxView) -> Shape:
 
 
 def ports(views: Iterable[PortView]) -> Shape:
-    """Where ports are published, by the sandbox's own; null for those that lead nowhere."""
+    """Where ports are published, by the sandbox's own; null for those that lead nowhere.
+
+    Where not all may call, `Callers` says who may; Docker has no such thing.
+    """
     shape: dict[str, list[Shape]] = {}
     for view in views:
         binding = view.binding
         places = shape.setdefault(_port_key(binding.port, binding.place.protocol), [])
-        places += ({"HostIp": address, "HostPort": port} for address, port in _places(view))
+        for address, port in _places(view):
+            callers = view.callers.get(6 if ":" in address else 4)
+            places.append({"HostIp": address, "HostPort": port, **({"Callers": callers} if callers else {})})
     return {port: places or None for port, places in shape.items()}
 
 

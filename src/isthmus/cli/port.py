@@ -11,13 +11,15 @@ from isthmus.errors import NotFound
 def lines_of(ports: object, only: str = "") -> list[str]:
     """Give a line for each place on the host in `NetworkSettings.Ports`, as `docker port` has it; of one port *only*.
 
-    Where the port is reached at the sandbox's own address, the host's has no meaning.
+    Where the port is reached at the sandbox's own address, the host's has no meaning. If not all may call, it says who.
     """
     found = []
     for port, places in sorted(record(ports).items(), key=lambda item: (int(item[0].partition("/")[0]), item[0])):
         for place in records(places):
             address, number = text(place.get("HostIp")), text(place.get("HostPort"))
             where = (f"[{address}]:{number}" if ":" in address else f"{address}:{number}") if number else "routed"
+            if callers := text(place.get("Callers")):
+                where += f" ({callers})"
             if not only:
                 found.append(f"{port} -> {where}")
             elif only == port:

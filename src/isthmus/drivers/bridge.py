@@ -173,6 +173,7 @@ def traits(network: Network) -> Traits:
             publishing=() if network.internal else modes,
             # As in Docker, all of IPv4 stands for all there is.
             binding=None if options.binding and options.binding.is_unspecified else options.binding,
+            callers=options.callers,
         )
     return Traits(
         prefix=options.prefix,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from isthmus.firewall import Mode
 from isthmus.model import IPAddress
-from isthmus.options import Probe
+from isthmus.options import Callers, Probe
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Traits:
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
     frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
-    that is meant there if nobody names one, None for all.
+    that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may.
     """
 
     prefix: str = "eth"
@@ -35,4 +35,5 @@ class Traits:
     guarded: bool = False
     publishing: tuple[tuple[int, Mode], ...] = ()
     binding: IPAddress | None = None
+    callers: Callers | None = None
     probe: Probe = Probe.OFF
