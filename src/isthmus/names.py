@@ -164,11 +164,11 @@ class Names:
 class Written:
     """The files about names, below *root*, of those sandboxes that somebody asked for them of.
 
-    *Host_file* is the host's own `resolv.conf`.
+    *Host_file* is the host's own `resolv.conf`. They follow from the *directory*, which everybody may ask.
     """
 
     def __init__(self, directory: Directory, root: Path, host_file: Path = Path(files.SOURCE)) -> None:
-        self._directory = directory
+        self.directory = directory
         self._root = root
         self._host_file = host_file
         self._texts: dict[str, _Texts] = {}
@@ -177,7 +177,7 @@ class Written:
         """Go on with the files of before, and remove those of sandboxes that are gone."""
         with suppress(FileNotFoundError):
             for place in self._root.iterdir():
-                if self._directory.owner(place.name):
+                if self.directory.owner(place.name):
                     self._texts[place.name] = self._now(place.name)
                 else:
                     rmtree(place, ignore_errors=True)
@@ -202,14 +202,14 @@ class Written:
                 raise IsthmusError(f"cannot write the files of {netns} in {place}: {error.strerror}") from error
             self._texts[netns] = now
         resolv_conf, hosts, hostname = (str(place / name) for name in _NAMES)
-        return Files("" if self._directory.dns(netns).off else resolv_conf, hosts, hostname)
+        return Files("" if self.directory.dns(netns).off else resolv_conf, hosts, hostname)
 
     def renew(self, netns: str) -> None:
         """Have the files of *netns*, if there are any, say what is so now; where the sandbox is gone, have none."""
         before, place = self._texts.pop(netns, None), self._root / netns
         if before is None:
             return
-        if self._directory.owner(netns) is None:
+        if self.directory.owner(netns) is None:
             rmtree(place, ignore_errors=True)
             return
         now = self._texts[netns] = self._now(netns)
@@ -226,7 +226,7 @@ class Written:
 
     def _now(self, netns: str) -> "_Texts":
         """What is to be in the files now."""
-        directory, owner = self._directory, self._directory.owner(netns)
+        directory, owner = self.directory, self.directory.owner(netns)
         host = ""
         with suppress(OSError):
             host = self._host_file.read_text(encoding="utf-8", errors="replace")

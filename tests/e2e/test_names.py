@@ -1,5 +1,6 @@
 """Names in sandboxes: what a program there finds, whom the daemon asks, and what becomes of it as things change."""
 
+import json
 import os
 import signal
 import socket
@@ -355,6 +356,27 @@ def test_the_host_asks_at_an_address_that_it_chose(world: World) -> None:
         status, said = host.fails()
         assert status == 1
         assert "cannot serve names at 127.0.0.153, port 53: Address already in use" in said
+
+
+def test_the_host_asks_the_daemon_itself(box: Host) -> None:
+    """No stub and no setting is needed for that; a name is shown with its network, as it may be on several."""
+    for number, name in enumerate(("front", "back"), 5):
+        box.network(name, f"--ipv6 --subnet 10.{number}.0.0/24 --subnet fd00:{number}::/64")
+    box.isthmus("sandbox create web --network front --network-alias www")
+    box.isthmus("sandbox create db --network back --network-alias '*.db'")
+    for name in ("web.front", "WWW.front.", "web.front.isthmus"):
+        assert box.isthmus(f"dns {name}") == "10.5.0.2\nfd00:5::2"
+    assert box.isthmus("dns any.db.back").startswith("10.6.0.2")
+    assert "no such name: web.back" in box.refused("dns web.back")
+    assert "no such name: web" in box.refused("dns web")
+    rows = [line.split() for line in box.isthmus("dns").splitlines()]
+    assert rows[0] == ["NAME", "NETWORK", "ADDRESSES"]
+    assert ["web", "front", "10.5.0.2,", "fd00:5::2"] in rows
+    assert ["*.db", "back", "10.6.0.2,", "fd00:6::2"] in rows
+    (known,) = [one for one in map(json.loads, box.isthmus("dns --format json").splitlines()) if one["Name"] == "www"]
+    assert known == {"Name": "www", "Network": "front", "Addresses": "10.5.0.2, fd00:5::2"}
+    box.isthmus("sandbox rm web")
+    assert "no such name" in box.refused("dns web.front")
 
 
 def test_files_that_cannot_be_written_are_told_of(box: Host) -> None:

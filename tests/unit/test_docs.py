@@ -24,7 +24,20 @@ ROOTS = frozenset(("etc", "lib", "proc", "run", "sys", "usr", "var"))
 """Where an absolute path may begin: what there is on every machine, and not on the one that the page was written on."""
 
 ENDPOINTS = frozenset(
-    ("_ping", "containers", "events", "info", "links", "nat", "networks", "sandboxes", "sbin", "session", "version")
+    (
+        "_ping",
+        "containers",
+        "events",
+        "info",
+        "links",
+        "names",
+        "nat",
+        "networks",
+        "sandboxes",
+        "sbin",
+        "session",
+        "version",
+    )
 )
 """What a path of the API begins with."""
 

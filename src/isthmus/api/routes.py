@@ -22,6 +22,7 @@ from isthmus.api import body, filters, translate
 from isthmus.api.about import NEWEST, OLDEST, About, dotted
 from isthmus.api.events import Events, Listener
 from isthmus.api.message import Request, Response, Version, answer, refusal
+from isthmus.dns.lookup import HOST_DOMAIN
 from isthmus.engine import Engine
 from isthmus.errors import (
     Busy,
@@ -514,6 +515,20 @@ async def _remove_link(api: Api, request: Request) -> Response:
     return await _change(api, request, lambda engine: engine.remove_link(name, link), lambda _: Response(204))
 
 
+async def _names(api: Api, _request: Request) -> Response:
+    return answer(200, translate.names(api.written.directory.all_names()))
+
+
+async def _name(api: Api, request: Request) -> Response:
+    """What a name stands for: NAME.NETWORK, with or without `.isthmus` behind it."""
+    (name,) = request.names
+    asked = name.lower().removesuffix(".").removesuffix(f".{HOST_DOMAIN}")
+    found = api.written.directory.find_on_host(asked)
+    if found is None:
+        raise NotFound(f"no such name: {name}; ask for NAME.NETWORK, of which `isthmus dns` shows all")
+    return answer(200, {"Name": f"{asked}.{HOST_DOMAIN}", "Addresses": list(map(str, found))})
+
+
 async def _nat(api: Api, _request: Request) -> Response:
     return answer(200, translate.nat(await api.call(lambda engine: engine.nat())))
 
@@ -568,6 +583,8 @@ ROUTES = (
     Route("POST", "/sandboxes/{name}/links", _add_link),
     Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),
     Route("GET", "/nat", _nat),
+    Route("GET", "/names", _names),
+    Route("GET", "/names/{name}", _name),
 )
 """What we do; the first line that fits is taken."""
 

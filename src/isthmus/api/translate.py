@@ -653,6 +653,13 @@ def link(view: LinkView) -> Shape:
     }
 
 
+def names(known: Iterable[tuple[str, str, Iterable[IPAddress]]]) -> list[Shape]:
+    """`GET /names`: every name, with its network and its addresses."""
+    return [
+        {"Name": name, "Network": network, "Addresses": list(map(str, addresses))} for name, network, addresses in known
+    ]
+
+
 def nat(rules: Iterable[NatRule]) -> Shape:
     """`GET /nat`: the rules by chain, in iptables' columns; a chain's own counts are the sums of its rules'."""
     chains: dict[str, list[NatRule]] = {}

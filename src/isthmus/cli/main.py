@@ -19,6 +19,7 @@ _GROUPS = {
 }
 _COMMANDS = {
     "daemon": "Run the daemon (its flags: isthmus daemon --help)",
+    "dns": "Show what a sandbox's name stands for, or all names",
     "events": "Show what happens, as it happens",
     "info": "Show facts about the daemon and its machine",
     "nat": "Show the NAT rules with their counters",
@@ -122,6 +123,10 @@ def _table(items: Iterable[tuple[str, str]]) -> list[str]:
 def _single(name: str) -> Command | None:
     """Give the command of this name that belongs to no group."""
     match name:
+        case "dns":
+            from isthmus.cli import dns
+
+            return dns.COMMAND
         case "nat":
             from isthmus.cli import nat
 

@@ -320,11 +320,24 @@ class Directory:
         name = query.name.removesuffix(f".{HOST_DOMAIN}")
         if query.klass != IN or (name == query.name and name != HOST_DOMAIN):
             return (answer(query, rcode=REFUSED),)
+        found = self.find_on_host(name)
+        if found is not None:
+            return told(query, found, limit)
+        return (answer(query, rcode=NOERROR if name == HOST_DOMAIN else NXDOMAIN),)
+
+    def find_on_host(self, name: str) -> tuple[IPAddress, ...] | None:
+        """The addresses that *name* (NAME.NETWORK, in lower case) stands for; None if it is nobody's."""
         for zone in self._zones.values():
             inner = name.removesuffix(f".{zone.network.name.lower()}")
             if inner != name and (found := zone.find(inner)) is not None:
-                return told(query, found, limit)
-        return (answer(query, rcode=NOERROR if name == HOST_DOMAIN else NXDOMAIN),)
+                return found
+        return None
+
+    def all_names(self) -> Iterator[tuple[str, str, tuple[IPAddress, ...]]]:
+        """Every name, the network where it is known, and what it stands for; by network, then by name."""
+        for zone in sorted(self._zones.values(), key=lambda zone: zone.network.name):
+            for name in sorted(zone.names):
+                yield name, zone.network.name, tuple(one for found in zone.names[name].values() for one in found)
 
     def _stays_here(self, netns: str, query: Query) -> bool:
         """Whether a name of one word is nobody's: where the user set `ndots`, it is to be tried with a domain first."""
