@@ -67,7 +67,7 @@ from isthmus.model import (
 )
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
-from isthmus.options import Options, Probe, check_interface
+from isthmus.options import RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS, gateway_endpoint
@@ -203,6 +203,8 @@ class Decisions:
         driver = _driver(network.driver)
         options = _merged(network.options, request.options, request.gone_options)
         for key in sorted({key for key, _ in {*options} ^ {*network.options}} - driver.changeable):
+            if key.startswith(RECORD):
+                continue
             known = ", ".join(sorted(driver.changeable)) or "none"
             hint = f"of a {network.driver} network that exists, these options can be changed: {known}"
             raise InvalidOption(key, dict(options).get(key, ""), hint)

@@ -43,6 +43,9 @@ class Callers:
 PUBLISH = "isthmus.publish"
 """The option that says for whom ports are published: `open`, `localhost`, `from CIDR,...` or `on INTERFACE,...`."""
 
+RECORD = "isthmus.record."
+"""What the options begin with that give a name, which follows, addresses of your own, with commas between."""
+
 MTU = "com.docker.network.driver.mtu"
 PREFIX = "com.docker.network.container_iface_prefix"
 """How interfaces in sandboxes are named, without their number."""
@@ -50,6 +53,8 @@ PREFIX = "com.docker.network.container_iface_prefix"
 MIN_IPV6_MTU = 1280
 """The least that a link with IPv6 must carry, in bytes (RFC 8200, section 5)."""
 
+_NAME = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_][a-z0-9_-]{0,62})*")
+_LONGEST_NAME = 253
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _E = TypeVar("_E", bound=Enum)
@@ -162,10 +167,36 @@ class Options:
         return Callers(sources=(*four, *six))
 
     def only(self, prefix: str, known: frozenset[str]) -> None:
-        """Refuse keys that begin with *prefix* and are none of *known*: those are ours, so it is a slip of the pen."""
+        """Refuse keys that begin with *prefix* and are none of *known*: those are ours, so it is a slip of the pen.
+
+        Every network may have records besides.
+        """
+        records_of(self._values)
         for key, value in self._values.items():
-            if key.startswith(prefix) and key not in known:
-                raise InvalidOption(key, value, f"there is no such option; there are {', '.join(sorted(known))}")
+            if key.startswith(prefix) and key not in known and not key.startswith(RECORD):
+                there = ", ".join(sorted({*known, f"{RECORD}NAME"}))
+                raise InvalidOption(key, value, f"there is no such option; there are {there}")
+
+
+def records_of(values: Mapping[str, str]) -> dict[str, tuple[IPAddress, ...]]:
+    """The names, in lower case, that a network's options *values* give addresses; `*.` in front means all below.
+
+    Raises:
+        InvalidOption: a name or an address is none.
+    """
+    found = {}
+    for key, value in values.items():
+        if not key.startswith(RECORD):
+            continue
+        name = key.removeprefix(RECORD).lower()
+        if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+            raise InvalidOption(key, value, "a name has labels of letters, digits, - and _, with dots between")
+        try:
+            found[name] = tuple(dict.fromkeys(ip_address(one.strip()) for one in value.split(",")))
+        except ValueError:
+            hint = "it must be one or more addresses with commas between, such as 10.5.0.77 or 10.5.0.77,fd00::77"
+            raise InvalidOption(key, value, hint) from None
+    return found
 
 
 def nanoseconds(text: str) -> int:

@@ -358,6 +358,24 @@ def test_the_host_asks_at_an_address_that_it_chose(world: World) -> None:
         assert "cannot serve names at 127.0.0.153, port 53: Address already in use" in said
 
 
+def test_a_network_gets_and_loses_records_while_it_is_in_use(box: Host) -> None:
+    """For what stands on the LAN, or is to be found by another name; asked for by a real program."""
+    box.network("front", "--subnet 10.5.0.0/24 --record printer=10.5.0.77")
+    web = box.sandbox("web", "--network front")
+    assert resolves(box, "web", "printer").split()[0] == "10.5.0.77"
+    box.isthmus("network update front --record printer=10.5.0.78 --record printer=10.5.0.79 --record '*.apps=10.5.0.9'")
+    assert found(web, "printer") == ["10.5.0.78", "10.5.0.79"]
+    assert found(web, "any.apps.front") == ["10.5.0.9"]
+    assert found(web, "78.0.5.10.in-addr.arpa", "PTR") == ["printer.front."]
+    assert box.isthmus("dns printer.front") == "10.5.0.78\n10.5.0.79"
+    assert "isthmus.record.printer" in box.refused("network update front --record printer=nowhere")
+    assert found(web, "printer") == ["10.5.0.78", "10.5.0.79"]
+    box.restart()
+    assert found(web, "printer") == ["10.5.0.78", "10.5.0.79"]
+    box.isthmus("network update front --record-rm printer")
+    assert "no such name" in box.refused("dns printer.front")
+
+
 def test_the_host_asks_the_daemon_itself(box: Host) -> None:
     """No stub and no setting is needed for that; a name is shown with its network, as it may be on several."""
     for number, name in enumerate(("front", "back"), 5):

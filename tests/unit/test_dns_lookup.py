@@ -10,7 +10,7 @@ import pytest
 from isthmus.addresses import Subnet
 from isthmus.dns.lookup import Directory
 from isthmus.dns.message import PLAIN, WHOLE, parse_query
-from isthmus.model import HOST_GATEWAY, Dns, Record
+from isthmus.model import HOST_GATEWAY, Dns, Record, pairs
 from tests.worlds import endpoint, network, sandbox
 
 FRONT, BACK = network("front", number=1), network("back", number=2)
@@ -55,6 +55,32 @@ def passed_on(directory: Directory, name: str, kind: str = "A", netns: str = "we
 def test_a_name_is_known_to_those_on_its_network() -> None:
     """It is what container networks are for."""
     assert found(known(WEB_FRONT, DB_FRONT), "db") == ["10.1.0.3"]
+
+
+def test_a_network_has_records_of_its_own() -> None:
+    """Who stands there finds them, nobody else does, and they go when the network says so."""
+    options = {"isthmus.record.printer": "10.1.0.77,fd01::77", "isthmus.record.*.Apps": "10.1.0.9"}
+    directory = known(WEB_FRONT, DB_BACK)
+    directory.learn([replace(FRONT, options=pairs(options))])
+    assert found(directory, "printer") == found(directory, "printer.front") == ["10.1.0.77", "fd01::77"]
+    assert found(directory, "a.b.apps") == ["10.1.0.9"]
+    assert found(directory, "apps") is None
+    assert found(directory, "printer", "db") is found(directory, "printer.front", "db") is None
+    assert directory.name_of("web", ip_address("fd01::77")) == "printer.front"
+    assert directory.name_of("web", ip_address("10.1.0.9")) is directory.name_of("db", ip_address("fd01::77")) is None
+    assert directory.find_on_host("printer.front") == (ip_address("10.1.0.77"), ip_address("fd01::77"))
+    assert ("*.apps", "front", (ip_address("10.1.0.9"),)) in set(directory.all_names())
+    directory.learn([FRONT])
+    assert found(directory, "printer") is None
+
+
+def test_who_bears_a_name_himself_comes_before_a_record_of_it() -> None:
+    """A record cannot turn away what is meant for a sandbox."""
+    directory = known(WEB_FRONT, DB_FRONT)
+    directory.learn([replace(FRONT, options=pairs({"isthmus.record.db": "192.0.2.9"}))])
+    assert found(directory, "db") == ["10.1.0.3"]
+    directory.learn((), [DB_FRONT])
+    assert found(directory, "db") == ["192.0.2.9"]
 
 
 def test_a_name_of_another_network_is_not_known() -> None:

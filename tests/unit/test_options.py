@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from isthmus.errors import InvalidOption
-from isthmus.options import PUBLISH, Callers, Options
+from isthmus.options import PUBLISH, RECORD, Callers, Options, records_of
 
 
 def callers(text: str) -> Callers | None:
@@ -43,3 +43,15 @@ def test_what_cannot_be_meant_is_refused(text: str) -> None:
     """With the key."""
     with pytest.raises(InvalidOption, match=r"isthmus\.publish value: "):
         callers(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("", "10.0.0.1"), ("a b", "10.0.0.1"), ("a..b", "10.0.0.1"), ("*", "10.0.0.1"), ("a.*", "10.0.0.1"), ("-a", "::1")]
+    + [("www", text) for text in ("", "web", "10.0.0.1,", "10.0.0.0/24")]
+    + [(".".join(["a" * 63] * 4), "10.0.0.1")],
+)
+def test_a_record_that_cannot_be_is_refused(name: str, value: str) -> None:
+    """Before anything is done, with its key."""
+    with pytest.raises(InvalidOption, match=r"isthmus\.record\."):
+        records_of({RECORD + name: value})

@@ -86,6 +86,10 @@ def _options(arguments: Arguments) -> dict[str, str]:
     for word, values in callers.items():
         if values:
             options["isthmus.publish"] = f"{word} {','.join(values)}"
+    for text_ in arguments.texts("record"):
+        name, _, address = text_.partition("=")
+        key = f"isthmus.record.{name.lower()}"
+        options[key] = f"{options[key]},{address}" if key in options else address
     return options
 
 
@@ -255,7 +259,10 @@ def _update(arguments: Arguments) -> int:
         "IPRanges": arguments.texts("ip-range"),
         "AuxiliaryAddresses": mapping(arguments.texts("aux-address")),
         "RemoveLabels": arguments.texts("label-rm"),
-        "RemoveOptions": arguments.texts("opt-rm"),
+        "RemoveOptions": [
+            *arguments.texts("opt-rm"),
+            *(f"isthmus.record.{name.lower()}" for name in arguments.texts("record-rm")),
+        ],
         "RemoveAuxiliaryAddresses": arguments.texts("aux-address-rm"),
     }
     name = quote(arguments.words[0])
@@ -268,9 +275,10 @@ def _disconnect(arguments: Arguments) -> int:
     return print_done(arguments.client().post(f"/networks/{quote(network)}/disconnect", body, dry_run_query(arguments)))
 
 
-_CALLERS = (
+_OWN = (
     Flag("publish-from", "Whose addresses may use published ports (default all)", Kind.CSV, value="cidr"),
     Flag("publish-on", "By which of the host's interfaces who uses published ports comes", Kind.CSV, value="interface"),
+    Flag("record", "Name with an address of your own; one name may have several", Kind.LIST, value="name=address"),
 )
 
 _FINDINGS = Fields(
@@ -322,7 +330,7 @@ COMMANDS = (
             Flag("ipv6", "IPv6 addresses", Kind.SWITCH),
             Flag("label", "Label, with or without a value", Kind.LIST, value="key=value", check=check_label),
             Flag("opt", "Option of the driver", Kind.LIST, "o", "key=value"),
-            *_CALLERS,
+            *_OWN,
             Flag("scope", "local, global or swarm"),
             Flag("subnet", "Subnet; 0.0.0.0/24 is any one of this size", Kind.CSV, value="cidr"),
             DRY_RUN,
@@ -370,7 +378,8 @@ COMMANDS = (
             Flag("mtu", "MTU of its interfaces", value="bytes"),
             Flag("opt", "Option of the driver", Kind.LIST, "o", "key=value"),
             Flag("opt-rm", "Option of the driver that shall go", Kind.LIST, value="key"),
-            *_CALLERS,
+            *_OWN,
+            Flag("record-rm", "Name that shall have no address of your own any more", Kind.LIST, value="name"),
             DRY_RUN,
         ),
         1,

@@ -28,6 +28,7 @@ from isthmus.dns.message import (
 )
 from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Record, Sandbox
 from isthmus.naming import dns_names
+from isthmus.options import records_of
 
 TTL = 600
 """For how many seconds an answer of ours is good, as in Docker."""
@@ -41,19 +42,43 @@ _ARPA4, _ARPA6 = ".in-addr.arpa", ".ip6.arpa"
 
 @dataclass(slots=True)
 class _Zone:
-    """The names of one network; by each, the addresses of the endpoints (their IDs) that bear it."""
+    """The names of one network; by each, the addresses of the endpoints (their IDs) that bear it.
+
+    A name that no endpoint bears may be in the network's own *records*.
+    """
 
     network: Network
+    records: dict[str, tuple[IPAddress, ...]] = field(default_factory=dict)
     names: dict[str, dict[str, tuple[IPAddress, ...]]] = field(default_factory=dict)
     pointers: dict[IPAddress, str] = field(default_factory=dict)
     wildcards: int = 0
 
     def find(self, name: str) -> tuple[IPAddress, ...] | None:
         held = self.names.get(name)
-        if held is None and self.wildcards:
-            parents = (name[at + 1 :] for at, letter in enumerate(name) if letter == "." and at)
-            held = next((one for parent in parents if (one := self.names.get(f"*.{parent}")) is not None), None)
+        if held is None and name in self.records:
+            return self.records[name]
+        if held is None and (self.wildcards or self.records):
+            for at in (at for at, letter in enumerate(name) if letter == "." and at):
+                parent = f"*{name[at:]}"
+                held = self.names.get(parent)
+                if held is not None:
+                    break
+                if parent in self.records:
+                    return self.records[parent]
         return None if held is None else tuple(address for addresses in held.values() for address in addresses)
+
+    def pointer(self, address: IPAddress) -> str | None:
+        """The name of who has *address*, with the network's behind it."""
+        if address in self.pointers or not self.records:
+            return self.pointers.get(address)
+        names = (name for name, addresses in self.records.items() if address in addresses and name[0] != "*")
+        name = next(names, None)
+        return f"{name}.{self.network.name}" if name else None
+
+    def learn(self, network: Network) -> None:
+        """Know what *network* is now."""
+        self.network = network
+        self.records = {} if network.config_only or network.predefined else records_of(dict(network.options))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +148,7 @@ class Directory:
         return touched
 
     def _put_network(self, network: Network) -> None:
-        zone = self._zones.get(network.id)
-        if zone is None:
-            self._zones[network.id] = _Zone(network)
-        else:
-            zone.network = network
+        self._zones.setdefault(network.id, _Zone(network)).learn(network)
         self._ways.clear()
         self._hosts.clear()
         self.version += 1
@@ -296,7 +317,7 @@ class Directory:
 
     def name_of(self, netns: str, address: IPAddress) -> str | None:
         """The name of who has *address* on one of the networks there."""
-        return next((name for way in self._ways_of(netns) if (name := way.zone.pointers.get(address))), None)
+        return next((name for way in self._ways_of(netns) if (name := way.zone.pointer(address))), None)
 
     def answers(self, netns: str, query: Query, limit: int) -> tuple[bytes, ...] | None:
         """What to answer by turns; None if upstream is to be asked."""
@@ -314,7 +335,7 @@ class Directory:
     def answers_on_host(self, query: Query, limit: int) -> tuple[bytes, ...]:
         """What to answer the host itself by turns: it asks for NAME.NETWORK.isthmus, and for nothing else."""
         if query.type == PTR and (address := address_of(query.name)):
-            names = (name for zone in self._zones.values() if (name := zone.pointers.get(address)))
+            names = (name for zone in self._zones.values() if (name := zone.pointer(address)))
             encoded = encode_name(f"{next(names, '')}.{HOST_DOMAIN}")
             return (answer(query, [record(PTR, TTL, encoded)]) if encoded else answer(query, rcode=NXDOMAIN),)
         name = query.name.removesuffix(f".{HOST_DOMAIN}")
@@ -336,8 +357,8 @@ class Directory:
     def all_names(self) -> Iterator[tuple[str, str, tuple[IPAddress, ...]]]:
         """Every name, the network where it is known, and what it stands for; by network, then by name."""
         for zone in sorted(self._zones.values(), key=lambda zone: zone.network.name):
-            for name in sorted(zone.names):
-                yield name, zone.network.name, tuple(one for found in zone.names[name].values() for one in found)
+            for name in sorted({*zone.names, *zone.records}):
+                yield name, zone.network.name, zone.find(name) or ()
 
     def _stays_here(self, netns: str, query: Query) -> bool:
         """Whether a name of one word is nobody's: where the user set `ndots`, it is to be tried with a domain first."""
