@@ -54,18 +54,17 @@ class _Zone:
     wildcards: int = 0
 
     def find(self, name: str) -> tuple[IPAddress, ...] | None:
-        held = self.names.get(name)
-        if held is None and name in self.records:
-            return self.records[name]
-        if held is None and (self.wildcards or self.records):
-            for at in (at for at, letter in enumerate(name) if letter == "." and at):
-                parent = f"*{name[at:]}"
-                held = self.names.get(parent)
-                if held is not None:
-                    break
-                if parent in self.records:
-                    return self.records[parent]
-        return None if held is None else tuple(address for addresses in held.values() for address in addresses)
+        for one in (name, *self._above(name)) if self.wildcards or self.records else (name,):
+            if (held := self.names.get(one)) is not None:
+                return tuple(address for addresses in held.values() for address in addresses)
+            if one in self.records:
+                return self.records[one]
+        return None
+
+    @staticmethod
+    def _above(name: str) -> Iterator[str]:
+        """The wildcards that *name* falls under, the closest first."""
+        return (f"*{name[at:]}" for at, letter in enumerate(name) if letter == "." and at)
 
     def pointer(self, address: IPAddress) -> str | None:
         """The name of who has *address*, with the network's behind it."""
