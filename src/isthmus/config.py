@@ -33,7 +33,7 @@ from isthmus.addresses import DEFAULT_POOLS, IPNetwork, Pool, SubnetRequest, par
 from isthmus.errors import InvalidOption, InvalidRequest, InvalidSubnet
 from isthmus.model import IPAddress, IPInterface, Pairs, pairs
 from isthmus.naming import DEFAULT_BRIDGE
-from isthmus.options import Options, check_interface, span
+from isthmus.options import PUBLISH, Options, callers_of, check_interface, span
 from isthmus.rules import LEASE, DefaultBridge
 
 CONFIG_FILE = "/etc/isthmus/daemon.json"
@@ -124,6 +124,7 @@ class Settings:
     default_gateway_v6: IPv6Address | None
     mtu: int | None
     ip: IPv4Address
+    publish: str
     icc: bool
     ipv6: bool
     iptables: bool
@@ -168,6 +169,7 @@ KEYS = (
     Key("default-gateway-v6", Kind.TEXT, "IPv6 router of the default network, if that is not the bridge"),
     Key("mtu", Kind.NUMBER, "MTU of the default network (default that of the host's way out)"),
     Key("ip", Kind.TEXT, "host address for published ports of the default network (default 0.0.0.0)"),
+    Key("publish", Kind.TEXT, "who may use its published ports: open, localhost, from CIDR,... or on INTERFACE,..."),
     Key("icc", Kind.SWITCH, "let members of the default network reach each other (default true)"),
     Key("ipv6", Kind.SWITCH, "IPv6 on the default network"),
     Key("iptables", Kind.SWITCH, "make firewall rules for IPv4 (default true)"),
@@ -293,6 +295,8 @@ def default_network(settings: Settings, addresses: Iterable[IPInterface] = ()) -
         f"{_BRIDGE_OPTION}.host_binding_ipv4": str(settings.ip),
         f"{_BRIDGE_OPTION}.name": settings.bridge or DEFAULT_BRIDGE,
     }
+    if settings.publish:
+        options[PUBLISH] = settings.publish
     if settings.mtu:
         options["com.docker.network.driver.mtu"] = str(settings.mtu)
     keys = [_Family(4, settings.bip, settings.fixed_cidr, settings.default_gateway)]
@@ -386,6 +390,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         default_gateway_v6=read.parsed("default-gateway-v6", _address6),
         mtu=read.number("mtu", 68, 65535),
         ip=read.parsed("ip", _address4) or IPv4Address(0),
+        publish=read.parsed("publish", _callers) or "",
         icc=read.switch("icc", default=True),
         ipv6=read.switch("ipv6", default=False),
         iptables=iptables,
@@ -707,6 +712,11 @@ def _stub(key: str, text: str) -> tuple[str, int]:
     if not found or not 0 < int(port or 53) < 2**16:
         raise InvalidOption(key, text, "it must be an address, with a port if need be, such as 127.0.0.153:53")
     return str(_address(key, address)), int(port or 53)
+
+
+def _callers(key: str, text: str) -> str:
+    callers_of(key, text)
+    return text
 
 
 def _domain(key: str, text: str) -> str:

@@ -148,23 +148,7 @@ class Options:
 
     def callers(self) -> Callers | None:
         """Who may use published ports; None if all may."""
-        value = self.text(PUBLISH, "open")
-        word, *rest = value.replace(",", " ").split() or [""]
-        if word in {"open", "localhost"} and not rest:
-            return None if word == "open" else Callers()
-        if word == "on" and rest:
-            for name in rest:
-                check_interface(PUBLISH, name)
-            return Callers(entrances=tuple(dict.fromkeys(rest)))
-        if word != "from" or not rest:
-            raise InvalidOption(PUBLISH, value, "it must be open, localhost, from CIDR[,CIDR...] or on INTERFACE[,...]")
-        try:
-            sources = [ip_network(one) for one in rest]
-        except ValueError as error:
-            raise InvalidOption(PUBLISH, value, f"{error}; write addresses as 192.0.2.0/24 or 2001:db8::/32") from None
-        four = collapse_addresses(one for one in sources if one.version == 4)
-        six = collapse_addresses(one for one in sources if one.version == 6)
-        return Callers(sources=(*four, *six))
+        return callers_of(PUBLISH, self.text(PUBLISH, "open"))
 
     def only(self, prefix: str, known: frozenset[str]) -> None:
         """Refuse keys that begin with *prefix* and are none of *known*: those are ours, so it is a slip of the pen.
@@ -176,6 +160,26 @@ class Options:
             if key.startswith(prefix) and key not in known and not key.startswith(RECORD):
                 there = ", ".join(sorted({*known, f"{RECORD}NAME"}))
                 raise InvalidOption(key, value, f"there is no such option; there are {there}")
+
+
+def callers_of(key: str, text: str) -> Callers | None:
+    """Whom *text* lets use published ports, None for all; `InvalidOption`, with *key*, if it says no such thing."""
+    word, *rest = text.replace(",", " ").split() or [""]
+    if word in {"open", "localhost"} and not rest:
+        return None if word == "open" else Callers()
+    if word == "on" and rest:
+        for name in rest:
+            check_interface(key, name)
+        return Callers(entrances=tuple(dict.fromkeys(rest)))
+    if word != "from" or not rest:
+        raise InvalidOption(key, text, "it must be open, localhost, from CIDR[,CIDR...] or on INTERFACE[,...]")
+    try:
+        sources = [ip_network(one) for one in rest]
+    except ValueError as error:
+        raise InvalidOption(key, text, f"{error}; write addresses as 192.0.2.0/24 or 2001:db8::/32") from None
+    four = collapse_addresses(one for one in sources if one.version == 4)
+    six = collapse_addresses(one for one in sources if one.version == 6)
+    return Callers(sources=(*four, *six))
 
 
 def records_of(values: Mapping[str, str]) -> dict[str, tuple[IPAddress, ...]]:

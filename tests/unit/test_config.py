@@ -176,6 +176,12 @@ def test_flags_and_file_complete_each_other() -> None:
     assert (settings.ip, settings.mtu) == (IPv4Address("127.0.0.1"), 1400)
 
 
+def test_who_may_call_the_ports_of_the_default_network() -> None:
+    """It is an option of that network, as any other network has it."""
+    made = bridge(from_file(publish="from 192.0.2.0/24"))
+    assert dict(made.options)["isthmus.publish"] == "from 192.0.2.0/24"
+
+
 def test_a_key_in_both_places_is_a_conflict() -> None:
     """Docker's words, which people search for; the name is the file's."""
     with pytest.raises(InvalidRequest) as error:
@@ -265,6 +271,8 @@ BAD = [
     ("mtu", True),
     ("mtu", 1500.5),
     ("ip", "::1"),
+    ("publish", "everybody"),
+    ("publish", "from 10.0.0.1/8"),
     ("icc", "false"),
     ("icc", 0),
     ("bridge", "a/b"),
