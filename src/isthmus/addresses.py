@@ -240,6 +240,20 @@ def _means_any(cidr: IPNetwork) -> bool:
     return cidr.network_address.is_unspecified
 
 
+def written(first: IPAddress, last: IPAddress) -> str:
+    """All addresses from *first* to *last*: as a prefix if they are one, else with a dash between both.
+
+    >>> written(IPv4Address("10.0.0.0"), IPv4Address("10.0.0.255"))
+    '10.0.0.0/24'
+    >>> written(IPv4Address("10.0.0.1"), IPv4Address("10.0.0.2"))
+    '10.0.0.1-10.0.0.2'
+    """
+    low, differing = int(first), int(first) ^ int(last)
+    if differing & (differing + 1) or low & differing:
+        return f"{first}-{last}"
+    return f"{first}/{first.max_prefixlen - differing.bit_length()}"
+
+
 def _ends(cidr: IPNetwork) -> tuple[IPAddress, ...]:
     """List the addresses at the ends of *cidr* that no interface may have.
 

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import uvloop
 
-from isthmus import config, logs
+from isthmus import config, firewall, logs
 from isthmus.addresses import ula_pool
 from isthmus.api.about import About, this_machine
 from isthmus.api.events import Events
@@ -39,10 +39,13 @@ from isthmus.dns.lookup import Directory
 from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
-from isthmus.kernel import Appeared, News, Overrun, namespaces
+from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, namespaces
 from isthmus.kernel.linux import LinuxKernel
+from isthmus.kernel.nflog import PacketLog
+from isthmus.kernel.timed import Timed
 from isthmus.kernel.watch import Watch
 from isthmus.lan import Lan
+from isthmus.learning import Learning
 from isthmus.model import HOST, Dns, Record
 from isthmus.names import Names
 from isthmus.plan import NOTHING, Plan
@@ -236,7 +239,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         except ExceptionGroup as refusals:
             mender.try_again((Overrun(),), refusals)
             plan = NOTHING
-        names.start(settings.dns_stub)
+        held.callback(_start(names, settings))
         log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
         # What is there now stays; it need not be looked through again and again for what is not needed.
         gc.collect()
@@ -270,7 +273,26 @@ def _names(settings: Settings) -> Names:
     exec_root = Path(settings.exec_root)
     defaults = Dns(settings.dns, settings.dns_opts, settings.dns_search)
     directory = Directory(settings.host_gateway_ips, defaults)
-    return Names(directory, lambda name: namespaces.entered(str(exec_root / "netns" / name)), exec_root)
+    learning = Learning(directory, Timed(), time.monotonic)
+    return Names(directory, lambda name: namespaces.entered(str(exec_root / "netns" / name)), exec_root, learning)
+
+
+def _start(names: Names, settings: Settings) -> Callable[[], None]:
+    """Serve *names*, and tell what egress policies stop; return what ends the latter."""
+    names.start(settings.dns_stub)
+    try:
+        heard = PacketLog(firewall.EGRESS_LOG)
+    except OSError as error:
+        log.warning("what egress policies drop is not told here: netfilter's log cannot be had: %s", error.strerror)
+        return lambda: None
+    loop = asyncio.get_running_loop()
+    loop.add_reader(heard, lambda: names.judged(heard.read()))
+
+    def end() -> None:
+        loop.remove_reader(heard)
+        heard.close()
+
+    return end
 
 
 def _build(
@@ -360,8 +382,13 @@ class Mender:
                         log.warning("put back what others had taken: %d operations", len(plan))
                         self._lan.look()
                 for one in news:
-                    if isinstance(one, Appeared):
-                        self._lan.appeared(one.name)
+                    match one:
+                        case Appeared():
+                            self._lan.appeared(one.name)
+                        case FirewallTouched() | Overrun():
+                            self._names.teach_again()
+                        case _:
+                            pass
         finally:
             self._task = None
 

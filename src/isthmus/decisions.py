@@ -34,6 +34,7 @@ from isthmus.addresses import (
 )
 from isthmus.drivers import BUILTIN, Driver
 from isthmus.drivers.traits import Traits
+from isthmus.egress import EGRESS, egress_of
 from isthmus.errors import (
     AddressElsewhere,
     AddressInUse,
@@ -400,6 +401,7 @@ class Decisions:
         """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
         driver = _driver(network.driver)
         _check_sysctls(request.options)
+        _check_egress(user, network, driver.traits(network), request.options)
         demanded = _demanded(request)
         if network.predefined and demanded:
             raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
@@ -912,6 +914,20 @@ def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None
     for conflict, sentence in words.items():
         if conflict in request.conflicts:
             raise InvalidRequest(f"conflicting options: {sentence}")
+
+
+def _check_egress(user: Sandbox, network: Network, traits: Traits, options: Pairs) -> None:
+    """Refuse an egress policy where it could not be kept."""
+    text = dict(options).get(EGRESS, "")
+    policy = egress_of(text)
+    if policy is None:
+        return
+    if not traits.polices:
+        why = f"what leaves {network.name} does not pass by the host's rules; use a bridge network with a gateway"
+        raise InvalidOption(EGRESS, text, why)
+    if policy.named and (network.predefined or user.dns.off):
+        who = f"{user.name} has no resolver" if user.dns.off else f"on the network {network.name} none are told"
+        raise InvalidOption(EGRESS, text, f"names become known as the resolver tells them, and {who}: give addresses")
 
 
 def _check_sysctls(options: Pairs) -> None:

@@ -633,7 +633,12 @@ class Engine:
         return host
 
     def _sandbox(self, netns: str) -> Area:
-        return render.sandbox(self._state, netns, self._seen, self._waiting.keys(), self._rules.firewall)
+        area = render.sandbox(self._state, netns, self._seen, self._waiting.keys(), self._rules.firewall)
+        policed = self._state.policed()
+        # With the first who has an egress policy come the chains for it, and they go with the last.
+        if policed and all(self._state.sandboxes[one.sandbox].netns == netns for one in policed):
+            area |= self._host()
+        return area
 
     def _ports(self, user: Sandbox, bindings: Iterable[Binding]) -> Area:
         places = [binding.place for binding in bindings]

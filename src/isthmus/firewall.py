@@ -17,6 +17,12 @@ How a packet goes through `forward`:
 7. What crosses from one of the host's own interfaces to another is dropped if it was us who switched forwarding on
    (`closed4`, `closed6`): a host does not become a router for strangers because it runs containers.
 
+Before all that, what comes in from a bridge of ours must fit the egress policy of who sent it (`egress`): that of its
+address on that bridge (`policed4`, `policed6`), or else that of the bridge (`policed`). What it allows is in `egress4`
+and `egress6`, as boxes of protocols, ports and addresses; what it says of names besides is in timed sets (`granted4`,
+`granted6`, `refused4`, `refused6`), filled as names are told. It is judged where packets come in, by where they were
+sent to: before a published port is translated, and whether they are for the host or for others behind it.
+
 A published port is one element of a map: its place on the host leads to an address and a port of a sandbox. The maps
 are asked about the first packet of each connection that is for an address of the host, whether it comes in
 (`prerouting`) or from the host itself (`output`). Who asks keeps his address, but where an answer would not come back
@@ -43,6 +49,8 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 
+from isthmus.addresses import written
+from isthmus.egress import Box, Egress, allowed, told
 from isthmus.model import Binding, IPAddress
 from isthmus.naming import TABLE
 from isthmus.options import Callers
@@ -126,6 +134,50 @@ def senders(port: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Ele
 _UNSPECIFIED = (IPv4Address(0), IPv6Address(0))
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Who is held to an egress *policy*: those who come in from *bridge* with one of *sources*; all, without any."""
+
+    bridge: str
+    sources: tuple[IPAddress, ...]
+    policy: Egress
+
+    def keys(self, version: int) -> Iterator[tuple[str, str]]:
+        """What the elements of its boxes for an IP *version* begin with."""
+        sources = self.sources or _UNSPECIFIED
+        yield from ((self.bridge, written(one, one)) for one in sources if one.version == version)
+
+
+def held(subject: Subject) -> Iterator[Element]:
+    """The elements by which *subject* is held to its policy, as far as that speaks of no names."""
+    end = "-dry-run" if subject.policy.dry_run else ""
+    for source in subject.sources:
+        yield element(f"policed{source.version}", (subject.bridge, str(source)), f"goto egress-own{end}")
+    if not subject.sources:
+        yield element("policed", (subject.bridge,), f"goto egress-network{end}")
+    for version in (4, 6):
+        for key in subject.keys(version):
+            yield from _boxed(f"egress{version}", key, allowed(subject.policy, version))
+
+
+def named(subject: Subject, name: str, address: IPAddress) -> Iterator[Element]:
+    """The elements, of timed sets, by which *subject* is held to what its policy says of *name* at *address*."""
+    granted, refused = told(subject.policy, name, address)
+    for key in subject.keys(address.version):
+        yield from _boxed(f"granted{address.version}", key, granted)
+        yield from _boxed(f"refused{address.version}", key, refused)
+
+
+def _boxed(name: str, key: tuple[str, str], boxes: Iterable[Box]) -> Iterator[Element]:
+    make = IPv4Address if name[-1] == "4" else IPv6Address
+    for protocols, ports, (first, last) in boxes:
+        yield element(name, (*key, _range(*protocols), _range(*ports), written(make(first), make(last))))
+
+
+def _range(first: int, last: int) -> str:
+    return str(first) if first == last else f"{first}-{last}"
+
+
 def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
     """The elements that name *bridge* as one of ours, whose frames may be *detoured* through the packet filter."""
     yield element("switched", (bridge,))
@@ -188,7 +240,13 @@ FAMILIES = ("inet", "bridge")
 """The families of which we have a table. That of bridges sees the frames between two ports of one."""
 
 _OF_BRIDGES = frozenset({"guarded", "sender", "sender4", "sender6", "known", "arriving"})
-_PROHIBITING = frozenset({"guarded", "closed4", "closed6", "enter4", "enter6", "leave4", "leave6"})
+_PROHIBITING = frozenset(
+    {
+        "guarded",
+        *("closed4", "closed6", "enter4", "enter6", "leave4", "leave6"),
+        *("policed", "policed4", "policed6", "refused4", "refused6"),
+    }
+)
 
 
 def closed(version: int, interfaces: Iterable[str]) -> Iterator[Element]:
@@ -200,6 +258,9 @@ def marked(marks: Iterable[int]) -> Iterator[Element]:
     """The elements that let packets with one of these firewall *marks* into every network."""
     return (element("marked", (str(mark),)) for mark in marks)
 
+
+_BOX4 = "type ifname . ipv4_addr . inet_proto . inet_service . ipv4_addr"
+_BOX6 = "type ifname . ipv6_addr . inet_proto . inet_service . ipv6_addr"
 
 SETS: dict[str, str] = {
     "switched": "type ifname",
@@ -213,6 +274,15 @@ SETS: dict[str, str] = {
     "enter6": "type ifname : verdict",
     "leave4": "type ifname : verdict",
     "leave6": "type ifname : verdict",
+    "policed": "type ifname : verdict",
+    "policed4": "type ifname . ipv4_addr : verdict",
+    "policed6": "type ifname . ipv6_addr : verdict",
+    "egress4": f"{_BOX4}; flags interval",
+    "egress6": f"{_BOX6}; flags interval",
+    "granted4": f"{_BOX4}; flags interval,timeout",
+    "granted6": f"{_BOX6}; flags interval,timeout",
+    "refused4": f"{_BOX4}; flags interval,timeout",
+    "refused6": f"{_BOX6}; flags interval,timeout",
     "callers4": "type ifname . ipv4_addr; flags interval",
     "callers6": "type ifname . ipv6_addr; flags interval",
     "entrances": "type ifname . ifname",
@@ -234,6 +304,9 @@ SETS: dict[str, str] = {
 }
 """Every set (and, where there is a colon, map) of our tables, by name."""
 
+LEARNED = frozenset({"granted4", "granted6", "refused4", "refused6"})
+"""Those that `named` is about."""
+
 USER_CHAIN = "user-forward"
 
 # By number, as ICMP below: without /etc/protocols, which minimal systems lack, nft knows no names.
@@ -245,7 +318,50 @@ _CALLERS = (
     "iifname . oifname @entrances",
 )
 
+
+def _judging(mask4: str, mask6: str, end: str) -> tuple[str, ...]:
+    """The rules that let through what an egress policy allows, and have all else go to *end*."""
+    lines = []
+    for family, mask, version in (("ip", mask4, 4), ("ip6", mask6, 6)):
+        # Protocols without ports have something else there; their boxes have all there could be.
+        what = f"iifname . {family} saddr{mask} . meta l4proto . th dport . {family} daddr"
+        lines += [
+            f"{what} @refused{version} goto {end}",
+            f"{what} @egress{version} accept",
+            f"{what} @granted{version} accept",
+        ]
+    return (*lines, f"goto {end}")
+
+
+_BY_NETWORK = (" & 0.0.0.0", " & ::")
+_BY_SOURCE = ("", "")
+
+EGRESS_LOG = 105
+"""The group of netfilter's log (NFLOG) in which is told what egress policies drop, or would drop."""
+
+
+def _logging(what: str) -> str:
+    return f'limit rate 20/second burst 100 packets log prefix "{what}" group {EGRESS_LOG} snaplen 96'
+
+
 CHAINS: dict[str, tuple[str, ...]] = {
+    "egress-denied": (_logging("denied"), "counter drop"),
+    "egress-rehearsed": (_logging("dry-run"), "accept"),
+    "egress-own": _judging(*_BY_SOURCE, "egress-denied"),
+    "egress-own-dry-run": _judging(*_BY_SOURCE, "egress-rehearsed"),
+    "egress-network": _judging(*_BY_NETWORK, "egress-denied"),
+    "egress-network-dry-run": _judging(*_BY_NETWORK, "egress-rehearsed"),
+    "egress": (
+        "type filter hook prerouting priority -105; policy accept;",
+        "ct state established,related accept",
+        # A frame that only passes by on its way to a neighbour (`before`).
+        "ct state untracked accept",
+        # Who listens to which group, and who is whose neighbour: without these there is no IPv6.
+        "icmpv6 type { 130, 131, 132, 133, 134, 135, 136, 137, 143 } accept",
+        "meta nfproto ipv4 iifname . ip saddr vmap @policed4",
+        "meta nfproto ipv6 iifname . ip6 saddr vmap @policed6",
+        "iifname vmap @policed",
+    ),
     "enter-nat": ("ct status dnat accept", "counter drop"),
     # ICMP and ICMPv6.
     "enter-routed": (
@@ -331,15 +447,15 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
-DETOUR, GUARD = "before", "arriving"
-"""The chains that are there only where frames between ports of a bridge meet our chains, or where who is on a bridge is
-held to what he is: others need not pay for them."""
+DETOUR, GUARD, EGRESS = "before", "arriving", "egress"
+"""The chains that are there only where frames between ports of a bridge meet our chains, where who is on a bridge is
+held to what he is, or where somebody is held to an egress policy: others need not pay for them."""
 
 
 def chains(digest: str) -> Mapping[str, Sequence[str]]:
     """The chains, with their lines, of the version of the tables that *digest* stands for."""
     optional = digest.split("-")[1:]
-    return {name: lines for name, lines in CHAINS.items() if name not in {DETOUR, GUARD} or name in optional}
+    return {name: lines for name, lines in CHAINS.items() if name not in {DETOUR, GUARD, EGRESS} or name in optional}
 
 
 def rules(chain: str) -> int:
@@ -347,12 +463,13 @@ def rules(chain: str) -> int:
     return sum(not line.startswith("type ") for line in CHAINS[chain])
 
 
-def table(*, detoured: bool, guarded: bool = False) -> Table:
+def table(*, detoured: bool, guarded: bool = False, policed: bool = False) -> Table:
     """Our tables, for a host on which frames between ports of a bridge are *detoured* through the filter, or not.
 
-    *Guarded* tells whether senders on some bridge are held to what they are.
+    *Guarded* tells whether senders on some bridge are held to what they are, *policed* whether anybody is held to an
+    egress policy.
     """
-    return Table("-".join((DIGEST, *[DETOUR] * detoured, *[GUARD] * guarded)))
+    return Table("-".join((DIGEST, *[DETOUR] * detoured, *[GUARD] * guarded, *[EGRESS] * policed)))
 
 
 def known(digest: str) -> bool:

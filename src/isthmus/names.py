@@ -20,8 +20,9 @@ from isthmus.dns.forward import PORT, HostServers, Upstream
 from isthmus.dns.lookup import Directory
 from isthmus.dns.server import ADDRESS, Point
 from isthmus.errors import IsthmusError
+from isthmus.learning import Learning
 from isthmus.model import HOST, Dns, Record
-from isthmus.views import Files
+from isthmus.views import Call, Files
 
 log = logging.getLogger("isthmus.names")
 
@@ -38,13 +39,15 @@ _OWN_ENTRIES, _OWN_OCTETS = 512, 2**19  # of what one sandbox's own servers said
 class Names:
     """Who asks for names, and what is to be told. All methods are for the loop's thread.
 
-    Our namespaces are below *exec_root*, as are the files, `written` for who asks for them.
+    Our namespaces are below *exec_root*, as are the files, `written` for who asks for them. What sandboxes are told,
+    *learning* hears before they do.
     """
 
-    def __init__(self, directory: Directory, enter: Enter, exec_root: Path) -> None:
+    def __init__(self, directory: Directory, enter: Enter, exec_root: Path, learning: Learning) -> None:
         self.written = Written(directory, exec_root / "sandboxes")
         self._directory = directory
         self._enter = enter
+        self._learning = learning
         self._namespaces = exec_root / "netns"
         self._loop = asyncio.get_running_loop()
         self._points: dict[str, tuple[Point, _Identity]] = {}
@@ -57,10 +60,19 @@ class Names:
     def learn(self, put: Iterable[Record], drop: Iterable[Record]) -> None:
         """Know what was recorded, and what is no longer; questions are answered by it from now on."""
         self._settle_soon(self._directory.learn(put, drop))
+        self._learning.settle()
 
     def look_again(self) -> None:
         """See whether there are other namespaces by the names of ours."""
         self._settle_soon(name for name, (_, identity) in self._points.items() if self._identity(name) != identity)
+
+    def judged(self, calls: Iterable[Call]) -> None:
+        """Tell of *calls* from sandboxes that an egress policy stopped, or would have."""
+        self._learning.judged(calls)
+
+    def teach_again(self) -> None:
+        """Have the firewall know what was told: it may have been made anew."""
+        self._learning.again()
 
     def start(self, stub: tuple[str, int] | None = None) -> None:
         """Serve all who are to be served, the host at *stub* if given, and go on with the files of before.
@@ -75,6 +87,7 @@ class Names:
             except OSError as error:
                 raise IsthmusError(f"cannot serve names at {stub[0]}, port {stub[1]}: {error.strerror}") from error
         self.written.adopt()
+        self._learning.adopt()
         self._touched.update(self._directory.namespaces())
         self._settle()
 
@@ -89,6 +102,7 @@ class Names:
         for _, upstream in self._own.values():
             upstream.close()
         self._of_host.close()
+        self._learning.close()
 
     # Sockets.
 
@@ -134,6 +148,7 @@ class Names:
                 partial(directory.answers, netns),
                 lambda: directory.version,
                 partial(self._upstream, netns),
+                told=partial(self._learning.told, netns),
             )
         except OSError as error:
             log.warning("%s has no resolver: port 53 of %s in its namespace cannot be had: %s", netns, ADDRESS, error)

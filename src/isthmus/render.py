@@ -6,7 +6,7 @@ all. What is being removed is not wanted, but lies in the scope, so that it is f
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from ipaddress import ip_network
 
@@ -58,6 +58,11 @@ class Area:
 
     desired: tuple[Resource, ...]
     scope: Scope
+
+    def __or__(self, other: "Area") -> "Area":
+        """Both areas as one. What is in both is wanted once."""
+        scope = {one.name: getattr(self.scope, one.name) | getattr(other.scope, one.name) for one in fields(Scope)}
+        return Area(tuple(dict.fromkeys((*self.desired, *other.desired))), Scope(**scope))
 
 
 def sandbox(
@@ -206,8 +211,14 @@ def host(
     *closed* tells for each IP version the interfaces between which the host is not to forward. The networks *waiting*
     (their IDs) cannot be made yet.
     """
-    guarded = tuple(filter(_is_guarded, state.networks.values()))
-    table = firewall.table(detoured=host.frames_filtered is True, guarded=bool(guarded))
+    policed = {one.network for one in state.policed() if _live(state, one)}
+    made = [one for one in state.networks.values() if not (one.config_only or one.removing)]
+    guarded = tuple(one for one in made if one.id in policed or BUILTIN[one.driver].traits(one).guarded)
+    table = firewall.table(
+        detoured=host.frames_filtered is True,
+        guarded=bool(guarded),
+        policed=bool(policed) or any(BUILTIN[one.driver].subject(one) for one in made),
+    )
     wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, host, waiting)]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
@@ -236,12 +247,6 @@ def host(
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)
-
-
-def _is_guarded(network: Network) -> bool:
-    """Whether members of *network* are held to what they are."""
-    there = not (network.config_only or network.removing)
-    return there and BUILTIN[network.driver].traits(network).guarded
 
 
 def _senders(state: State, networks: Iterable[Network], host: Host, waiting: AbstractSet[str]) -> Iterator[Element]:

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from isthmus.addresses import AddressPool, IPNetwork
 from isthmus.drivers import BUILTIN
+from isthmus.egress import EGRESS
 from isthmus.errors import Ambiguous, NetworkNotFound, SandboxNotFound
 from isthmus.model import Binding, Endpoint, HandLink, IPAddress, Lease, Network, Place, Record, Sandbox, Setting
 
@@ -36,6 +37,7 @@ class State:
         self._names: dict[type, dict[str, str]] = {Network: {}, Sandbox: {}}
         self._on_network: dict[str, dict[str, None]] = {}
         self._of_sandbox: dict[str, dict[str, None]] = {}
+        self._policed: dict[str, None] = {}
         self._in_netns: dict[str, dict[str, None]] = {}
         self._bindings: dict[str, dict[Place, Binding]] = {}
         self._places: dict[tuple[str, int], dict[IPAddress | None, str]] = {}
@@ -87,6 +89,7 @@ class State:
                 if self.endpoints.pop(record.id, None):
                     self._on_network.get(record.network, {}).pop(record.id, None)
                     self._of_sandbox.get(record.sandbox, {}).pop(record.id, None)
+                    self._policed.pop(record.id, None)
                     for pool in self._pools_around(record.network):
                         for address in record.addresses:
                             pool.release(address.ip)
@@ -141,6 +144,10 @@ class State:
     def of_sandbox(self, sandbox: str) -> tuple[Endpoint, ...]:
         """The endpoints of the sandbox of this ID, in the order of their making."""
         return tuple(self.endpoints[key] for key in self._of_sandbox.get(sandbox, ()))
+
+    def policed(self) -> tuple[Endpoint, ...]:
+        """The endpoints that have an egress policy of their own."""
+        return tuple(self.endpoints[key] for key in self._policed)
 
     def in_netns(self, netns: str) -> tuple[Sandbox, ...]:
         """The sandboxes that share the namespace of this name."""
@@ -263,6 +270,10 @@ class State:
         if before is None:
             self._on_network.setdefault(endpoint.network, {})[endpoint.id] = None
             self._of_sandbox.setdefault(endpoint.sandbox, {})[endpoint.id] = None
+        if dict(endpoint.options).get(EGRESS):
+            self._policed[endpoint.id] = None
+        elif before is not None:
+            self._policed.pop(endpoint.id, None)
         if before is not None and before.addresses == endpoint.addresses:
             return
         for pool in self._pools_around(endpoint.network):

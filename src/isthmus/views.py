@@ -163,6 +163,17 @@ class NatRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """A packet that was judged, and as what: "denied", or "dry-run". *Port* is None if its *protocol* has none."""
+
+    verdict: str
+    source: str
+    target: str
+    protocol: int
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something happened to the *kind* ("network", "container", ...) of thing with this *id*, at *time* nanoseconds."""
 

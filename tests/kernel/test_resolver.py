@@ -23,6 +23,8 @@ from isthmus.dns.forward import HostServers, Server, Upstream
 from isthmus.dns.lookup import Directory
 from isthmus.dns.server import ADDRESS, MOST_STREAMS, MOST_WAITING, PORT, Point
 from isthmus.kernel import namespaces
+from isthmus.kernel.timed import Timed
+from isthmus.learning import Learning
 from isthmus.names import Names
 from tests.kernel.realm import apart, run
 from tests.worlds import endpoint, network, sandbox
@@ -553,7 +555,8 @@ def test_a_resolver_moves_into_the_namespace_that_takes_a_name() -> None:
         def listening() -> bool:
             return ADDRESS in run("nsenter", f"--net={root}/netns/web", "ss", "-lnu")
 
-        names = Names(Directory(), enter, root)
+        directory = Directory()
+        names = Names(directory, enter, root, Learning(directory, Timed(), asyncio.get_running_loop().time))
         make()
         names.learn([FRONT, WEB, WEB_FRONT], [])
         names.start()

@@ -7,7 +7,7 @@ lower case, so that it cannot name a network `Front`; here they stay as they wer
 import re
 import socket
 
-from isthmus.cli.flags import Arguments, split_csv
+from isthmus.cli.flags import Arguments, egress_of, split_csv
 
 _LONG = re.compile(r"\w+=\w+(,\w+=\w+)*")
 _MAC = re.compile(r"[0-9a-f]{2}([:-][0-9a-f]{2}){5}|[0-9a-f]{4}(\.[0-9a-f]{4}){2}", re.IGNORECASE)
@@ -66,8 +66,11 @@ def endpoints_of(arguments: Arguments) -> tuple[str, dict[str, dict[str, object]
     if twice is not None:
         raise arguments.wrong(f'network "{twice}" is specified multiple times')
     wishes = wishes or [{}]
-    first = _with_flags(arguments, wishes[0], modes[0])
-    endpoints = {mode: _endpoint(arguments, wish, mode) for mode, wish in zip(modes, (first, *wishes[1:]), strict=True)}
+    wishes[0] = _with_flags(arguments, wishes[0], modes[0])
+    # Who may not be called by one way may not be by another.
+    for key, value in egress_of(arguments).items():
+        wishes = [{**wish, "driver-opt": [f"{key}={value}", *wish.get("driver-opt", ())]} for wish in wishes]
+    endpoints = {mode: _endpoint(arguments, wish, mode) for mode, wish in zip(modes, wishes, strict=True)}
     # The daemon makes the one endpoint by itself where there is nothing to say about it (in host mode there is none).
     if arguments.given("network") and endpoints == {modes[0]: _endpoint(arguments, {}, modes[0])}:
         endpoints = {}

@@ -141,6 +141,9 @@ HOST = Flag(
 )
 HELP = Flag("help", "Show this help", kind=Kind.SWITCH)
 DRY_RUN = Flag("dry-run", "Show the kernel operations as ip and nft lines, and do nothing", kind=Kind.SWITCH)
+EGRESS = Flag(
+    "egress", 'Who may be called from inside: "deny, allow *.debian.org:443, allow 10.0.0.0/8"', value="rules"
+)
 LS_FORMAT = Flag("format", "table (default), table TEMPLATE, json (one object a line), or a Go TEMPLATE")
 INSPECT_FORMAT = Flag("format", "json, or a Go TEMPLATE", short="f")
 QUIET = Flag("quiet", "IDs only", kind=Kind.SWITCH, short="q")
@@ -332,6 +335,11 @@ def filter_query(arguments: Arguments) -> dict[str, str]:
 def dry_run_query(arguments: Arguments) -> dict[str, str]:
     """Give the query that makes the daemon only plan; none if it shall act."""
     return {"dry-run": "1"} if arguments.on("dry-run") else {}
+
+
+def egress_of(arguments: Arguments) -> dict[str, str]:
+    """Give the option that `--egress` stands for; none without it."""
+    return {"isthmus.egress": arguments.text("egress")} if arguments.given("egress") else {}
 
 
 def options_of(arguments: Arguments) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from isthmus.cli.client import quote
 from isthmus.cli.flags import (
     DRY_RUN,
+    EGRESS,
     INSPECT_FORMAT,
     LS_FORMAT,
     NO_TRUNC,
@@ -17,6 +18,7 @@ from isthmus.cli.flags import (
     check_label,
     check_link,
     dry_run_query,
+    egress_of,
     filter_query,
     mapping,
     options_of,
@@ -86,6 +88,7 @@ def _options(arguments: Arguments) -> dict[str, str]:
     for word, values in callers.items():
         if values:
             options["isthmus.publish"] = f"{word} {','.join(values)}"
+    options |= egress_of(arguments)
     for text_ in arguments.texts("record"):
         name, _, address = text_.partition("=")
         key = f"isthmus.record.{name.lower()}"
@@ -242,7 +245,7 @@ def _connect(arguments: Arguments) -> int:
         "Links": arguments.texts("link") or None,
         "Aliases": arguments.texts("alias"),
         "MacAddress": arguments.text("mac-address"),
-        "DriverOpts": dict(options_of(arguments)),
+        "DriverOpts": dict(options_of(arguments)) | egress_of(arguments),
         "GwPriority": arguments.number("gw-priority"),
     }
     body = {"Container": sandbox, "EndpointConfig": endpoint}
@@ -276,6 +279,7 @@ def _disconnect(arguments: Arguments) -> int:
 
 
 _OWN = (
+    EGRESS,
     Flag("publish-from", "Whose addresses may use published ports (default all)", Kind.CSV, value="cidr"),
     Flag("publish-on", "By which of the host's interfaces who uses published ports comes", Kind.CSV, value="interface"),
     Flag("record", "Name with an address of your own; one name may have several", Kind.LIST, value="name=address"),
@@ -410,6 +414,7 @@ COMMANDS = (
         (
             Flag("alias", "Further name on this network", Kind.CSV, value="name"),
             Flag("driver-opt", "Option of the driver for this endpoint", Kind.CSV, value="key=value"),
+            EGRESS,
             Flag("gw-priority", "The highest one has the default gateway", Kind.NUMBER),
             Flag("ip", "IPv4 address", value="address"),
             Flag("ip6", "IPv6 address", value="address"),

@@ -3,6 +3,7 @@
 from isthmus.cli.client import quote
 from isthmus.cli.flags import (
     DRY_RUN,
+    EGRESS,
     INSPECT_FORMAT,
     LS_FORMAT,
     NO_TRUNC,
@@ -197,6 +198,7 @@ COMMANDS = (
             Flag("ip", "IPv4 address on the first network", value="address"),
             Flag("ip6", "IPv6 address on the first network", value="address"),
             Flag("label", "Label, with or without a value", Kind.LIST, "l", "key=value", check_label),
+            EGRESS,
             Flag("link", "Another sandbox, under a name for it", Kind.LIST, value="sandbox[:alias]", check=check_link),
             Flag("link-local-ip", "Link-local address on the first network", Kind.LIST, value="address"),
             Flag("mac-address", "MAC address on the first network", value="address"),

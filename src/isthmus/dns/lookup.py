@@ -239,6 +239,10 @@ class Directory:
         """The endpoints there: first that by which the default route goes, as far as priority and name say."""
         return tuple(way.endpoint for way in self._ways_of(netns))
 
+    def standing(self, netns: str) -> Iterator[tuple[Network, Endpoint]]:
+        """The same endpoints, each with its network."""
+        return ((way.zone.network, way.endpoint) for way in self._ways_of(netns))
+
     def linked(self, netns: str) -> Iterator[tuple[IPAddress, tuple[str, ...]]]:
         """The sandboxes that are linked on networks without names: each address, with the names for it."""
         for way in self._ways_of(netns):
@@ -334,8 +338,7 @@ class Directory:
     def answers_on_host(self, query: Query, limit: int) -> tuple[bytes, ...]:
         """What to answer the host itself by turns: it asks for NAME.NETWORK.isthmus, and for nothing else."""
         if query.type == PTR and (address := address_of(query.name)):
-            names = (name for zone in self._zones.values() if (name := zone.pointer(address)))
-            encoded = encode_name(f"{next(names, '')}.{HOST_DOMAIN}")
+            encoded = encode_name(f"{self.name_on_host(address)}.{HOST_DOMAIN}")
             return (answer(query, [record(PTR, TTL, encoded)]) if encoded else answer(query, rcode=NXDOMAIN),)
         name = query.name.removesuffix(f".{HOST_DOMAIN}")
         if query.klass != IN or (name == query.name and name != HOST_DOMAIN):
@@ -344,6 +347,10 @@ class Directory:
         if found is not None:
             return told(query, found, limit)
         return (answer(query, rcode=NOERROR if name == HOST_DOMAIN else NXDOMAIN),)
+
+    def name_on_host(self, address: IPAddress) -> str:
+        """NAME.NETWORK of who has *address*; "" if it is nobody's."""
+        return next((name for zone in self._zones.values() if (name := zone.pointer(address))), "")
 
     def find_on_host(self, name: str) -> tuple[IPAddress, ...] | None:
         """The addresses that *name* (NAME.NETWORK, in lower case) stands for; None if it is nobody's."""

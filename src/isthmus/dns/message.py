@@ -4,8 +4,9 @@ A query has one question; what it says besides is read as far as EDNS0 needs it.
 outline is read: where its TTLs are, and for how long it may be kept. Nothing here trusts a length that it was given.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception class
 
@@ -279,6 +280,27 @@ def parse_reply(data: bytes) -> Reply:
         lifetime = min(lives) if lives and (positive or denied is not None) else None
     name, kind_ = data[_HEADER.size : end - 4].lower(), data[end - 4 : end]
     return Reply(data, number, rcode, truncated, name + kind_, tuple(ttls), lifetime, denied is not None)
+
+
+def addresses(data: bytes) -> Iterator[tuple[IPv4Address | IPv6Address, int]]:
+    """The addresses that the answer *data* has, of whatever name, each with its TTL in seconds.
+
+    Raises:
+        Malformed: it is no answer.
+    """
+    if len(data) < _HEADER.size:
+        raise Malformed("shorter than a header")
+    _, _, questions, answers, _, _ = _HEADER.unpack_from(data)
+    at = _HEADER.size
+    for _ in range(questions):
+        at = _after_name(data, at) + _KIND.size
+    for _, kind, klass, ttl, body, size in _records(data, at, answers):
+        if (kind, klass, size) in _ADDRESSES:
+            packed = data[body : body + size]
+            yield (IPv4Address(packed) if kind == A else IPv6Address(packed)), ttl if ttl < 2**31 else 0
+
+
+_ADDRESSES = {(A, IN, 4), (AAAA, IN, 16)}
 
 
 def relay(reply: Reply, query: Query, limit: int = WHOLE, *, age: int = 0, ttl: int | None = None) -> bytes:

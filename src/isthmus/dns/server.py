@@ -48,6 +48,9 @@ _MOST_QUERY = 4096
 Answers = Callable[[Query, int], tuple[bytes, ...] | None]
 """What to answer by turns to a query, within so many octets; None if upstream is to be asked."""
 
+Told = Callable[[Query, bytes], bool]
+"""Hears what is answered to a query before whoever asked does; tells whether the same may be answered without it."""
+
 Peer = tuple[str, int] | tuple[str, int, int, int]
 """Whoever asked, as the kernel tells."""
 
@@ -68,6 +71,8 @@ class Point:
         version: Callable[[], int],
         upstream: Callable[[], Upstream | None],
         address: tuple[str, int] = (ADDRESS, PORT),
+        *,
+        told: Told = lambda _query, _answer: True,
     ) -> None:
         """Listen at *address*.
 
@@ -77,6 +82,7 @@ class Point:
         self._answers = answers
         self._version = version
         self._upstream = upstream
+        self._told = told
         self._loop = asyncio.get_running_loop()
         self._kept: dict[bytes, cycle[bytes]] = {}
         self._kept_for = -1
@@ -135,7 +141,7 @@ class Point:
         if len(self._kept) >= KEPT:
             self._kept.clear()
         known = cycle(bodies)
-        if sum(map(len, bodies)) <= KEPT_OCTETS:
+        if self._told(query, answers[0]) and sum(map(len, bodies)) <= KEPT_OCTETS:
             self._kept[data[2:]] = known
         self._send(data[:2] + next(known), peer)
 
@@ -143,6 +149,7 @@ class Point:
         upstream = self._upstream()
         known = upstream.known(query, query.limit) if upstream else None
         if known is not None:
+            self._told(query, known)
             self._send(known, peer)
         elif upstream is None or len(self._waiting) >= MOST_WAITING:
             self._send(message.answer(query, rcode=SERVFAIL), peer)
@@ -152,6 +159,7 @@ class Point:
     async def _bring(self, upstream: Upstream, query: Query, peer: Peer) -> None:
         answer = await upstream.ask(query, query.limit)
         if self._udp.fileno() >= 0:
+            self._told(query, answer)
             self._send(answer, peer)
 
     # Streams.
@@ -186,13 +194,15 @@ class Point:
         except Malformed as error:
             return None if error.rcode is None else message.complaint(data, error.rcode)
         answers = self._answers(query, WHOLE)
+        upstream = None if answers else self._upstream()
         if answers is not None:
-            return answers[next(self._turns) % len(answers)]
-        upstream = self._upstream()
-        if upstream is None:
+            answer = answers[next(self._turns) % len(answers)]
+        elif upstream is None:
             return message.answer(query, rcode=SERVFAIL)
-        known = upstream.known(query, WHOLE)
-        return await upstream.ask(query, WHOLE) if known is None else known
+        else:
+            answer = upstream.known(query, WHOLE) or await upstream.ask(query, WHOLE)
+        self._told(query, answer)
+        return answer
 
     @staticmethod
     def _spawn(among: set[asyncio.Task[None]], work: Awaitable[None]) -> None:

@@ -15,8 +15,9 @@ from ipaddress import ip_interface
 
 from isthmus import firewall, naming
 from isthmus.drivers.traits import Traits
+from isthmus.egress import EGRESS, Egress, egress_of
 from isthmus.errors import Forbidden, InvalidOption
-from isthmus.firewall import TRANSLATING, Mode, Policy
+from isthmus.firewall import TRANSLATING, Mode, Policy, Subject
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
 from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, PUBLISH, Callers, Options, Probe, check_interface, check_mtu
@@ -27,7 +28,7 @@ many_subnets = False
 singular = False
 
 _BRIDGE = "com.docker.network.bridge"
-_OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", "isthmus.probe", "isthmus.uplink", PUBLISH})
+_OURS = frozenset({"isthmus.antispoof", "isthmus.bridged", EGRESS, "isthmus.probe", "isthmus.uplink", PUBLISH})
 
 changeable = frozenset(
     {
@@ -40,6 +41,7 @@ changeable = frozenset(
         PREFIX,
         "com.docker.network.host_ipv4",
         "com.docker.network.host_ipv6",
+        EGRESS,
         MTU,
         PUBLISH,
         "isthmus.antispoof",
@@ -68,6 +70,7 @@ class Parsed:
     probe: Probe
     antispoof: bool
     callers: Callers | None
+    egress: Egress | None
     binding: IPAddress | None
 
 
@@ -94,6 +97,10 @@ def parse(options: Pairs) -> Parsed:
     if callers and Mode.UNPROTECTED in {mode4, mode6}:
         why = f"with the gateway mode {Mode.UNPROTECTED.value} all ports are open to all; choose {Mode.NAT.value}"
         raise InvalidOption(PUBLISH, read.text(PUBLISH), why)
+    egress = egress_of(read.text(EGRESS))
+    if egress and bridged:
+        why = "on a bridged network packets do not pass by the host's rules: say it where they do, at the LAN's router"
+        raise InvalidOption(EGRESS, read.text(EGRESS), why)
     return Parsed(
         device=read.interface(f"{_BRIDGE}.name"),
         mode4=mode4,
@@ -111,6 +118,7 @@ def parse(options: Pairs) -> Parsed:
         probe=read.choice("isthmus.probe", Probe.FAST),
         antispoof=read.boolean("isthmus.antispoof", default=False),
         callers=callers,
+        egress=egress,
         binding=read.address(f"{_BRIDGE}.host_binding_ipv4", 4),
     )
 
@@ -122,6 +130,9 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
         if mode is Mode.ISOLATED and not network.internal:
             key = f"{_BRIDGE}.gateway_mode_ipv{family}"
             raise InvalidOption(key, mode.value, "gateway mode isolated is for networks made with --internal")
+    if options.egress and options.egress.named and network.predefined:
+        why = "names are told on networks of users' own only: give addresses, or make a network"
+        raise InvalidOption(EGRESS, dict(network.options)[EGRESS], why)
     device = _device(network)
     check_mtu(options.mtu, ipv6=network.ipv6)
     for other in others:
@@ -174,6 +185,7 @@ def traits(network: Network) -> Traits:
             # As in Docker, all of IPv4 stands for all there is.
             binding=None if options.binding and options.binding.is_unspecified else options.binding,
             callers=options.callers,
+            polices=True,
         )
     return Traits(
         prefix=options.prefix,
@@ -242,6 +254,8 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                 detoured=host.frames_filtered is True,
             )
         )
+        if everybody := subject(network):
+            yield from firewall.held(everybody)
     else:
         yield from firewall.switch(device, detoured=host.frames_filtered is True)
 
@@ -275,10 +289,29 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
-    if options.antispoof:
-        local = (naming.link_local(endpoint.mac),) if network.ipv6 else ()
-        own = (*(address.ip for address in endpoint.addresses), *endpoint.link_local, *local)
-        yield from firewall.senders(naming.veth(endpoint.id), endpoint.mac, own)
+    alone = subject(network, endpoint)
+    if options.antispoof or alone:
+        # What a policy speaks of is an address, so nobody else's may be used.
+        yield from firewall.senders(naming.veth(endpoint.id), endpoint.mac, _own(network, endpoint))
+    if alone:
+        yield from firewall.held(alone)
+
+
+def _own(network: Network, endpoint: Endpoint) -> tuple[IPAddress, ...]:
+    """The addresses that *endpoint* may send from."""
+    local = (naming.link_local(endpoint.mac),) if network.ipv6 else ()
+    return (*(address.ip for address in endpoint.addresses), *endpoint.link_local, *local)
+
+
+def subject(network: Network, endpoint: Endpoint | None = None) -> Subject | None:
+    """All who come in from the bridge; or *endpoint*, by its addresses, with the network's rules before its own."""
+    shared = parse(network.options).egress
+    if endpoint is None:
+        return Subject(_device(network), (), shared) if shared else None
+    own = egress_of(dict(endpoint.options).get(EGRESS, ""))
+    if own is None:
+        return None
+    return Subject(_device(network), _own(network, endpoint), shared + own if shared else own)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

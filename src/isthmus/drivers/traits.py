@@ -21,7 +21,8 @@ class Traits:
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
     frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
-    that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may.
+    that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may. It
+    *polices* if what leaves it can be held to an egress policy.
     """
 
     prefix: str = "eth"
@@ -36,4 +37,5 @@ class Traits:
     publishing: tuple[tuple[int, Mode], ...] = ()
     binding: IPAddress | None = None
     callers: Callers | None = None
+    polices: bool = False
     probe: Probe = Probe.OFF

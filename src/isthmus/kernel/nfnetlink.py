@@ -49,7 +49,7 @@ NFTA_HOOK_HOOKNUM, NFTA_HOOK_PRIORITY = 1, 2
 NFTA_RULE_TABLE, NFTA_RULE_CHAIN, NFTA_RULE_HANDLE, NFTA_RULE_EXPRESSIONS, NFTA_RULE_USERDATA = 1, 2, 3, 4, 7
 NFTA_SET_TABLE, NFTA_SET_NAME = 1, 2
 NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
-NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_TIMEOUT = 1, 2, 4
+NFTA_SET_ELEM_KEY, NFTA_SET_ELEM_DATA, NFTA_SET_ELEM_TIMEOUT, NFTA_SET_ELEM_EXPIRATION = 1, 2, 4, 5
 NFTA_SET_ELEM_EXPR, NFTA_SET_ELEM_KEY_END, NFTA_SET_ELEM_EXPRESSIONS = 7, 10, 11
 NFTA_DATA_VALUE, NFTA_DATA_VERDICT = 1, 2
 NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN = 1, 2
@@ -83,7 +83,7 @@ Value = bytes | Verdict | None
 
 
 class Element(NamedTuple):
-    """An element of a set or map. *Timeout* is in milliseconds, 0 for good.
+    """An element of a set or map. *Timeout* is in milliseconds, 0 for good; *expiration* is what is left of it.
 
     In a set of intervals the key is that of its first member, with that of its last behind it. *Packets* and *bytes*
     are None if the set counts none.
@@ -94,6 +94,7 @@ class Element(NamedTuple):
     timeout: int = 0
     packets: int | None = None
     bytes: int | None = None
+    expiration: int = 0
 
 
 class Table(NamedTuple):
@@ -462,7 +463,8 @@ def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
         packets, size = _counter((single,))
     else:
         packets, size = _counter(_list(found.get(NFTA_SET_ELEM_EXPRESSIONS, b"")))
-    return Element(key, value, _number(found.get(NFTA_SET_ELEM_TIMEOUT, b"")), packets, size)
+    timeout, left = (_number(found.get(kind, b"")) for kind in (NFTA_SET_ELEM_TIMEOUT, NFTA_SET_ELEM_EXPIRATION))
+    return Element(key, value, timeout, packets, size, left)
 
 
 def _only(content: bytes) -> tuple[int, bytes]:

@@ -15,12 +15,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from errno import EINVAL, ENOENT
 from functools import lru_cache, partial
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from isthmus import firewall
+from isthmus.addresses import written
 from isthmus.errors import Refused
 from isthmus.kernel import Count, nfnetlink
 from isthmus.kernel.netlink import NETLINK_NETFILTER, NetlinkError, Socket
@@ -33,7 +34,7 @@ from isthmus.resources import Element, Key, Table
 class _Type(NamedTuple):
     """How a value of one nftables type looks: its size in bytes, and both ways between text and bytes.
 
-    In a set of intervals an *address* is a prefix.
+    In a set of intervals an *address* is a prefix or a range; what else is a *number* may be a range, too.
     """
 
     size: int
@@ -41,6 +42,7 @@ class _Type(NamedTuple):
     decode: Callable[[bytes], str]
     quote: str
     address: bool = False
+    number: bool = False
 
 
 _TYPES = {
@@ -51,9 +53,13 @@ _TYPES = {
     "ipv4_addr": _Type(4, lambda text: IPv4Address(text).packed, lambda raw: str(IPv4Address(raw)), "", address=True),
     "ipv6_addr": _Type(16, lambda text: IPv6Address(text).packed, lambda raw: str(IPv6Address(raw)), "", address=True),
     "ether_addr": _Type(6, octets, lambda raw: raw.hex(":"), ""),
-    "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), ""),
+    "inet_proto": _Type(1, lambda text: nfnetlink.inet_proto(int(text)), lambda raw: str(raw[0]), "", number=True),
     "inet_service": _Type(
-        2, lambda text: nfnetlink.inet_service(int(text)), lambda raw: str(int.from_bytes(raw, "big")), ""
+        2,
+        lambda text: nfnetlink.inet_service(int(text)),
+        lambda raw: str(int.from_bytes(raw, "big")),
+        "",
+        number=True,
     ),
 }
 _VERDICTS = {
@@ -83,7 +89,7 @@ def _split(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
 
 def _join_ends(fields: Sequence[_Type], parts: Sequence[str]) -> bytes:
     """Return the bytes of the first member of an interval, and those of its last behind them."""
-    ends = [_ends(part) if field.address else (part, part) for field, part in zip(fields, parts, strict=True)]
+    ends = [_ends(field, part) for field, part in zip(fields, parts, strict=True)]
     return b"".join(_join(fields, end) for end in zip(*ends, strict=True))
 
 
@@ -92,18 +98,25 @@ def _split_ends(fields: Sequence[_Type], raw: bytes) -> tuple[str, ...]:
     size = sum((field.size + 3) & ~3 for field in fields)
     first, last = _split(fields, raw[:size]), _split(fields, raw[size:] or raw)
     parts = zip(fields, first, last, strict=True)
-    return tuple(_prefix(low, high) if field.address else low for field, low, high in parts)
+    return tuple(_range(field, low, high) for field, low, high in parts)
 
 
-def _ends(prefix: str) -> tuple[str, str]:
-    network = ip_network(prefix)
-    return str(network.network_address), str(network.broadcast_address)
+def _ends(field: _Type, part: str) -> tuple[str, str]:
+    """Return the first and the last of what *part* stands for."""
+    low, dash, high = part.partition("-")
+    if dash and (field.address or field.number):
+        return low, high
+    if field.address:
+        network = ip_network(part)
+        return str(network.network_address), str(network.broadcast_address)
+    return part, part
 
 
-def _prefix(low: str, high: str) -> str:
-    first, last = ip_network(low), ip_network(high)
-    differing = int(first.network_address) ^ int(last.network_address)
-    return f"{low}/{first.max_prefixlen - differing.bit_length()}"
+def _range(field: _Type, low: str, high: str) -> str:
+    """Return what `_ends` took apart."""
+    if field.address:
+        return written(ip_address(low), ip_address(high))
+    return low if low == high else f"{low}-{high}"
 
 
 _FAMILIES = {"inet": NFPROTO_INET, "bridge": NFPROTO_BRIDGE}
@@ -112,8 +125,11 @@ _KNOWN = 4096
 """How many keys and values of a set are remembered in both forms."""
 
 
-class _Set:
-    """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
+class Set:
+    """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter".
+
+    Those of a set with timeouts are *passing*: they come and go by themselves, so that nothing is said of them.
+    """
 
     __slots__ = (
         "counted",
@@ -122,6 +138,7 @@ class _Set:
         "intervals",
         "match",
         "name",
+        "passing",
         "raw",
         "value",
         "value_of",
@@ -138,7 +155,9 @@ class _Set:
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
         self.counted = "counter" in options
-        self.intervals = "flags interval" in options
+        flags = {flag for option in options if option.startswith("flags ") for flag in option[6:].split(",")}
+        self.intervals = "interval" in flags
+        self.passing = "timeout" in flags
         # An element is written and read several times in its life, and many have the same value.
         self.raw = lru_cache(_KNOWN)(partial(_join_ends if self.intervals else _join, self.fields))
         self.match = lru_cache(_KNOWN)(partial(_split_ends if self.intervals else _split, self.fields))
@@ -176,7 +195,10 @@ class _Set:
         return f"add element {firewall.family(self.name)} {TABLE} {self.name} {{ {match}{value} }}\n"
 
 
-_SETS = {name: _Set(name, definition) for name, definition in firewall.SETS.items()}
+SETS = {name: Set(name, definition) for name, definition in firewall.SETS.items()}
+"""All sets of our tables, by name."""
+
+_LASTING = tuple(kind for kind in SETS.values() if not kind.passing)
 
 _OLD_TABLES = (
     "/proc/thread-self/net/ip_tables_names",
@@ -231,7 +253,7 @@ class Firewall:
         return self._socket.port
 
     def observe(self) -> Iterator[Table | Element]:
-        """Yield the table, if there is one, and all elements of its sets.
+        """Yield the table, if there is one, and all elements of its sets but the passing ones.
 
         If somebody took out a part of what is fixed, the digest of the table says what.
         """
@@ -239,7 +261,7 @@ class Firewall:
             return
         digest = self._digest()
         found: list[Element] = []
-        for kind in _SETS.values():
+        for kind in _LASTING:
             elements = self._elements(kind)
             if elements is None:
                 digest = f"damaged: set {kind.name} is gone"
@@ -254,7 +276,7 @@ class Firewall:
         for _, name, *match in keys:
             wanted.setdefault(name, []).append(tuple(match))
         for name, matches in wanted.items():
-            kind = _SETS[name]
+            kind = SETS[name]
             sought = set(map(kind.raw, matches))
             if len(sought) > _FEW:
                 found = self._elements(kind, counted=False) or []
@@ -294,7 +316,7 @@ class Firewall:
         """Return the counters of all elements of the sets that count."""
         return tuple(
             Count(kind.name, kind.match(element.key), element.packets or 0, element.bytes or 0)
-            for kind in _SETS.values()
+            for kind in SETS.values()
             if kind.counted
             for element in self._elements(kind) or ()
         )
@@ -340,8 +362,8 @@ class Firewall:
         """Have `nft` load this version of the table, with *elements* and no others, on behalf of *operation*."""
         words = {number: word for word, number in _FAMILIES.items()}
         chains = [(words[chain.family], chain.name) for chain in self._chains()]
-        sets = [(words[kind.family], name) for name, kind in _SETS.items() if self._elements(kind) is not None]
-        added = "".join(_SETS[element.set].text(element) for element in elements.values())
+        sets = [(words[kind.family], name) for name, kind in SETS.items() if self._elements(kind) is not None]
+        added = "".join(SETS[element.set].text(element) for element in elements.values())
         program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
         if program is None:
             raise Refused(operation, ENOENT, "the program nft is not installed (Debian: apt-get install nftables)")
@@ -384,7 +406,7 @@ class Firewall:
         families = _FAMILIES.values()
         return [one for family in families for one in self._socket.dump(nfnetlink.getrules(family=family, table=TABLE))]
 
-    def _elements(self, kind: _Set, *, counted: bool = True) -> list[nfnetlink.Element] | None:
+    def _elements(self, kind: Set, *, counted: bool = True) -> list[nfnetlink.Element] | None:
         """Return what is in a set, with counters if that is to be *counted*; None if there is no such set."""
         try:
             answers = self._socket.dump(nfnetlink.getelements(TABLE, kind.name, family=kind.family))
@@ -394,7 +416,7 @@ class Firewall:
             raise
         return [element for message in answers for element in nfnetlink.elements(message, counted=counted)]
 
-    def _element(self, kind: _Set, key: bytes) -> list[nfnetlink.Element]:
+    def _element(self, kind: Set, key: bytes) -> list[nfnetlink.Element]:
         """Return the one element with this *key*, if it is there."""
         request = nfnetlink.getelement(TABLE, kind.name, key, family=kind.family, intervals=kind.intervals)
         try:
@@ -466,12 +488,12 @@ def _delete(element: Element | None) -> list[bytes]:
 
 
 def _added(name: str, elements: Iterable[Element]) -> list[bytes]:
-    kind = _SETS[name]
+    kind = SETS[name]
     encoded = map(kind.encode, elements)
     return nfnetlink.newelements(TABLE, name, encoded, family=kind.family, intervals=kind.intervals)
 
 
 def _deleted(name: str, elements: Iterable[Element]) -> list[bytes]:
-    kind = _SETS[name]
+    kind = SETS[name]
     keys = map(kind.key, elements)
     return nfnetlink.delelements(TABLE, name, keys, family=kind.family, intervals=kind.intervals)

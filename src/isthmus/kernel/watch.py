@@ -91,11 +91,13 @@ from isthmus.kernel.netlink import (
     route,
     rule,
 )
+from isthmus.kernel.nft import SETS
 from isthmus.model import HOST
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 
 _Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage
 _USER = "user-"
+_PASSING = frozenset(kind.name for kind in SETS.values() if kind.passing)
 
 
 class Watch:
@@ -271,6 +273,8 @@ class Watch:
 def _touches(change: nfnetlink.Change) -> bool:
     """Whether *change* is one to our table, and not to what users have in it."""
     if change.table != naming.TABLE or change.family not in {nfnetlink.NFPROTO_INET, nfnetlink.NFPROTO_BRIDGE}:
+        return False
+    if change.event in {nfnetlink.NFT_MSG_NEWSETELEM, nfnetlink.NFT_MSG_DELSETELEM} and change.name in _PASSING:
         return False
     theirs = change.name.startswith(_USER)
     return not theirs or change.event == nfnetlink.NFT_MSG_DELCHAIN

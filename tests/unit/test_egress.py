@@ -1,0 +1,153 @@
+"""Egress policies: what their text means, and that their boxes say the same as their rules read one by one."""
+
+from ipaddress import IPv4Address, ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isthmus.egress import EGRESS, MOST_BOXES, MOST_RULES, Box, Egress, Rule, allowed, egress_of, told
+from isthmus.errors import InvalidOption
+
+TCP, UDP, ICMP = 6, 17, 1
+
+
+def policy(text: str) -> Egress:
+    """The policy that *text* is."""
+    found = egress_of(text)
+    assert found
+    return found
+
+
+def within(boxes: list[Box] | tuple[Box, ...], call: tuple[int, int, int]) -> int:
+    """How many of *boxes* have this protocol, port and address."""
+    return sum(all(first <= one <= last for one, (first, last) in zip(call, box, strict=True)) for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("deny", Rule(allows=False)),
+        ("ALLOW *", Rule(allows=True)),
+        ("allow :53/udp", Rule(allows=True, ports=(53, 53), protocol="udp")),
+        ("allow 10.0.0.0/8:5432", Rule(allows=True, target=ip_network("10.0.0.0/8"), ports=(5432, 5432))),
+        ("allow 192.0.2.7/tcp", Rule(allows=True, target=ip_network("192.0.2.7"), protocol="tcp")),
+        ("allow 2001:db8::/32", Rule(allows=True, target=ip_network("2001:db8::/32"))),
+        (
+            "allow [2001:db8::1]:80-90/sctp",
+            Rule(allows=True, target=ip_network("2001:db8::1"), ports=(80, 90), protocol="sctp"),
+        ),
+        ("deny [2001:db8::/32]", Rule(allows=False, target=ip_network("2001:db8::/32"))),
+        ("allow *.Debian.org:443", Rule(allows=True, target="*.debian.org", ports=(443, 443))),
+        ("allow db", Rule(allows=True, target="db")),
+        ("allow /icmp", Rule(allows=True, protocol="icmp")),
+    ],
+)
+def test_a_rule_is_read(text: str, rule: Rule) -> None:
+    """Each of the forms that the documentation has."""
+    assert policy(text).rules == (rule,)
+
+
+def test_a_policy_is_read() -> None:
+    """In order, with blanks as one likes; `dry-run` is no rule; nothing is no policy."""
+    found = policy(" deny ,allow  10.0.0.0/8, dry-run")
+    assert found == Egress((Rule(allows=False), Rule(allows=True, target=ip_network("10.0.0.0/8"))), dry_run=True)
+    assert egress_of("") is egress_of(" , ") is None
+    assert not found.named
+    assert policy("deny, allow a.example").named
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "permit 10.0.0.0/8",
+        "allow 10.0.0.1/8",
+        "allow 10.0.0",
+        "allow 300.0.0.1",
+        "allow :0",
+        "allow :65536",
+        "allow :90-80",
+        "allow :80-",
+        "allow db:",
+        "allow db:http",
+        "allow [2001:db8::1]80",
+        "allow [2001:db8::1",
+        "allow :8/icmp",
+        "allow /gre",
+        "allow a..b",
+        "allow *.*.org",
+        "allow -x.org",
+        "allow a b",
+        "allow :²",
+    ],
+)
+def test_what_is_no_rule_is_refused_by_name(text: str) -> None:
+    """The complaint has the option, and the rule as it was written."""
+    with pytest.raises(InvalidOption, match=EGRESS) as refusal:
+        egress_of(f"deny, {text}, allow 10.0.0.0/8")
+    assert text in str(refusal.value)
+
+
+def test_a_policy_is_no_larger_than_it_may_be() -> None:
+    """Neither in rules nor in the boxes that they are cut into."""
+    with pytest.raises(InvalidOption, match=f"at most {MOST_RULES} rules"):
+        egress_of(", ".join(["deny"] * (MOST_RULES + 1)))
+    ports = [f"deny 10.0.{number}.0/24:{number + 1}" for number in range(60)]
+    assert len(allowed(policy(", ".join(ports)), 4)) <= MOST_BOXES
+    ports = [f"deny :{2 * number + 1}" for number in range(40)]
+    networks = [f"deny 10.{2 * number}.0.0/16" for number in range(40)]
+    with pytest.raises(InvalidOption, match="overlap"):
+        egress_of(", ".join(ports + networks))
+
+
+_NETWORKS = ["10.0.0.0/30", "10.0.0.0/31", "10.0.0.1", "10.0.0.2/31", "0.0.0.0/0", "2001:db8::/127"]
+_TARGETS = st.sampled_from([None, "a.example", "*.example", "*.a.example", *map(ip_network, _NETWORKS)])
+_RULES = st.builds(
+    Rule,
+    allows=st.booleans(),
+    target=_TARGETS,
+    ports=st.sampled_from([None, (1, 2), (2, 2), (2, 3), (3, 65535)]),
+    protocol=st.sampled_from(["", "tcp", "udp"]),
+)
+_CALLS = st.tuples(st.sampled_from([ICMP, TCP, UDP, 132]), st.integers(0, 4), st.integers(0, 4))
+
+
+def passes(rules: list[Rule], call: tuple[int, int, int], name: str = "") -> bool:
+    """Whether *call* may be made, read rule by rule, when its address is known as *name*."""
+    protocol, port, number = call
+    address = ip_address("10.0.0.0") + number
+    verdict = True
+    for rule in rules:
+        match rule.target:
+            case None:
+                fits = True
+            case str():
+                fits = bool(name) and rule.names(name)
+            case network:
+                fits = network.version == 4 and address in network
+        numbers = {"": {TCP, UDP, 132} if rule.ports else {ICMP, TCP, UDP, 132}, "tcp": {TCP}, "udp": {UDP}}
+        fits = fits and protocol in numbers[rule.protocol]
+        fits = fits and (rule.ports is None or rule.ports[0] <= port <= rule.ports[1])
+        if fits:
+            verdict = rule.allows
+    return verdict
+
+
+@given(st.lists(_RULES, max_size=7), _CALLS, st.sampled_from(["a.example", "b.a.example", "example"]))
+def test_boxes_say_what_the_rules_say(rules: list[Rule], call: tuple[int, int, int], name: str) -> None:
+    """A call is in one box if it may be made, in none if not; a name that is told changes that to what it says."""
+    found = Egress(tuple(rules))
+    base = int(ip_address("10.0.0.0"))
+    placed = (call[0], call[1], base + call[2])
+    before = within(allowed(found, 4), placed)
+    assert before == passes(rules, call)
+    granted, refused = told(found, name, IPv4Address(placed[2]))
+    assert within(granted, placed) + within(refused, placed) <= 1
+    assert before + within(granted, placed) - within(refused, placed) == passes(rules, call, name)
+    assert not within(granted, (placed[0], placed[1], placed[2] + 1))
+
+
+def test_the_rules_of_a_network_come_before_those_of_an_endpoint() -> None:
+    """So that the endpoint's decide; a rehearsal of either makes one of both."""
+    both = policy("deny, dry-run") + policy("allow 10.0.0.0/8")
+    assert both == policy("dry-run, deny, allow 10.0.0.0/8")
