@@ -446,6 +446,10 @@ def _table(draw: st.DrawFn, bridges: list[str]) -> Iterator[Resource]:
         if draw(st.booleans()):
             target = f"10.0.0.{draw(st.integers(2, 3))} . 80"
             yield Element("publish4", ("6", str(8000 + bridges.index(bridge))), permits=True, value=target)
+        if draw(st.integers(0, 3)) == 0:
+            source = f"10.0.0.{draw(st.integers(2, 3))}"
+            yield Element("policed4", (bridge, source), permits=False, value="goto egress-own")
+            yield Element("egress4", (bridge, f"{source}/32", "6", "80-90", "10.0.0.0-10.0.0.9"), permits=True)
         yield draw(
             st.sampled_from(
                 (

@@ -34,8 +34,9 @@ from typing import Protocol
 import pytest
 
 from isthmus import firewall
+from isthmus.egress import Egress, egress_of
 from isthmus.errors import Refused
-from isthmus.firewall import Mode, Policy
+from isthmus.firewall import Mode, Policy, Subject
 from isthmus.kernel import ELSEWHERE, Kernel, Scope
 from isthmus.kernel.fake import BRIDGE_PORTS, FakeKernel
 from isthmus.kernel.linux import LinuxKernel
@@ -99,7 +100,9 @@ PUBLISHED = (
 )
 SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
 CALLERS = Callers((ip_network("192.0.2.0/24"), ip_network("198.51.100.7/32"), ip_network("2001:db8::/32")), ("up0",))
-ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *SENDERS)
+POLICY = egress_of("deny 192.0.2.9, deny :80-90/tcp") or Egress(())
+HELD = (*firewall.held(Subject("br-a", (ADDRESS.interface.ip,), POLICY)), *firewall.held(Subject("br-a", (), POLICY)))
+ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *SENDERS, *HELD)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
@@ -606,6 +609,7 @@ DAMAGES: dict[str, Callable[[Administrator], None]] = {
     "chain flushed": lambda admin: admin.edit_table(),
     "element deleted": lambda admin: admin.delete_element("switched", ("br-a",)),
     "interval deleted": lambda admin: admin.delete_element("callers4", ("br-a", "192.0.2.0/24")),
+    "box deleted": lambda admin: admin.delete_element("egress4", HELD[-1].match),
     "forwarding off": lambda admin: admin.write_sysctl("net.ipv4.ip_forward", "0"),
     "namespace deleted": lambda admin: admin.delete_namespace("web"),
 }

@@ -53,7 +53,8 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
     for number, name in enumerate(("web", "db")):
         wish = EndpointRequest(mac=f"02:00:00:00:00:0{number}")
         engine.create_sandbox(SandboxRequest(name, mode="front", endpoints=(("front", wish),)))
-        engine.connect("quiet", name, EndpointRequest())
+        rules = pairs({"isthmus.egress": "deny 203.0.113.0/24, allow 203.0.113.7:80, deny 203.0.113.200"})
+        engine.connect("quiet", name, EndpointRequest(options=rules))
         engine.connect("lan", name, EndpointRequest())
     Path(tmp_path / "isthmus.nft").write_text(firewall.load())
     script = "set -e\n" + "\n".join(scribe.lines)

@@ -1,13 +1,24 @@
 """Egress policies: what their text means, and that their boxes say the same as their rules read one by one."""
 
+from collections.abc import Iterable
+from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isthmus.dns.lookup import TTL, Directory
+from isthmus.dns.message import parse_query
 from isthmus.egress import EGRESS, MOST_BOXES, MOST_RULES, Box, Egress, Rule, allowed, egress_of, told
 from isthmus.errors import InvalidOption
+from isthmus.kernel.netlink import attribute
+from isthmus.kernel.nflog import NFULA_PAYLOAD, NFULA_PREFIX, decode
+from isthmus.learning import GRACE, Learning
+from isthmus.model import pairs
+from isthmus.resources import Element
+from isthmus.views import Call
+from tests.worlds import endpoint, network, sandbox
 
 TCP, UDP, ICMP = 6, 17, 1
 
@@ -151,3 +162,95 @@ def test_the_rules_of_a_network_come_before_those_of_an_endpoint() -> None:
     """So that the endpoint's decide; a rehearsal of either makes one of both."""
     both = policy("deny, dry-run") + policy("allow 10.0.0.0/8")
     assert both == policy("dry-run, deny, allow 10.0.0.0/8")
+
+
+PACKET4 = bytes.fromhex("450000280000400040060000") + ip_address("10.5.0.9").packed + ip_address("192.0.2.1").packed
+PACKET6 = bytes.fromhex("600000000014113f") + ip_address("fd05::9").packed + ip_address("2001:db8::1").packed
+
+
+def logged(packet: bytes, kind: int = 0x400) -> bytes:
+    """A packet as netfilter's log tells of it."""
+    body = attribute(NFULA_PREFIX, b"denied\0") + attribute(NFULA_PAYLOAD, packet)
+    return (20 + len(body)).to_bytes(4, "little") + kind.to_bytes(2, "little") + bytes(14) + body
+
+
+@pytest.mark.parametrize(
+    ("packet", "call"),
+    [
+        (PACKET4 + b"\x30\x39\x01\xbb", Call("denied", "10.5.0.9", "192.0.2.1", TCP, 443)),
+        (PACKET6 + b"\x30\x39\x00\x35", Call("denied", "fd05::9", "2001:db8::1", UDP, 53)),
+        (PACKET4[:9] + b"\x01" + PACKET4[10:], Call("denied", "10.5.0.9", "192.0.2.1", ICMP, None)),
+        (PACKET4, None),
+        (PACKET4[:19], None),
+        (PACKET6[:39], None),
+        (b"", None),
+        (b"\x10", None),
+    ],
+)
+def test_what_was_logged_is_read(packet: bytes, call: Call | None) -> None:
+    """Of both IP versions; what is too short is passed over."""
+    assert decode(logged(packet)) == call
+    assert decode(logged(packet, 0x401)) is None
+
+
+@given(st.binary(max_size=200))
+def test_nothing_that_is_logged_can_hurt(junk: bytes) -> None:
+    """A sandbox may send what it likes."""
+    decode(junk)
+    decode(logged(junk))
+    decode(logged(b"\x45" + junk))
+
+
+def test_what_was_told_is_learned_once_and_goes_with_its_policy() -> None:
+    """A second answer that is as good changes nothing; who has another policy begins anew."""
+    directory, timed, now = Directory(), Kept(), [1000.0]
+    learning = Learning(directory, timed, lambda: now[0])
+    rules = pairs({EGRESS: "deny, allow db.example:443"})
+    front = replace(network(), options=pairs({"isthmus.record.db.example": "192.0.2.1"}))
+    web = sandbox()
+    place = replace(endpoint(front, web, "10.5.0.9/24"), options=rules)
+    directory.learn([front, web, place])
+    query = parse_query(bytes.fromhex("000101000001000000000000") + b"\2db\7example\0\0\1\0\1")
+    answer = (directory.answers("web", query, 512) or ())[0]
+    assert not learning.told("web", query, answer)
+    assert {one.set for one in timed.there} == {"granted4"}
+    assert set(timed.there.values()) == {TTL + GRACE}
+    timed.puts.clear()
+    assert not learning.told("web", query, answer)
+    assert not timed.puts
+    now[0] += TTL + GRACE - 1
+    learning.told("web", query, answer)
+    assert timed.puts
+    timed.there.clear()
+    learning.again()
+    assert timed.there
+    directory.learn([replace(place, options=pairs({EGRESS: "deny, allow db.example:80"}))])
+    learning.settle()
+    assert not timed.there
+    directory.learn([replace(place, options=())])
+    assert learning.told("web", query, answer)
+
+
+class Kept:
+    """Timed elements in memory."""
+
+    def __init__(self) -> None:
+        self.there: dict[Element, int] = {}
+        self.puts: list[Element] = []
+
+    def put(self, elements: Iterable[Element], seconds: int) -> None:
+        """Have *elements* for so long."""
+        self.puts += elements
+        self.there.update(dict.fromkeys(self.puts, seconds))
+
+    def drop(self, elements: Iterable[Element]) -> None:
+        """Have them no more."""
+        for one in elements:
+            self.there.pop(one, None)
+
+    def read(self) -> Iterable[tuple[Element, int]]:
+        """All there are."""
+        return self.there.items()
+
+    def close(self) -> None:
+        """Do nothing."""
