@@ -609,7 +609,7 @@ DAMAGES: dict[str, Callable[[Administrator], None]] = {
     "chain flushed": lambda admin: admin.edit_table(),
     "element deleted": lambda admin: admin.delete_element("switched", ("br-a",)),
     "interval deleted": lambda admin: admin.delete_element("callers4", ("br-a", "192.0.2.0/24")),
-    "box deleted": lambda admin: admin.delete_element("egress4", HELD[-1].match),
+    "box deleted": lambda admin: admin.delete_element(HELD[-1].set, HELD[-1].match),
     "forwarding off": lambda admin: admin.write_sysctl("net.ipv4.ip_forward", "0"),
     "namespace deleted": lambda admin: admin.delete_namespace("web"),
 }
