@@ -30,6 +30,7 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 
 from isthmus.addresses import DEFAULT_POOLS, IPNetwork, Pool, SubnetRequest, parse_ipam, parse_pool
+from isthmus.egress import EGRESS, egress_of
 from isthmus.errors import InvalidOption, InvalidRequest, InvalidSubnet
 from isthmus.model import IPAddress, IPInterface, Pairs, pairs
 from isthmus.naming import DEFAULT_BRIDGE
@@ -125,6 +126,7 @@ class Settings:
     mtu: int | None
     ip: IPv4Address
     publish: str
+    egress: str
     icc: bool
     ipv6: bool
     iptables: bool
@@ -170,6 +172,7 @@ KEYS = (
     Key("mtu", Kind.NUMBER, "MTU of the default network (default that of the host's way out)"),
     Key("ip", Kind.TEXT, "host address for published ports of the default network (default 0.0.0.0)"),
     Key("publish", Kind.TEXT, "who may use its published ports: open, localhost, from CIDR,... or on INTERFACE,..."),
+    Key("egress", Kind.TEXT, 'who may be called from it: rules such as "deny, allow 10.0.0.0/8:443"'),
     Key("icc", Kind.SWITCH, "let members of the default network reach each other (default true)"),
     Key("ipv6", Kind.SWITCH, "IPv6 on the default network"),
     Key("iptables", Kind.SWITCH, "make firewall rules for IPv4 (default true)"),
@@ -297,6 +300,8 @@ def default_network(settings: Settings, addresses: Iterable[IPInterface] = ()) -
     }
     if settings.publish:
         options[PUBLISH] = settings.publish
+    if settings.egress:
+        options[EGRESS] = settings.egress
     if settings.mtu:
         options["com.docker.network.driver.mtu"] = str(settings.mtu)
     keys = [_Family(4, settings.bip, settings.fixed_cidr, settings.default_gateway)]
@@ -391,6 +396,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         mtu=read.number("mtu", 68, 65535),
         ip=read.parsed("ip", _address4) or IPv4Address(0),
         publish=read.parsed("publish", _callers) or "",
+        egress=read.parsed("egress", _egress) or "",
         icc=read.switch("icc", default=True),
         ipv6=read.switch("ipv6", default=False),
         iptables=iptables,
@@ -716,6 +722,16 @@ def _stub(key: str, text: str) -> tuple[str, int]:
 
 def _callers(key: str, text: str) -> str:
     callers_of(key, text)
+    return text
+
+
+def _egress(key: str, text: str) -> str:
+    try:
+        policy = egress_of(text)
+    except InvalidOption as error:
+        raise InvalidOption(key, error.value, error.hint) from None
+    if policy and policy.named:
+        raise InvalidOption(key, text, "the network bridge has no resolver, which would tell names: give addresses")
     return text
 
 

@@ -180,6 +180,8 @@ def test_who_may_call_the_ports_of_the_default_network() -> None:
     """It is an option of that network, as any other network has it."""
     made = bridge(from_file(publish="from 192.0.2.0/24"))
     assert dict(made.options)["isthmus.publish"] == "from 192.0.2.0/24"
+    made = bridge(from_file(egress="deny, allow :443"))
+    assert dict(made.options)["isthmus.egress"] == "deny, allow :443"
 
 
 def test_a_key_in_both_places_is_a_conflict() -> None:
@@ -272,6 +274,8 @@ BAD = [
     ("mtu", 1500.5),
     ("ip", "::1"),
     ("publish", "everybody"),
+    ("egress", "forbid"),
+    ("egress", "deny, allow www.example.org"),
     ("publish", "from 10.0.0.1/8"),
     ("icc", "false"),
     ("icc", 0),
