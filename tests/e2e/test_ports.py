@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
@@ -15,6 +16,7 @@ from tests.e2e.hosts import (
     HOST_ADDRESS,
     HOST_ADDRESS6,
     OUTSIDE,
+    OUTSIDE6,
     Host,
     Machine,
     Place,
@@ -572,3 +574,33 @@ def test_ports_hold_for_programs_of_the_host_with_any_loopback_address(site: Sit
     """127.0.0.2 is the loopback as well."""
     site.serve("web", "-p 8080:80")
     assert seen(site.host, "127.0.0.2", port=8080) == "10.5.0.1"
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_association_of_sctp_comes_in_by_its_port(world: World, version: int) -> None:
+    """Its first chunk arrives at the port inside, whole, from who sent it; more takes a kernel with SCTP."""
+    host, outside = world.internet()
+    host.start()
+    host.network("front", "--subnet 10.5.0.0/24 --ipv6 --subnet fd00:5::/64")
+    web = host.sandbox("web", "--network front -p 5000:6000/sctp")
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with (
+        web.socket(family, socket.SOCK_RAW, socket.IPPROTO_SCTP) as inside,
+        outside.socket(family, socket.SOCK_RAW, socket.IPPROTO_SCTP) as caller,
+    ):
+        inside.settimeout(10)
+        caller.sendto(_init(7000, 5000), (HOST_ADDRESSES[version], 0))
+        arrived, (address, *_) = inside.recvfrom(2048)
+    assert arrived[-32:] == _init(7000, 6000)
+    assert address == (OUTSIDE if version == 4 else OUTSIDE6)
+
+
+def _init(source: int, target: int) -> bytes:
+    """A packet of SCTP that asks for an association (RFC 9260, section 3.3.2), with its checksum (appendix A)."""
+    ports, chunk = struct.pack(">HHI", source, target, 0), struct.pack(">BBHIIHHI", 1, 0, 20, 0x1234, 65535, 1, 1, 1)
+    remainder = 0xFFFFFFFF
+    for octet in ports + bytes(4) + chunk:
+        remainder ^= octet
+        for _ in range(8):
+            remainder = remainder >> 1 ^ (0x82F63B78 if remainder & 1 else 0)
+    return ports + struct.pack("<I", remainder ^ 0xFFFFFFFF) + chunk
