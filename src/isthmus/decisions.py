@@ -213,7 +213,7 @@ class Decisions:
             network,
             labels=_merged(network.labels, request.labels, request.gone_labels),
             options=options,
-            subnets=self._resubnetted(network, request),
+            subnets=self._resubnetted(network, request, host),
         )
         if network.config_only:
             return after
@@ -223,15 +223,16 @@ class Decisions:
             driver.check(after, host, self._networks_made())
         return after
 
-    def _resubnetted(self, network: Network, request: NetworkUpdate) -> tuple[Subnet, ...]:
-        """The subnets of *network* with the ranges and auxiliary addresses that *request* wants."""
-        wanted = [_written(subnet) for subnet in network.subnets]
+    def _resubnetted(self, network: Network, request: NetworkUpdate, host: Host) -> tuple[Subnet, ...]:
+        """The subnets of *network* with those, the ranges and the auxiliary addresses that *request* wants."""
+        wanted = [*map(_written, network.subnets), *request.subnets]
 
         def home(text: str, what: str) -> int:
             with suppress(ValueError):
                 first = ip_network(text, strict=False)
-                for number, subnet in enumerate(network.subnets):
-                    if first.version == subnet.version and first.overlaps(subnet.cidr):
+                for number, subnet in enumerate(wanted):
+                    cidr = ip_network(subnet.subnet, strict=False)
+                    if first.version == cidr.version and first.overlaps(cidr):
                         return number
             raise InvalidRequest(f"invalid {what} {text}: no subnet of {network.name} contains it")
 
@@ -246,8 +247,18 @@ class Decisions:
         for name, text in request.aux:
             number = home(text, f"auxiliary address {name}")
             wanted[number] = replace(wanted[number], aux=(*wanted[number].aux, (name, text)))
-        parsed = parse_ipam(wanted, ipv4=True, ipv6=True)
-        return tuple(one for one in parsed if isinstance(one, Subnet))
+        count = len(network.subnets)
+        parsed = parse_ipam(wanted[:count], ipv4=True, ipv6=True)
+        kept = tuple(one for one in parsed if isinstance(one, Subnet))
+        if not request.subnets:
+            return kept
+        if network.config_only or network.ipam_driver in {"null", DHCP}:
+            raise Forbidden(f"network {network.name} has no addresses of ours, so a subnet cannot be added to it")
+        more = parse_ipam(wanted[count:], ipv4=True, ipv6=True)
+        for version, on in ((4, network.ipv4), (6, network.ipv6)):
+            if not on and any(one.version == version for one in more):
+                raise Forbidden(f"network {network.name} has no IPv{version}: make a network that has")
+        return self._subnets(replace(network, subnets=kept), wanted[count:], _driver(network.driver), host)
 
     def _check_apart(self, network: Network) -> None:
         """Refuse what *network*, which there is already, must not have beside those in its segment."""
@@ -284,7 +295,7 @@ class Decisions:
     def _subnets(
         self, network: Network, requests: Iterable[SubnetRequest], driver: Driver, host: Host
     ) -> tuple[Subnet, ...]:
-        """The subnets of a network: those asked for, and for a family without one a free one from the pools.
+        """The subnets of a network: those it has, those asked for, and for a family without one a free one.
 
         What was asked for is held against the network's segment only. What we choose keeps clear of all that we know,
         since the same subnet twice confuses people even where it does no harm.
@@ -295,15 +306,17 @@ class Decisions:
             _check_dhcp(traits, asked)
         if network.ipam_driver in {"null", DHCP}:
             return ()
+        had = network.subnets
         routed = not traits.segment
         beside = self._routed() if routed else self._state.beside(network)
-        others = [subnet for other in beside if other.id != network.id for subnet in other.subnets]
+        others = [*had, *(subnet for other in beside if other.id != network.id for subnet in other.subnets)]
         neighbours = () if routed else [one for other in beside for one in self._state.on_network(other.id)]
         used = [address.ip for endpoint in neighbours for address in endpoint.addresses]
         taken = [ip_network(route) for route in host.routes] + list(self._rules.denied)
         taken += [one.cidr for other in self._networks_made() if other.id != network.id for one in other.subnets]
-        chosen: list[Subnet] = []
-        for wish in complete(asked, ipv4=network.ipv4, ipv6=network.ipv6):
+        taken += [one.cidr for one in had]
+        chosen = list(had)
+        for wish in complete(asked, ipv4=network.ipv4, ipv6=network.ipv6)[: None if not had else len(asked)]:
             if isinstance(wish, AnySubnet):
                 subnet = Subnet(choose_subnet(wish, self._rules.pools, taken))
             # A router has one route to a subnet, so what it routes has to be apart whatever the ranges are.
@@ -322,7 +335,7 @@ class Decisions:
             taken.append(subnet.cidr)
             others.append(subnet)
             chosen.append(subnet)
-        return tuple(chosen)
+        return tuple(sorted(chosen, key=lambda one: one.version))
 
     def _routed(self) -> tuple[Network, ...]:
         """The networks whose router is the host."""

@@ -259,23 +259,28 @@ class Engine:
         if after == before:
             return
         spent = self._decide.left_behind(after)
+        standing = self._host(host).scope
         self._commit(put=[after], drop=spent)
         try:
-            self._bring_network(after)
+            self._bring_network(after, standing)
         except (IsthmusError, ExceptionGroup) as refusal:
+            standing = self._host().scope
             self._commit(put=[before, *spent])
             try:
-                self._bring_network(before)
+                self._bring_network(before, standing)
             except (IsthmusError, ExceptionGroup) as again:
                 # What is wanted is recorded, so the next look at it goes on.
                 refusal.add_note(f"and it could not be changed back whole: {again}")
             raise
         self._announce("network", "update", after.id, {"name": after.name, "type": after.driver})
 
-    def _bring_network(self, network: Network) -> None:
-        """Hold a network, and all who stand on it, against the kernel; stop at what is refused."""
+    def _bring_network(self, network: Network, before: Scope) -> None:
+        """Hold a network, and all who stand on it, against the kernel; stop at what is refused.
+
+        What it had *before* may be what it has no more.
+        """
         self._mtus.pop(network.id, None)
-        self.reconcile(self._host())
+        self.reconcile(self._host() | Area((), before))
         for netns in dict.fromkeys(self._standing_on([network.id])):
             self.reconcile(self._sandbox(netns))
 

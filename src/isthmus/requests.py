@@ -37,11 +37,12 @@ class NetworkRequest:
 class NetworkUpdate:
     """What is to be another of a network: *labels*, *options* and *aux* are set, those of the *gone* names go.
 
-    A range takes the place of the one that its subnet has.
+    *Subnets* come besides those that it has. A range takes the place of the one that its subnet has.
     """
 
     labels: Pairs = ()
     options: Pairs = ()
+    subnets: tuple[SubnetRequest, ...] = ()
     ranges: tuple[str, ...] = ()
     aux: Pairs = ()
     gone_labels: tuple[str, ...] = ()

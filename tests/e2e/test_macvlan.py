@@ -276,3 +276,27 @@ def test_a_value_that_cannot_be_is_named_and_nothing_is_left(lan: Lan, flags: st
     assert said in lan.host.refused(f"network create -d macvlan --subnet 10.0.36.0/24 {flags} bad")
     assert lan.host.interfaces() == {"ens34", "isthmus0"}
     assert "bad" not in lan.host.isthmus("network ls")
+
+
+def test_a_network_changes_while_sandboxes_stand_on_it(lan: Lan) -> None:
+    """The host's way comes and goes, by its address or by the option; a further subnet takes who no longer fits."""
+    lan.host.network("mynet", "-d macvlan --subnet 10.0.36.0/24 --ip-range 10.0.36.192/31 -o parent=ens34")
+    web = lan.host.sandbox("web", "--network mynet")
+    lan.host.isthmus("sandbox create --network mynet db")
+    assert "no available IPv4 addresses" in lan.host.refused("sandbox create --network mynet late")
+    assert shut(lan.host, "10.0.36.192", "icmp")
+    lan.host.isthmus("network update --aux-address host=10.0.36.223 mynet")
+    assert both_ways(lan.host, "10.0.36.223", web, "10.0.36.192")
+    lan.host.isthmus("network update --aux-address-rm host mynet")
+    assert shut(lan.host, "10.0.36.192", "icmp")
+    lan.host.isthmus("network update --aux-address host=10.0.36.222 -o isthmus.host_access=false mynet")
+    assert shut(lan.host, "10.0.36.192", "icmp")
+    lan.host.isthmus("network update --opt-rm isthmus.host_access mynet")
+    assert both_ways(lan.host, "10.0.36.222", web, "10.0.36.192")
+    lan.host.isthmus("network update --subnet 10.0.37.0/24 --gateway 10.0.37.254 --aux-address host=10.0.37.222 mynet")
+    late = lan.host.sandbox("late", "--network mynet")
+    assert late.address() == "10.0.37.1"
+    assert "default via 10.0.37.254 dev eth0" in late.run("ip route")
+    assert both_ways(web, "10.0.36.192", lan.peer, PEER)
+    lan.host.restart()
+    assert lan.host.planned_nothing

@@ -336,6 +336,28 @@ def test_ranges_and_auxiliary_addresses_are_updated(world: World) -> None:
     assert sorted(given) == [f"10.5.0.{number}/24" for number in (2, 4, 5, 6, 7)]
 
 
+def test_further_subnets_come_while_sandboxes_stand(world: World) -> None:
+    """Who comes when the first is full gets an address of the second; it may not collide with any there is."""
+    first = SubnetRequest("10.7.0.0/30")
+    world.engine.create_network(NetworkRequest("lan", driver="macvlan", subnets=(first,)))
+    before = world.engine.network("lan").network.subnets
+    world.sandbox("web", "lan")
+    more = (SubnetRequest("10.8.0.0/24"),)
+    update = NetworkUpdate(subnets=more, ranges=("10.8.0.128/25",), aux=(("nas", "10.8.0.129"),))
+    world.engine.update_network("lan", update)
+    after = world.engine.network("lan").network.subnets
+    assert after[0] == before[0]
+    assert (str(after[1].ip_range), [name for name, _ in after[1].aux]) == ("10.8.0.128/25", ["nas"])
+    given = [world.sandbox(name, "lan") for name in ("db", "late")]
+    assert given
+    seen = {str(one.interface) for one in world.seen(Address) if isinstance(one, Address) and one.netns != HOST}
+    assert {"10.8.0.128/24"} <= seen
+    for clash in ("10.8.0.0/16", "10.7.0.0/30"):
+        with pytest.raises(PoolOverlap):
+            world.engine.update_network("lan", NetworkUpdate(subnets=(SubnetRequest(clash),)))
+    assert world.engine.network("lan").network.subnets == after
+
+
 @pytest.mark.parametrize(
     ("update", "words"),
     [
@@ -347,6 +369,9 @@ def test_ranges_and_auxiliary_addresses_are_updated(world: World) -> None:
         (NetworkUpdate(aux=(("nas", "10.5.0.2"),)), "Address already in use"),
         (NetworkUpdate(aux=(("nas", "10.5.0.1"),)), "is used already, by the gateway"),
         (NetworkUpdate(gone_aux=("nas",)), "network front has no auxiliary address nas"),
+        (NetworkUpdate(subnets=(SubnetRequest("10.6.0.0/24"),)), "bridge driver doesn't support multiple subnets"),
+        (NetworkUpdate(subnets=(SubnetRequest("fd00::/64"),)), "network front has no IPv6: make a network that has"),
+        (NetworkUpdate(subnets=(SubnetRequest("nonsense"),)), "invalid subnet nonsense"),
     ],
     ids=str,
 )

@@ -76,6 +76,7 @@ class NetworkUpdate(Body, frozen=True):
 
     labels: dict[str, str] = {}
     options: dict[str, str] = {}
+    subnets: list[IpamConfig] = []
     ip_ranges: list[str] = []
     auxiliary_addresses: dict[str, str] = {}
     remove_labels: list[str] = []

@@ -46,10 +46,7 @@ def network_request(create: body.NetworkCreate, version: Version) -> NetworkRequ
     return NetworkRequest(
         name=create.name,
         driver=create.driver or "bridge",
-        subnets=tuple(
-            SubnetRequest(one.subnet, one.ip_range, one.gateway, pairs(one.auxiliary_addresses))
-            for one in create.ipam.config
-        ),
+        subnets=_subnets(create.ipam.config),
         options=pairs(create.options),
         ipv4=create.enable_ipv4 if version >= (1, 48) else None,
         ipv6=create.enable_ipv6,
@@ -65,11 +62,19 @@ def network_request(create: body.NetworkCreate, version: Version) -> NetworkRequ
     )
 
 
+def _subnets(configs: Iterable[body.IpamConfig]) -> tuple[SubnetRequest, ...]:
+    """The subnets that *configs* ask for."""
+    return tuple(
+        SubnetRequest(one.subnet, one.ip_range, one.gateway, pairs(one.auxiliary_addresses)) for one in configs
+    )
+
+
 def network_update(update: body.NetworkUpdate) -> NetworkUpdate:
     """What *update* wants to be another."""
     return NetworkUpdate(
         labels=pairs(update.labels),
         options=pairs(update.options),
+        subnets=_subnets(update.subnets),
         ranges=tuple(update.ip_ranges),
         aux=pairs(update.auxiliary_addresses),
         gone_labels=tuple(update.remove_labels),

@@ -259,6 +259,7 @@ def _update(arguments: Arguments) -> int:
     body = {
         "Labels": mapping(arguments.texts("label")),
         "Options": options,
+        "Subnets": _new_subnets(arguments),
         "IPRanges": arguments.texts("ip-range"),
         "AuxiliaryAddresses": mapping(arguments.texts("aux-address")),
         "RemoveLabels": arguments.texts("label-rm"),
@@ -270,6 +271,15 @@ def _update(arguments: Arguments) -> int:
     }
     name = quote(arguments.words[0])
     return print_done(arguments.client().post(f"/networks/{name}/update", body, dry_run_query(arguments)))
+
+
+def _new_subnets(arguments: Arguments) -> list[dict[str, object]]:
+    """Give each further subnet with its gateway."""
+    subnets = arguments.texts("subnet")
+    configs: dict[str, dict[str, object]] = {subnet: {"Subnet": subnet} for subnet in subnets}
+    for gateway in arguments.texts("gateway"):
+        configs[_subnet_of(arguments, subnets, gateway, "gateway")]["Gateway"] = gateway
+    return list(configs.values())
 
 
 def _disconnect(arguments: Arguments) -> int:
@@ -376,6 +386,7 @@ COMMANDS = (
         (
             Flag("aux-address", "Addresses never given out, each with a name", Kind.LIST, value="name=address"),
             Flag("aux-address-rm", "Name of an address that may be given out again", Kind.LIST, value="name"),
+            Flag("gateway", "Gateway of a further subnet", Kind.CSV, value="address"),
             Flag("ip-range", "Part of its subnet that addresses are given out from", Kind.CSV, value="cidr"),
             Flag("label", "Label, with or without a value", Kind.LIST, value="key=value", check=check_label),
             Flag("label-rm", "Label that shall go", Kind.LIST, value="key"),
@@ -384,6 +395,7 @@ COMMANDS = (
             Flag("opt-rm", "Option of the driver that shall go", Kind.LIST, value="key"),
             *_OWN,
             Flag("record-rm", "Name that shall have no address of your own any more", Kind.LIST, value="name"),
+            Flag("subnet", "Further subnet, where a network may have several", Kind.CSV, value="cidr"),
             DRY_RUN,
         ),
         1,
