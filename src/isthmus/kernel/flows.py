@@ -6,8 +6,7 @@ it can wait until nobody asks for anything (`clear`), as a look at the table tak
 """
 
 from collections.abc import Iterable
-from functools import lru_cache, partial
-from ipaddress import ip_address
+from functools import partial
 
 from isthmus.kernel.conntrack import Entry, Tracking
 from isthmus.kernel.netlink import Socket, address, dumpaddrs
@@ -16,8 +15,10 @@ from isthmus.plan import Operation, Plan, Remove
 from isthmus.ports import PROTOCOLS
 from isthmus.resources import Address, Element
 
-_Way = tuple[int, int, IPAddress, int]
-"""From a port of the host by a protocol to an address and a port."""
+_Way = tuple[str, str, str]
+"""A protocol, a port of the host, and the address and port that these lead to: as the element has them."""
+
+_TCP = str(PROTOCOLS["tcp"])
 
 _Port = tuple[int, int, int]
 """An IP version, a protocol and a port of the host."""
@@ -46,12 +47,12 @@ class Flows:
 
     def redirect(self, plan: Plan) -> None:
         """See that no connection goes on by a port that *plan* led elsewhere, or passes by one that it opened."""
-        shut = {way for operation in plan.tighten if isinstance(operation, Remove) for way in _ways(operation)}
-        opened = {way for operation in plan.loosen if not isinstance(operation, Remove) for way in _ways(operation)}
+        shut = _ways(one for one in plan.tighten if isinstance(one, Remove))
+        opened = _ways(one for one in plan.loosen if not isinstance(one, Remove))
         self._closed -= opened
-        lasting = {way for way in shut if way[0] == PROTOCOLS["tcp"]}
+        lasting = {way for way in shut if way[0] == _TCP}
         self._closed |= lasting - opened
-        shut, opened = shut - lasting - opened, {way for way in opened if way[0] != PROTOCOLS["tcp"]}
+        shut, opened = shut - lasting - opened, {way for way in opened if way[0] != _TCP}
         self._go_through(shut, opened, frozenset())
 
     def clear(self) -> None:
@@ -62,10 +63,9 @@ class Flows:
 
     def _go_through(self, shut: Iterable[_Way], opened: Iterable[_Way], left: Iterable[IPAddress]) -> None:
         shut, left = frozenset(shut), frozenset(left)
-        fresh: set[_Port] = {(target.version, protocol, port) for protocol, port, target, _ in opened}
-        versions = (
-            {target.version for _, _, target, _ in shut} | {one[0] for one in fresh} | {one.version for one in left}
-        )
+        fresh: set[_Port] = {(_version(target), int(protocol), int(port)) for protocol, port, target in opened}
+        versions = set(map(_version, {target for *_, target in shut}))
+        versions.update((one[0] for one in fresh), (one.version for one in left))
         if not versions:
             return
         own: frozenset[IPAddress] = _own_addresses() if fresh else frozenset()
@@ -82,26 +82,28 @@ def _is_stale(
 ) -> bool:
     """Whether a connection goes by a way that is *shut*, by a port that is *fresh* and was ours, or to who *left*."""
     first, answer = entry.original, entry.reply
-    if entry.translated and (first.protocol, first.destination_port, answer.source, answer.source_port) in shut:
-        return True
+    if entry.translated and shut:
+        target = f"{answer.source} . {answer.source_port}"
+        if (str(first.protocol), str(first.destination_port), target) in shut:
+            return True
     if first.source in left or answer.source in left:
         return True
     port = (first.destination.version, first.protocol, first.destination_port)
     return not entry.translated and port in fresh and first.destination in own
 
 
-def _ways(operation: Operation) -> Iterable[_Way]:
-    element = operation.resource
-    if isinstance(element, Element) and element.set.startswith("publish"):
-        protocol, place = element.match[-2:]
-        yield int(protocol), int(place), *_target(element.value)
+def _ways(operations: Iterable[Operation]) -> set[_Way]:
+    elements = (one.resource for one in operations)
+    return {
+        (one.match[-2], one.match[-1], one.value)
+        for one in elements
+        if isinstance(one, Element) and one.set.startswith("publish")
+    }
 
 
-@lru_cache
-def _target(value: str) -> tuple[IPAddress, int]:
-    """Read where an element leads, as many do."""
-    target, port = value.split(" . ")
-    return ip_address(target), int(port)
+def _version(target: str) -> int:
+    """Return the IP version of where a way leads."""
+    return 6 if ":" in target else 4
 
 
 def _made(operations: Iterable[Operation]) -> Iterable[IPAddress]:

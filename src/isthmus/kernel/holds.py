@@ -33,6 +33,7 @@ _REQUEST = Struct("=IHHIIBBBBI48s")  # struct nlmsghdr, then struct inet_diag_re
 _PORT = Struct(">H")
 _INODE = Struct("=I")
 _EVERY_STATE = 0xFFFF_FFFF
+_FEW = 16
 _SPARE = 256  # descriptors that are left to the rest of the daemon
 
 
@@ -41,17 +42,21 @@ class Holds:
 
     def __init__(self) -> None:
         self._sockets: dict[Place, socket.socket | None] = {}
+        self._released: dict[Place, socket.socket] = {}
         self._most = 0
 
     def close(self) -> None:
         """Keep nothing more."""
         self.release(tuple(self._sockets))
+        self.clear()
 
     def hold(self, places: Iterable[Place]) -> dict[Place, str]:
         """Keep *places*; return those that cannot be had, each with the reason."""
         refused = {}
         for place in places:
-            if place not in self._sockets:
+            if place in self._released:
+                self._sockets[place] = self._released.pop(place)
+            elif place not in self._sockets:
                 self._make_room()
                 try:
                     self._sockets[place] = _bound(place)
@@ -60,14 +65,22 @@ class Holds:
         return refused
 
     def release(self, places: Iterable[Place]) -> None:
-        """Keep *places* no more."""
+        """Keep *places* no more: few from now on, many when there is time for it (`clear`), for each takes a while."""
         for place in places:
             if held := self._sockets.pop(place, None):
-                held.close()
+                self._released[place] = held
+        if len(self._released) <= _FEW:
+            self.clear()
+
+    def clear(self) -> None:
+        """Leave what was released to others."""
+        for held in self._released.values():
+            held.close()
+        self._released.clear()
 
     def _make_room(self) -> None:
         """Have the kernel let us open more descriptors, if we come near what it lets us have."""
-        if len(self._sockets) + _SPARE < self._most:
+        if len(self._sockets) + len(self._released) + _SPARE < self._most:
             return
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:

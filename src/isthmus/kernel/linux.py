@@ -304,6 +304,7 @@ class LinuxKernel:
             if space := self._spaces.find(netns):
                 space.socket.attempt(dellink_group(DYING))  # ENODEV: none is left
         self._flows.clear()
+        self._holds.clear()
 
     @property
     def dying(self) -> bool:

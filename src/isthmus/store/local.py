@@ -117,11 +117,9 @@ class LocalStore:
         self._wait_for_disk(changes)
         run("BEGIN IMMEDIATE")
         try:
-            for key, value in changes.items():
-                if value is None:
-                    run("DELETE FROM item WHERE key = ?", (key,))
-                else:
-                    run("REPLACE INTO item VALUES (?, ?)", (key, value))
+            many = self._database.executemany
+            many("DELETE FROM item WHERE key = ?", ((key,) for key, value in changes.items() if value is None))
+            many("REPLACE INTO item VALUES (?, ?)", (item for item in changes.items() if item[1] is not None))
             run("UPDATE revision SET number = ?", (self._revision + 1,))
             run("COMMIT")
         finally:
