@@ -113,7 +113,10 @@ _KNOWN = 4096
 
 
 class _Set:
-    """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter"."""
+    """How the elements of one set look, read from its definition: "type ifname . ifname : verdict; counter".
+
+    Those of a set with timeouts are *passing*: they come and go by themselves, so that nothing is said of them.
+    """
 
     __slots__ = (
         "counted",
@@ -122,6 +125,7 @@ class _Set:
         "intervals",
         "match",
         "name",
+        "passing",
         "raw",
         "value",
         "value_of",
@@ -138,7 +142,9 @@ class _Set:
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
         self.counted = "counter" in options
-        self.intervals = "flags interval" in options
+        flags = {flag for option in options if option.startswith("flags ") for flag in option[6:].split(",")}
+        self.intervals = "interval" in flags
+        self.passing = "timeout" in flags
         # An element is written and read several times in its life, and many have the same value.
         self.raw = lru_cache(_KNOWN)(partial(_join_ends if self.intervals else _join, self.fields))
         self.match = lru_cache(_KNOWN)(partial(_split_ends if self.intervals else _split, self.fields))
@@ -177,6 +183,7 @@ class _Set:
 
 
 _SETS = {name: _Set(name, definition) for name, definition in firewall.SETS.items()}
+_LASTING = tuple(kind for kind in _SETS.values() if not kind.passing)
 
 _OLD_TABLES = (
     "/proc/thread-self/net/ip_tables_names",
@@ -231,7 +238,7 @@ class Firewall:
         return self._socket.port
 
     def observe(self) -> Iterator[Table | Element]:
-        """Yield the table, if there is one, and all elements of its sets.
+        """Yield the table, if there is one, and all elements of its sets but the passing ones.
 
         If somebody took out a part of what is fixed, the digest of the table says what.
         """
@@ -239,7 +246,7 @@ class Firewall:
             return
         digest = self._digest()
         found: list[Element] = []
-        for kind in _SETS.values():
+        for kind in _LASTING:
             elements = self._elements(kind)
             if elements is None:
                 digest = f"damaged: set {kind.name} is gone"
