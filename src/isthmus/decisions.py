@@ -48,6 +48,7 @@ from isthmus.errors import (
     PortTaken,
     Predefined,
 )
+from isthmus.firewall import Mode
 from isthmus.model import (
     HOST,
     Binding,
@@ -67,8 +68,8 @@ from isthmus.model import (
 )
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
-from isthmus.options import RECORD, Options, Probe, check_interface
-from isthmus.ports import Wish, clash
+from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
+from isthmus.ports import Wish, clash, versions
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS, gateway_endpoint
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
@@ -685,7 +686,8 @@ class Decisions:
     ) -> tuple[Binding, ...]:
         """The places on the host that lead to *user* on *endpoints*, none of those that others keep *busy*.
 
-        Where *wishes* name no address, the network that serves may have one for that.
+        Where *wishes* name no address, the network that serves may have one for that. Those that name what there is
+        change who may call there.
 
         Raises:
             PortTaken: one of ours has it, or nothing is free among those that would do.
@@ -701,6 +703,13 @@ class Decisions:
         bindings = []
         for wish in wishes:
             protocol, address = wish.protocol, wish.address or usual
+            self._check_callers(wish, address, endpoints)
+            before = (
+                self._state.binding(user.id, Place(protocol, wish.hosts[0], address)) if len(wish.hosts) == 1 else None
+            )
+            if before and not before.removing and before.port == wish.port and before.callers != wish.callers:
+                bindings.append(replace(before, callers=wish.callers))
+                continue
             # Many that leave it to us go on where the one before found its port.
             ports = iter(wish.hosts or ())
             if not wish.hosts:
@@ -718,8 +727,22 @@ class Decisions:
                 first = Place(protocol, hosts[0], address)
                 raise PortTaken(user.name, f"{first}-{hosts[-1]}", "all ports are allocated", "")
             mine[address] = user.id
-            bindings.append(Binding(user.id, wish.port, place, wish.asked))
+            bindings.append(Binding(user.id, wish.port, place, wish.asked, wish.callers))
         return tuple(bindings)
+
+    def _check_callers(self, wish: Wish, address: IPAddress | None, endpoints: Iterable[Endpoint]) -> None:
+        """Refuse a policy of its own for a port that is not reached by its place on the host alone."""
+        for version in versions(address) if wish.callers else ():
+            if chosen := gateway_endpoint(self._state, endpoints, version):
+                network = self._state.networks[chosen[0].network]
+                mode = dict(self._traits(network.id).publishing).get(version, Mode.NAT)
+                if mode is not Mode.NAT:
+                    raise InvalidOption(
+                        "Callers",
+                        wish.callers,
+                        f"no port has callers of its own in the gateway mode {mode.value}, which {network.name} has "
+                        f"for IPv{version}; say it of the network ({PUBLISH}), or choose the mode {Mode.NAT.value}",
+                    )
 
     def _port_taken(self, user: Sandbox, place: Place, holder: str) -> PortTaken:
         known = self._state.sandboxes.get(holder)
