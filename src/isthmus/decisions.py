@@ -704,12 +704,12 @@ class Decisions:
         for wish in wishes:
             protocol, address = wish.protocol, wish.address or usual
             self._check_callers(wish, address, endpoints)
-            before = (
-                self._state.binding(user.id, Place(protocol, wish.hosts[0], address)) if len(wish.hosts) == 1 else None
-            )
-            if before and not before.removing and before.port == wish.port and before.callers != wish.callers:
-                bindings.append(replace(before, callers=wish.callers))
-                continue
+            if changed := self._changed(user, wish, address):
+                mine = chosen.setdefault((protocol, changed.place.port), {})
+                if not clash(address, mine):
+                    mine[address] = user.id
+                    bindings.append(changed)
+                    continue
             # Many that leave it to us go on where the one before found its port.
             ports = iter(wish.hosts or ())
             if not wish.hosts:
@@ -729,6 +729,14 @@ class Decisions:
             mine[address] = user.id
             bindings.append(Binding(user.id, wish.port, place, wish.asked, wish.callers))
         return tuple(bindings)
+
+    def _changed(self, user: Sandbox, wish: Wish, address: IPAddress | None) -> Binding | None:
+        """What leads to *user* as *wish* wants, but for other callers, with those that it wants."""
+        if len(wish.hosts) != 1:
+            return None
+        before = self._state.binding(user.id, Place(wish.protocol, wish.hosts[0], address))
+        same = before and before.port == wish.port and not before.removing
+        return replace(before, callers=wish.callers) if before and same and before.callers != wish.callers else None
 
     def _check_callers(self, wish: Wish, address: IPAddress | None, endpoints: Iterable[Endpoint]) -> None:
         """Refuse a policy of its own for a port that is not reached by its place on the host alone."""

@@ -83,6 +83,7 @@ class Engine:
         self._waiting: dict[str, str] = {}
         self._seen = Host()
         self._mtus: dict[str, int | None] = {}
+        self._table: Table | None = None
         self._troubles: dict[tuple[str, str], str] = {}
         self._adopt(State())
 
@@ -229,7 +230,7 @@ class Engine:
             paths=self._paths,
         )
         double._adopt(State(self._state.records()))
-        double._waiting, double._seen = self._waiting, self._seen
+        double._waiting, double._seen, double._table = self._waiting, self._seen, self._table
         action(double)
         return tuple(str(operation) for plan in stage.plans for operation in plan)
 
@@ -545,7 +546,8 @@ class Engine:
         except (IsthmusError, ExceptionGroup) as refusal:
             try:
                 places = {one.place for one in before}
-                self._commit(put=before)
+                if before:
+                    self._commit(put=before)
                 fresh = [one for one in new if not (isinstance(one, Binding) and one.place in places)]
                 self._take_away(fresh, area, kept=spent)
             except (IsthmusError, ExceptionGroup) as again:
@@ -650,17 +652,22 @@ class Engine:
     def _whole(self, user: Sandbox, bindings: tuple[Binding, ...]) -> Area:
         """All that a sandbox with these *bindings* is made of, with the host's half if that has to change for them."""
         area = self._sandbox(user.netns)
-        return render.together(self._host(), area) if any(map(render.follows, bindings)) else area
+        return render.together(self._host(), area) if self._needs_host(bindings) else area
+
+    def _needs_host(self, bindings: Iterable[Binding]) -> bool:
+        """Whether our table has to change for *bindings*: by the first that follows the host's rules, or the last."""
+        return any(map(render.follows, bindings)) and render.table(self._state, self._seen) != self._table
 
     def _ports(self, user: Sandbox, bindings: tuple[Binding, ...]) -> Area:
-        if any(map(render.follows, bindings)):
-            return self._host()  # with the chain that the first of these needs, and the last does not
+        if self._needs_host(bindings):
+            return self._host()
         return render.ports(self._state, user, bindings, self._waiting.keys(), self._rules.firewall)
 
     def _host(self, host: Host | None = None) -> Area:
         host = host or self._look()
         # What a network begins with is what its sandboxes have, until `_moved` tells otherwise.
         self._mtus = self._paths_of(host) | self._mtus
+        self._table = render.table(self._state, host)
         area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         opening = {
             version: name

@@ -46,7 +46,7 @@ class Callers:
 FOLLOW = Callers(follow=True)
 
 PUBLISH = "isthmus.publish"
-"""The option that says who may use published ports: `open`, `localhost`, `follow`, `from CIDR,...` `on INTERFACE,...`.
+"""The option that says who may use ports: `open`, `localhost`, `follow`, `from CIDR,...`, `on INTERFACE,...`.
 
 One port can have a policy of its own, in the same words.
 """

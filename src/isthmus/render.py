@@ -32,6 +32,7 @@ from isthmus.resources import (
     Route,
     Rule,
     Sysctl,
+    Table,
     Veth,
     Vlan,
     announcing,
@@ -223,9 +224,11 @@ def host(
     (their IDs) cannot be made yet.
     """
     guarded = tuple(filter(_is_guarded, state.networks.values()))
-    detoured = host.frames_filtered is True
-    table = firewall.table(detoured=detoured, guarded=bool(guarded), followed=_is_followed(state))
-    wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, host, waiting)]
+    wanted: list[Resource] = [
+        table(state, host),
+        *firewall.marked(rules.marks),
+        *_senders(state, guarded, host, waiting),
+    ]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
@@ -253,6 +256,15 @@ def host(
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)
+
+
+def table(state: State, host: Host) -> Table:
+    """Our table, with those of its chains that are needed."""
+    return firewall.table(
+        detoured=host.frames_filtered is True,
+        guarded=any(map(_is_guarded, state.networks.values())),
+        followed=_is_followed(state),
+    )
 
 
 def _is_followed(state: State) -> bool:
