@@ -171,7 +171,7 @@ KEYS = (
     Key("default-gateway-v6", Kind.TEXT, "IPv6 router of the default network, if that is not the bridge"),
     Key("mtu", Kind.NUMBER, "MTU of the default network (default that of the host's way out)"),
     Key("ip", Kind.TEXT, "host address for published ports of the default network (default 0.0.0.0)"),
-    Key("publish", Kind.TEXT, "who may use its published ports: open, localhost, from CIDR,... or on INTERFACE,..."),
+    Key("publish", Kind.TEXT, "who may use its ports: open, localhost, follow, from CIDR,... or on INTERFACE,..."),
     Key("egress", Kind.TEXT, 'who may be called from it: rules such as "deny, allow 10.0.0.0/8:443"'),
     Key("icc", Kind.SWITCH, "let members of the default network reach each other (default true)"),
     Key("ipv6", Kind.SWITCH, "IPv6 on the default network"),

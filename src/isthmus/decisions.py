@@ -49,6 +49,7 @@ from isthmus.errors import (
     PortTaken,
     Predefined,
 )
+from isthmus.firewall import Mode
 from isthmus.model import (
     HOST,
     Binding,
@@ -68,8 +69,8 @@ from isthmus.model import (
 )
 from isthmus.naming import mac as mac_of
 from isthmus.naming import veth
-from isthmus.options import RECORD, Options, Probe, check_interface
-from isthmus.ports import Wish, clash
+from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
+from isthmus.ports import Wish, clash, versions
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
 from isthmus.render import SYSCTLS, gateway_endpoint
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
@@ -700,7 +701,8 @@ class Decisions:
     ) -> tuple[Binding, ...]:
         """The places on the host that lead to *user* on *endpoints*, none of those that others keep *busy*.
 
-        Where *wishes* name no address, the network that serves may have one for that.
+        Where *wishes* name no address, the network that serves may have one for that. Those that name what there is
+        change who may call there.
 
         Raises:
             PortTaken: one of ours has it, or nothing is free among those that would do.
@@ -716,6 +718,13 @@ class Decisions:
         bindings = []
         for wish in wishes:
             protocol, address = wish.protocol, wish.address or usual
+            self._check_callers(wish, address, endpoints)
+            if changed := self._changed(user, wish, address):
+                mine = chosen.setdefault((protocol, changed.place.port), {})
+                if not clash(address, mine):
+                    mine[address] = user.id
+                    bindings.append(changed)
+                    continue
             # Many that leave it to us go on where the one before found its port.
             ports = iter(wish.hosts or ())
             if not wish.hosts:
@@ -733,8 +742,30 @@ class Decisions:
                 first = Place(protocol, hosts[0], address)
                 raise PortTaken(user.name, f"{first}-{hosts[-1]}", "all ports are allocated", "")
             mine[address] = user.id
-            bindings.append(Binding(user.id, wish.port, place, wish.asked))
+            bindings.append(Binding(user.id, wish.port, place, wish.asked, wish.callers))
         return tuple(bindings)
+
+    def _changed(self, user: Sandbox, wish: Wish, address: IPAddress | None) -> Binding | None:
+        """What leads to *user* as *wish* wants, but for other callers, with those that it wants."""
+        if len(wish.hosts) != 1:
+            return None
+        before = self._state.binding(user.id, Place(wish.protocol, wish.hosts[0], address))
+        same = before and before.port == wish.port and not before.removing
+        return replace(before, callers=wish.callers) if before and same and before.callers != wish.callers else None
+
+    def _check_callers(self, wish: Wish, address: IPAddress | None, endpoints: Iterable[Endpoint]) -> None:
+        """Refuse a policy of its own for a port that is not reached by its place on the host alone."""
+        for version in versions(address) if wish.callers else ():
+            if chosen := gateway_endpoint(self._state, endpoints, version):
+                network = self._state.networks[chosen[0].network]
+                mode = dict(self._traits(network.id).publishing).get(version, Mode.NAT)
+                if mode is not Mode.NAT:
+                    raise InvalidOption(
+                        "Callers",
+                        wish.callers,
+                        f"no port has callers of its own in the gateway mode {mode.value}, which {network.name} has "
+                        f"for IPv{version}; say it of the network ({PUBLISH}), or choose the mode {Mode.NAT.value}",
+                    )
 
     def _port_taken(self, user: Sandbox, place: Place, holder: str) -> PortTaken:
         known = self._state.sandboxes.get(holder)

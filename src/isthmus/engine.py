@@ -83,6 +83,7 @@ class Engine:
         self._waiting: dict[str, str] = {}
         self._seen = Host()
         self._mtus: dict[str, int | None] = {}
+        self._table: Table | None = None
         self._troubles: dict[tuple[str, str], str] = {}
         self._adopt(State())
 
@@ -229,7 +230,7 @@ class Engine:
             paths=self._paths,
         )
         double._adopt(State(self._state.records()))
-        double._waiting, double._seen = self._waiting, self._seen
+        double._waiting, double._seen, double._table = self._waiting, self._seen, self._table
         action(double)
         return tuple(str(operation) for plan in stage.plans for operation in plan)
 
@@ -280,7 +281,7 @@ class Engine:
         What it had *before* may be what it has no more.
         """
         self._mtus.pop(network.id, None)
-        self.reconcile(self._host() | Area((), before))
+        self.reconcile(render.together(self._host(), Area((), before)))
         for netns in dict.fromkeys(self._standing_on([network.id])):
             self.reconcile(self._sandbox(netns))
 
@@ -356,7 +357,7 @@ class Engine:
         user, endpoints = self._decide.sandbox(request, evidence)
         self._refuse_waiting(endpoints)
         bindings = self._hold(user, request.ports, endpoints)
-        self._carry_out((user, *endpoints, *bindings), lambda: self._sandbox(user.netns))
+        self._carry_out((user, *endpoints, *bindings), lambda: self._whole(user, bindings))
         self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:
             self._announce_endpoint("connect", self._state.networks[endpoint.network], user)
@@ -366,9 +367,10 @@ class Engine:
         """Remove a sandbox with its endpoints; its namespace stays for as long as others share it."""
         user = self._state.sandbox(name)
         endpoints = self._state.of_sandbox(user.id)
-        with_them: tuple[Record, ...] = (*endpoints, *self._state.links_of(user.id), *self._state.bindings_of(user.id))
+        bindings = self._state.bindings_of(user.id)
+        with_them: tuple[Record, ...] = (*endpoints, *self._state.links_of(user.id), *bindings)
         kept = self._decide.leases(endpoints)
-        self._take_away((user,), lambda: self._sandbox(user.netns), with_them=with_them, kept=kept)
+        self._take_away((user,), lambda: self._whole(user, bindings), with_them=with_them, kept=kept)
         for endpoint in endpoints:
             self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
         self._announce("container", "destroy", user.id, {"name": user.name})
@@ -405,10 +407,11 @@ class Engine:
     # Ports.
 
     def publish(self, sandbox: str, wishes: Iterable[Wish]) -> tuple[PortView, ...]:
-        """Publish more ports of a sandbox; return these."""
+        """Publish more ports of a sandbox, or say anew who may use those that are published; return these."""
         user = self._state.sandbox(sandbox)
         bindings = self._hold(user, tuple(wishes), self._state.of_sandbox(user.id))
-        self._carry_out(bindings, lambda: self._ports(user, bindings))
+        before = tuple(one for binding in bindings if (one := self._state.binding(user.id, binding.place)))
+        self._carry_out(bindings, lambda: self._ports(user, (*before, *bindings)), before=before)
         return present.ports(self._state, user, bindings)
 
     def unpublish(self, sandbox: str, chosen: Callable[[Binding], bool]) -> None:
@@ -430,7 +433,9 @@ class Engine:
             refused = self._kernel.hold(places) if places else {}
             if not refused:
                 return bindings
-            self._kernel.release(place for place in places if place not in refused)
+            self._kernel.release(
+                place for place in places if place not in refused and not self._state.binding(user.id, place)
+            )
             for wish, place in zip(wishes, places, strict=True):
                 if place in refused and len(wish.hosts) == 1:
                     raise PortTaken(user.name, place, refused[place], self._kernel.holder(place))
@@ -532,15 +537,24 @@ class Engine:
 
     # How a change is carried out.
 
-    def _carry_out(self, new: tuple[Record, ...], area: Callable[[], Area]) -> None:
-        """Record what is *new*, and make the kernel hold it; if the kernel refuses, take it back and say why."""
+    def _carry_out(
+        self, new: tuple[Record, ...], area: Callable[[], Area], *, before: tuple[Binding, ...] = ()
+    ) -> None:
+        """Record what is *new*, and make the kernel hold it; if the kernel refuses, take it back and say why.
+
+        What of it was there *before* is then as it was.
+        """
         spent = self._decide.spent(new)
         self._commit(put=new, drop=spent)
         try:
             self.reconcile(area())
         except (IsthmusError, ExceptionGroup) as refusal:
             try:
-                self._take_away(new, area, kept=spent)
+                places = {one.place for one in before}
+                if before:
+                    self._commit(put=before)
+                fresh = [one for one in new if not (isinstance(one, Binding) and one.place in places)]
+                self._take_away(fresh, area, kept=spent)
             except (IsthmusError, ExceptionGroup) as again:
                 # What is left is recorded as being removed, so the next look at it goes on.
                 refusal.add_note(f"and it could not be taken back whole: {again}")
@@ -639,20 +653,32 @@ class Engine:
 
     def _sandbox(self, netns: str) -> Area:
         area = render.sandbox(self._state, netns, self._seen, self._waiting.keys(), self._rules.firewall)
-        policed = self._state.policed()
-        # With the first who has an egress policy come the chains for it, and they go with the last.
-        if policed and all(self._state.sandboxes[one.sandbox].netns == netns for one in policed):
-            area |= self._host()
-        return area
+        policed = any(self._state.sandboxes[one.sandbox].netns == netns for one in self._state.policed())
+        return render.together(self._host(), area) if policed and self._is_table_old() else area
 
-    def _ports(self, user: Sandbox, bindings: Iterable[Binding]) -> Area:
-        places = [binding.place for binding in bindings]
-        return render.ports(self._state, user, places, self._waiting.keys(), self._rules.firewall)
+    def _whole(self, user: Sandbox, bindings: tuple[Binding, ...]) -> Area:
+        """All that a sandbox with these *bindings* is made of, with the host's half if that has to change for them."""
+        area = self._sandbox(user.netns)
+        return render.together(self._host(), area) if self._needs_host(bindings) else area
+
+    def _needs_host(self, bindings: Iterable[Binding]) -> bool:
+        """Whether our table has to change for *bindings*, as some of them follow the host's rules."""
+        return any(map(render.follows, bindings)) and self._is_table_old()
+
+    def _is_table_old(self) -> bool:
+        """Whether our table has to have other chains: they come with the first who needs them, and go with the last."""
+        return render.table(self._state, self._seen) != self._table
+
+    def _ports(self, user: Sandbox, bindings: tuple[Binding, ...]) -> Area:
+        if self._needs_host(bindings):
+            return self._host()
+        return render.ports(self._state, user, bindings, self._waiting.keys(), self._rules.firewall)
 
     def _host(self, host: Host | None = None) -> Area:
         host = host or self._look()
         # What a network begins with is what its sandboxes have, until `_moved` tells otherwise.
         self._mtus = self._paths_of(host) | self._mtus
+        self._table = render.table(self._state, host)
         area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         opening = {
             version: name

@@ -25,10 +25,16 @@ sent to: before a published port is translated, and whether they are for the hos
 
 A published port is one element of a map: its place on the host leads to an address and a port of a sandbox. The maps
 are asked about the first packet of each connection that is for an address of the host, whether it comes in
-(`prerouting`) or from the host itself (`output`). Who asks keeps his address, but where an answer would not come back
-our way: on the bridge that it came from (`hairpin`), and from the host's loopback, whose addresses mean somebody else
-inside. To let the loopback in, the kernel has to be told that such addresses may leave (`route_localnet`); `guard`
-drops them where they come from our bridges, so that this opens nothing. IPv6 has no such thing.
+(`prerouting`) or from the host itself (`output`). What comes in is asked first whether its place is one that not all
+may use (`called`). A place with a policy of its `own` is judged there, and `callers-nat` does not judge it again. A
+place that shall `follow` the host's own rules is led to a sandbox for those only whom these let through before: others
+go on to the hook `input` untranslated, as if a process of the host were meant. Behind all rules there, `ask` sees who
+is left of them, remembers him for five minutes, and drops his packet without a word, so that nothing is known of the
+connection, and the packet that he sends again is translated. Who asks keeps his address, but where an answer would not
+come back our way: on the bridge that it came from (`hairpin`), and from the host's loopback, whose addresses mean
+somebody else inside. To let the loopback in, the kernel has to be told that such addresses may leave
+(`route_localnet`); `guard` drops them where they come from our bridges, so that this opens nothing. IPv6 has no such
+thing.
 
 Our chains accept with no say over other tables: every table with a chain on the same hook has its own vote, so a host's
 firewall stays in charge. The modes are Docker's gateway modes (moby 29, drivers/bridge):
@@ -47,13 +53,13 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from isthmus.addresses import written
 from isthmus.egress import Box, Egress, allowed, told
-from isthmus.model import Binding, IPAddress
+from isthmus.model import Binding, IPAddress, Place
 from isthmus.naming import TABLE
-from isthmus.options import Callers
+from isthmus.options import FOLLOW, PUBLISH, Callers, callers_of
 from isthmus.ports import PROTOCOLS, versions
 from isthmus.resources import Element, Key, Table
 
@@ -104,11 +110,12 @@ def elements(policy: Policy) -> Iterator[Element]:
         yield element("hairpin", (bridge, bridge))
     for interface in policy.trusted:
         yield element("trusted", (interface, bridge))
-    if policy.callers and not policy.internal:
-        yield from (element(f"callers{one.version}", (bridge, str(one))) for one in policy.callers.sources)
-        yield from (element("entrances", (one, bridge)) for one in policy.callers.entrances)
+    calling = None if policy.callers == FOLLOW else policy.callers
+    if calling and not policy.internal:
+        yield from (element(f"callers{one.version}", (bridge, str(one))) for one in calling.sources)
+        yield from (element("entrances", (one, bridge)) for one in calling.entrances)
     for family, mode, source in (("4", policy.mode4, policy.source4), ("6", policy.mode6, policy.source6)):
-        enter = _ENTER if policy.callers is None else _ENTER_CALLING
+        enter = _ENTER if calling is None else _ENTER_CALLING
         yield element(f"enter{family}", (bridge,), "drop" if mode is None or policy.internal else enter[mode])
         if policy.internal:
             yield element(f"leave{family}", (bridge,), "drop")
@@ -185,27 +192,69 @@ def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
         yield element("detoured", (bridge,))
 
 
-def published(binding: Binding, target: IPAddress, mode: Mode) -> Iterator[Element]:
-    """The elements by which *binding* leads to its port at *target*, on a network of this *mode*.
+def published(binding: Binding, target: IPAddress, mode: Mode, callers: Callers | None = None) -> Iterator[Element]:
+    """The elements by which *binding* leads to its port at *target*, on a network of this *mode* with these *callers*.
 
-    There is none where the binding's address is of another IP version. Without translation the port is opened, and
-    what it is on the host has no meaning.
+    There is none where it does not lead there. Without translation the port is opened, and what it is on the host has
+    no meaning.
     """
     place, version = binding.place, target.version
-    if version not in versions(place.address):
+    if not leads(binding, version, mode):
         return
-    protocol = str(PROTOCOLS[place.protocol])
     if mode in TRANSLATING:
         yield element(*_place(binding, version), f"{target} . {binding.port}")
+        if binding.callers:
+            yield from _own(binding, version)
+        elif callers == FOLLOW:
+            yield element(f"follow{version}", _where(place, version))
     elif mode is Mode.ROUTED:
-        yield element(f"open{version}", (str(target), protocol, str(binding.port)))
+        yield element(f"open{version}", (str(target), str(PROTOCOLS[place.protocol]), str(binding.port)))
 
 
-def places(binding: Binding) -> Iterator[Key]:
-    """The keys of the elements that the place of *binding* on the host may have, whatever it leads to."""
+def leads(binding: Binding, version: int, mode: Mode) -> bool:
+    """Whether *binding* leads to an address of IP *version* on a network of this *mode*.
+
+    It does not if its place is of the other version. Nor if who may call depends on that place, and there is none:
+    where nothing is translated, or where callers need not come by it.
+    """
+    return version in versions(binding.place.address) and (mode is Mode.NAT or not binding.callers)
+
+
+def places(binding: Binding, *, follow: bool = False) -> Iterator[Key]:
+    """The keys of the elements that the place of *binding* on the host may have, whatever it leads to.
+
+    *Follow* tells whether a network may have let the host's own rules say who may call.
+    """
     for version in versions(binding.place.address):
         name, match = _place(binding, version)
         yield ("element", name, *match)
+        if binding.callers:
+            yield from (one.key for one in _own(binding, version))
+        elif follow:
+            yield ("element", f"follow{version}", *_where(binding.place, version))
+
+
+def _own(binding: Binding, version: int) -> Iterator[Element]:
+    """The elements by which *binding* has a policy of its own."""
+    where = _where(binding.place, version)
+    callers = callers_of(PUBLISH, binding.callers)
+    yield element(f"own{version}", where)
+    if callers == FOLLOW:
+        yield element(f"follow{version}", where)
+    else:
+        sources = callers.sources if callers else _ALL
+        yield from (element(f"own-callers{version}", (*where, str(one))) for one in sources if one.version == version)
+        yield from (element(f"own-entrances{version}", (*where, one)) for one in (callers.entrances if callers else ()))
+
+
+_ALL = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+
+def _where(place: Place, version: int) -> tuple[str, str, str]:
+    """How sets of intervals have *place*: all addresses of the IP *version*, or one."""
+    every = place.address is None or place.address.is_unspecified
+    address = _ALL[version == 6] if every else ip_network(place.address or "")
+    return str(address), str(PROTOCOLS[place.protocol]), str(place.port)
 
 
 def _place(binding: Binding, version: int) -> tuple[str, tuple[str, ...]]:
@@ -244,6 +293,7 @@ _PROHIBITING = frozenset(
     {
         "guarded",
         *("closed4", "closed6", "enter4", "enter6", "leave4", "leave6"),
+        *("own4", "own6", "follow4", "follow6"),
         *("policed", "policed4", "policed6", "refused4", "refused6"),
     }
 )
@@ -261,6 +311,7 @@ def marked(marks: Iterable[int]) -> Iterator[Element]:
 
 _BOX4 = "type ifname . ipv4_addr . inet_proto . inet_service . ipv4_addr"
 _BOX6 = "type ifname . ipv6_addr . inet_proto . inet_service . ipv6_addr"
+_ADMITTED = "flags dynamic,timeout; timeout 5m; size 65536"
 
 SETS: dict[str, str] = {
     "switched": "type ifname",
@@ -293,6 +344,16 @@ SETS: dict[str, str] = {
     "publish6": "type inet_proto . inet_service : ipv6_addr . inet_service; counter",
     "publish-at4": "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; counter",
     "publish-at6": "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; counter",
+    "own4": "type ipv4_addr . inet_proto . inet_service; flags interval",
+    "own6": "type ipv6_addr . inet_proto . inet_service; flags interval",
+    "own-callers4": "type ipv4_addr . inet_proto . inet_service . ipv4_addr; flags interval",
+    "own-callers6": "type ipv6_addr . inet_proto . inet_service . ipv6_addr; flags interval",
+    "own-entrances4": "type ipv4_addr . inet_proto . inet_service . ifname; flags interval",
+    "own-entrances6": "type ipv6_addr . inet_proto . inet_service . ifname; flags interval",
+    "follow4": "type ipv4_addr . inet_proto . inet_service; flags interval",
+    "follow6": "type ipv6_addr . inet_proto . inet_service; flags interval",
+    "admitted4": f"type ifname . ipv4_addr . ipv4_addr . inet_proto . inet_service; {_ADMITTED}",
+    "admitted6": f"type ifname . ipv6_addr . ipv6_addr . inet_proto . inet_service; {_ADMITTED}",
     "guarded": "type ifname",
     "sender": "type ifname . ether_addr",
     "sender4": "type ifname . ether_addr . ipv4_addr",
@@ -302,7 +363,10 @@ SETS: dict[str, str] = {
     "source4": "type ifname : ipv4_addr; counter",
     "source6": "type ifname : ipv6_addr; counter",
 }
-"""Every set (and, where there is a colon, map) of our tables, by name."""
+"""Every set (and, where there is a colon, map) of our tables, by name.
+
+What is in those that have timeouts comes and goes by itself, and is nobody's wish.
+"""
 
 LEARNED = frozenset({"granted4", "granted6", "refused4", "refused6"})
 """Those that `named` is about."""
@@ -311,6 +375,14 @@ USER_CHAIN = "user-forward"
 
 # By number, as ICMP below: without /etc/protocols, which minimal systems lack, nft knows no names.
 _WITH_PORTS = f"meta l4proto {{ {', '.join(map(str, sorted(PROTOCOLS.values())))} }}"
+
+_PLACE4 = f"{_WITH_PORTS} ip daddr . meta l4proto . th dport"
+_PLACE6 = f"{_WITH_PORTS} ip6 daddr . meta l4proto . th dport"
+_CALLER4 = "iifname . ip saddr . ip daddr . meta l4proto . th dport"
+_CALLER6 = "iifname . ip6 saddr . ip6 daddr . meta l4proto . th dport"
+# From `th dport` nft learns how long the port behind is: no packet that gets there has the port 0.
+_PLACED4 = f"{_WITH_PORTS} th dport != 0 ct original ip daddr . meta l4proto . ct original proto-dst"
+_PLACED6 = f"{_WITH_PORTS} th dport != 0 ct original ip6 daddr . meta l4proto . ct original proto-dst"
 
 _CALLERS = (
     "oifname . ip saddr @callers4",
@@ -370,7 +442,12 @@ CHAINS: dict[str, tuple[str, ...]] = {
         f"{_WITH_PORTS} ip6 daddr . meta l4proto . th dport @open6 accept",
         "counter drop",
     ),
-    "callers-nat": (*(f"{match} goto enter-nat" for match in _CALLERS), "counter drop"),
+    "callers-nat": (
+        f"{_PLACED4} @own4 goto enter-nat",
+        f"{_PLACED6} @own6 goto enter-nat",
+        *(f"{match} goto enter-nat" for match in _CALLERS),
+        "counter drop",
+    ),
     "callers-routed": (
         "meta l4proto { 1, 58 } accept",
         *(f"{match} goto enter-routed" for match in _CALLERS),
@@ -384,6 +461,36 @@ CHAINS: dict[str, tuple[str, ...]] = {
         f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish-at6",
         f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to meta l4proto . th dport map @publish6",
     ),
+    "own": (
+        f"{_PLACE4} . ip saddr @own-callers4 goto published",
+        f"{_PLACE6} . ip6 saddr @own-callers6 goto published",
+        f"{_PLACE4} . iifname @own-entrances4 goto published",
+        f"{_PLACE6} . iifname @own-entrances6 goto published",
+        "counter drop",
+    ),
+    # Who is not admitted yet goes on to the host's own rules for `input`, and to `ask` behind them.
+    "follow": (
+        f"{_WITH_PORTS} {_CALLER4} @admitted4 goto published",
+        f"{_WITH_PORTS} {_CALLER6} @admitted6 goto published",
+    ),
+    "called": (
+        f"{_PLACE4} @follow4 goto follow",
+        f"{_PLACE6} @follow6 goto follow",
+        f"{_PLACE4} @own4 goto own",
+        f"{_PLACE6} @own6 goto own",
+        "goto published",
+    ),
+    "remember": (
+        f"{_WITH_PORTS} add @admitted4 {{ {_CALLER4} }}",
+        f"{_WITH_PORTS} add @admitted6 {{ {_CALLER6} }}",
+        "counter drop",
+    ),
+    "ask": (
+        "type filter hook input priority 300; policy accept;",
+        "ip6 daddr { ::1, fe80::/10 } accept",
+        f"ct state new {_PLACE4} @follow4 goto remember",
+        f"ct state new {_PLACE6} @follow6 goto remember",
+    ),
     "guard": (
         "type filter hook prerouting priority raw; policy accept;",
         "ip daddr 127.0.0.0/8 iifname @switched counter drop",
@@ -391,7 +498,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     ),
     "prerouting": (
         "type nat hook prerouting priority dstnat; policy accept;",
-        "fib daddr type local jump published",
+        "fib daddr type local jump called",
     ),
     "output": (
         "type nat hook output priority -100; policy accept;",
@@ -447,15 +554,18 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
-DETOUR, GUARD, EGRESS = "before", "arriving", "egress"
+DETOUR, GUARD, EGRESS, ASK = "before", "arriving", "egress", "ask"
 """The chains that are there only where frames between ports of a bridge meet our chains, where who is on a bridge is
-held to what he is, or where somebody is held to an egress policy: others need not pay for them."""
+held to what he is, where somebody is held to an egress policy, or where the host's own rules say who may call: others
+need not pay for them."""
+
+_OPTIONAL = frozenset({DETOUR, GUARD, EGRESS, ASK})
 
 
 def chains(digest: str) -> Mapping[str, Sequence[str]]:
     """The chains, with their lines, of the version of the tables that *digest* stands for."""
     optional = digest.split("-")[1:]
-    return {name: lines for name, lines in CHAINS.items() if name not in {DETOUR, GUARD, EGRESS} or name in optional}
+    return {name: lines for name, lines in CHAINS.items() if name not in _OPTIONAL or name in optional}
 
 
 def rules(chain: str) -> int:
@@ -463,13 +573,14 @@ def rules(chain: str) -> int:
     return sum(not line.startswith("type ") for line in CHAINS[chain])
 
 
-def table(*, detoured: bool, guarded: bool = False, policed: bool = False) -> Table:
+def table(*, detoured: bool, guarded: bool = False, policed: bool = False, followed: bool = False) -> Table:
     """Our tables, for a host on which frames between ports of a bridge are *detoured* through the filter, or not.
 
     *Guarded* tells whether senders on some bridge are held to what they are, *policed* whether anybody is held to an
-    egress policy.
+    egress policy, *followed* whether the host's own rules say of some port who may call.
     """
-    return Table("-".join((DIGEST, *[DETOUR] * detoured, *[GUARD] * guarded, *[EGRESS] * policed)))
+    chosen = ((DETOUR, detoured), (GUARD, guarded), (EGRESS, policed), (ASK, followed))
+    return Table("-".join((DIGEST, *(name for name, there in chosen if there))))
 
 
 def known(digest: str) -> bool:

@@ -183,12 +183,14 @@ class Binding:
     """A place on the host that leads to the *port* of a sandbox (an ID); the commit that writes it takes the place.
 
     *Asked* is what the user wrote for the host's port (a number, a range, or ""), and None where `publish_all` made it.
+    *Callers* says who may use it, in the words of `options.PUBLISH`; "" leaves that to the network.
     """
 
     sandbox: str
     port: int
     place: Place
     asked: str | None = ""
+    callers: str = ""
     removing: bool = False
 
 

@@ -28,20 +28,28 @@ class Probe(Enum):
 class Callers:
     """Who may use published ports: who has an address in *sources*, or comes in by one of the host's *entrances*.
 
-    The host itself always may.
+    With *follow*, it is instead whom the host's own rules let through to its processes. The host itself always may.
     """
 
     sources: tuple[IPNetwork, ...] = ()
     entrances: tuple[str, ...] = ()
+    follow: bool = False
 
     def __str__(self) -> str:
+        if self.follow:
+            return "follow"
         if self.entrances:
             return f"on {','.join(self.entrances)}"
         return f"from {','.join(map(str, self.sources))}" if self.sources else "localhost"
 
 
+FOLLOW = Callers(follow=True)
+
 PUBLISH = "isthmus.publish"
-"""The option that says for whom ports are published: `open`, `localhost`, `from CIDR,...` or `on INTERFACE,...`."""
+"""The option that says who may use ports: `open`, `localhost`, `follow`, `from CIDR,...`, `on INTERFACE,...`.
+
+One port can have a policy of its own, in the same words.
+"""
 
 RECORD = "isthmus.record."
 """What the options begin with that give a name, which follows, addresses of your own, with commas between."""
@@ -165,14 +173,15 @@ class Options:
 def callers_of(key: str, text: str) -> Callers | None:
     """Whom *text* lets use published ports, None for all; `InvalidOption`, with *key*, if it says no such thing."""
     word, *rest = text.replace(",", " ").split() or [""]
-    if word in {"open", "localhost"} and not rest:
-        return None if word == "open" else Callers()
+    if word in {"open", "localhost", "follow"} and not rest:
+        return {"open": None, "localhost": Callers(), "follow": FOLLOW}[word]
     if word == "on" and rest:
         for name in rest:
             check_interface(key, name)
         return Callers(entrances=tuple(dict.fromkeys(rest)))
     if word != "from" or not rest:
-        raise InvalidOption(key, text, "it must be open, localhost, from CIDR[,CIDR...] or on INTERFACE[,...]")
+        hint = "it must be open, localhost, follow, from CIDR[,CIDR...] or on INTERFACE[,...]"
+        raise InvalidOption(key, text, hint)
     try:
         sources = [ip_network(one) for one in rest]
     except ValueError as error:

@@ -22,7 +22,7 @@ AUTOMATIC = range(49153, 65536)
 class Wish:
     """A sandbox's *port* that shall be published on *address* (None: on all), at a port of the host among *hosts*.
 
-    An empty *hosts* leaves it to us. *Asked* is as in `model.Binding`.
+    An empty *hosts* leaves it to us. *Asked* and *callers* are as in `model.Binding`.
     """
 
     port: int
@@ -30,6 +30,7 @@ class Wish:
     address: IPAddress | None = None
     hosts: range = range(0)
     asked: str | None = ""
+    callers: str = ""
 
 
 def parse_port(text: str) -> tuple[int, str]:

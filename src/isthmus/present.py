@@ -14,9 +14,8 @@ from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Ne
 from isthmus.naming import dns_names
 from isthmus.options import Probe
 from isthmus.plan import Plan
-from isthmus.ports import versions
 from isthmus.questions import WhichLease
-from isthmus.render import BOTH, gateway_endpoint, routers_of, serving
+from isthmus.render import routers_of, serving
 from isthmus.resources import Address, Child, Element
 from isthmus.state import State
 from isthmus.views import (
@@ -75,25 +74,14 @@ def ports(state: State, record: Sandbox, bindings: Iterable[Binding]) -> tuple[P
     """Those ports of a sandbox that *bindings* publish, by number, and where they lead."""
     ordered = sorted(bindings, key=lambda one: (one.port, one.place.protocol, one.place.port, str(one.place.address)))
     served = tuple(serving(state, state.of_sandbox(record.id))) if ordered else ()
-    callers = _callers(state, record) if ordered else {}
     views = []
     for binding in ordered:
-        fitting = [(one, mode) for one, mode in served if one.version in versions(binding.place.address)]
-        targets = tuple(one for one, mode in fitting if mode in TRANSLATING)
-        routed = tuple(one for one, mode in fitting if mode not in TRANSLATING)
-        views.append(PortView(binding, targets, routed, callers))
+        fitting = [one for one in served if firewall.leads(binding, one.target.version, one.mode)]
+        targets = tuple(one.target for one in fitting if one.mode in TRANSLATING)
+        routed = tuple(one.target for one in fitting if one.mode not in TRANSLATING)
+        said = ((one.target.version, binding.callers or str(one.callers or "")) for one in fitting)
+        views.append(PortView(binding, targets, routed, {version: callers for version, callers in said if callers}))
     return tuple(views)
-
-
-def _callers(state: State, record: Sandbox) -> dict[int, str]:
-    """Who alone may use the ports of a sandbox, by IP version; what is not there may be used by all."""
-    callers = {}
-    for version in BOTH:
-        if chosen := gateway_endpoint(state, state.of_sandbox(record.id), version):
-            network = state.networks[chosen[0].network]
-            if admitted := BUILTIN[network.driver].traits(network).callers:
-                callers[version] = str(admitted)
-    return callers
 
 
 def _path(paths: Mapping[str, str], netns: str) -> str:
@@ -177,12 +165,14 @@ def nat(state: State, host: Host, counts: Iterable[Count]) -> tuple[NatRule, ...
 
 def _port_rules(state: State, user: Sandbox, met: Mapping[tuple[str, tuple[str, ...]], Count]) -> Iterator[NatRule]:
     """The rules by which ports of the host lead to a sandbox."""
-    for target, mode in serving(state, state.of_sandbox(user.id)):
+    for target, mode, callers in serving(state, state.of_sandbox(user.id)):
         for view in ports(state, user, state.bindings_of(user.id)) if mode in TRANSLATING else ():
             place = view.binding.place
             anywhere = "0.0.0.0/0" if target.version == 4 else "::/0"
             where = f"[{target}]" if target.version == 6 else str(target)
-            for element in firewall.published(view.binding, target, mode):
+            for element in firewall.published(view.binding, target, mode, callers):
+                if not element.value:
+                    continue
                 count = met.get((element.set, element.match))
                 yield NatRule(
                     chain="PREROUTING",

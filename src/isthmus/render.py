@@ -9,14 +9,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from ipaddress import ip_network
+from typing import Any, NamedTuple
 
 from isthmus import firewall
 from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
-from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Place, Sandbox
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
 from isthmus.naming import Owner
 from isthmus.naming import table as table_of
+from isthmus.options import FOLLOW, Callers
 from isthmus.resources import (
     Address,
     Bridge,
@@ -30,6 +32,7 @@ from isthmus.resources import (
     Route,
     Rule,
     Sysctl,
+    Table,
     Veth,
     Vlan,
     announcing,
@@ -58,11 +61,6 @@ class Area:
 
     desired: tuple[Resource, ...]
     scope: Scope
-
-    def __or__(self, other: "Area") -> "Area":
-        """Both areas as one. What is in both is wanted once."""
-        scope = {one.name: getattr(self.scope, one.name) | getattr(other.scope, one.name) for one in fields(Scope)}
-        return Area(tuple(dict.fromkeys((*self.desired, *other.desired))), Scope(**scope))
 
 
 def sandbox(
@@ -136,15 +134,19 @@ def sandbox(
 def ports(
     state: State,
     user: Sandbox,
-    places: Iterable[Place],
+    bindings: Iterable[Binding],
     waiting: AbstractSet[str] = frozenset(),
     ruled: AbstractSet[int] = BOTH,
 ) -> Area:
-    """Of what `sandbox` would say of *user*, only what is at *places*: a change of one costs the same among many."""
-    bindings = [binding for place in places if (binding := state.binding(user.id, place))]
+    """Of what `sandbox` would say of *user*, only what is at the places of *bindings*, as they are, or were before.
+
+    A change of one costs the same among many.
+    """
+    before = tuple(bindings)
+    current = [binding for one in before if (binding := state.binding(user.id, one.place))]
     endpoints = state.endpoints_in(user.netns)
-    wanted = tuple(_published(state, bindings, _staying(state, endpoints, waiting), ruled))
-    return Area(wanted, Scope(elements=frozenset(_places(state, bindings, endpoints))))
+    wanted = tuple(_published(state, dict.fromkeys(current), _staying(state, endpoints, waiting), ruled))
+    return Area(wanted, Scope(elements=frozenset(_places(state, (*before, *current), endpoints))))
 
 
 def _staying(state: State, endpoints: Iterable[Endpoint], waiting: AbstractSet[str]) -> list[Endpoint]:
@@ -152,7 +154,15 @@ def _staying(state: State, endpoints: Iterable[Endpoint], waiting: AbstractSet[s
     return [endpoint for endpoint in endpoints if endpoint.network not in waiting and _live(state, endpoint)]
 
 
-def serving(state: State, endpoints: Iterable[Endpoint]) -> Iterator[tuple[IPAddress, Mode]]:
+class Service(NamedTuple):
+    """At which address of a sandbox its ports are published, and how; who may call as far as the network says."""
+
+    target: IPAddress
+    mode: Mode
+    callers: Callers | None
+
+
+def serving(state: State, endpoints: Iterable[Endpoint]) -> Iterator[Service]:
     """At which addresses of a sandbox its ports are published, and how; at most one for each IP version.
 
     They are those by which what it sends leaves it, or its answers would not come back to who asks.
@@ -163,22 +173,28 @@ def serving(state: State, endpoints: Iterable[Endpoint]) -> Iterator[tuple[IPAdd
             yield from _targets(state, chosen[0], version)
 
 
-def _targets(state: State, endpoint: Endpoint, version: int) -> Iterator[tuple[IPAddress, Mode]]:
+def _targets(state: State, endpoint: Endpoint, version: int) -> Iterator[Service]:
     network = state.networks[endpoint.network]
-    mode = dict(BUILTIN[network.driver].traits(network).publishing).get(version)
+    traits = BUILTIN[network.driver].traits(network)
+    mode = dict(traits.publishing).get(version)
     if mode:
-        yield from ((one.ip, mode) for one in endpoint.addresses if one.version == version)
+        yield from (Service(one.ip, mode, traits.callers) for one in endpoint.addresses if one.version == version)
 
 
 def _published(
     state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint], ruled: AbstractSet[int]
 ) -> Iterator[Element]:
     """The elements by which those of *bindings* hold that are to stay, for who stands on *endpoints*."""
-    staying = [one for one in bindings if not (one.removing or state.sandboxes[one.sandbox].removing)]
-    for target, mode in serving(state, endpoints) if staying else ():
-        if target.version in ruled:
+    staying = list(_lasting(state, bindings))
+    for service in serving(state, endpoints) if staying else ():
+        if service.target.version in ruled:
             for binding in staying:
-                yield from firewall.published(binding, target, mode)
+                yield from firewall.published(binding, *service)
+
+
+def _lasting(state: State, bindings: Iterable[Binding]) -> Iterator[Binding]:
+    """Those of *bindings* that nothing says are to go."""
+    return (one for one in bindings if not (one.removing or state.sandboxes[one.sandbox].removing))
 
 
 def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint]) -> Iterator[Key]:
@@ -186,15 +202,11 @@ def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpo
     bindings = tuple(bindings)
     if not bindings:
         return
-    routed = [
-        target
-        for endpoint in endpoints
-        for version in DEFAULT
-        for target, mode in _targets(state, endpoint, version)
-        if mode is Mode.ROUTED
-    ]
+    services = [one for endpoint in endpoints for version in DEFAULT for one in _targets(state, endpoint, version)]
+    routed = [one.target for one in services if one.mode is Mode.ROUTED]
+    follow = any(one.callers == FOLLOW for one in services)
     for binding in bindings:
-        yield from firewall.places(binding)
+        yield from firewall.places(binding, follow=follow)
         for target in routed:
             yield from (one.key for one in firewall.published(binding, target, Mode.ROUTED))
 
@@ -211,15 +223,11 @@ def host(
     *closed* tells for each IP version the interfaces between which the host is not to forward. The networks *waiting*
     (their IDs) cannot be made yet.
     """
-    policed = {one.network for one in state.policed() if _live(state, one)}
-    made = [one for one in state.networks.values() if not (one.config_only or one.removing)]
-    guarded = tuple(one for one in made if one.id in policed or BUILTIN[one.driver].traits(one).guarded)
-    table = firewall.table(
-        detoured=host.frames_filtered is True,
-        guarded=bool(guarded),
-        policed=bool(policed) or any(BUILTIN[one.driver].subject(one) for one in made),
-    )
-    wanted: list[Resource] = [table, *firewall.marked(rules.marks), *_senders(state, guarded, host, waiting)]
+    wanted: list[Resource] = [
+        table(state, host),
+        *firewall.marked(rules.marks),
+        *_senders(state, _guarded(state), host, waiting),
+    ]
     links: set[tuple[str, str]] = set()
     ports: set[str] = set()
     versions: set[int] = set()
@@ -247,6 +255,43 @@ def host(
     sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
     return Area(tuple(wanted), scope)
+
+
+def table(state: State, host: Host) -> Table:
+    """Our table, with those of its chains that are needed."""
+    return firewall.table(
+        detoured=host.frames_filtered is True,
+        guarded=any(_guarded(state)),
+        policed=any(map(partial(_live, state), state.policed())) or any(map(_is_policed, _made(state))),
+        followed=_is_followed(state),
+    )
+
+
+def _made(state: State) -> Iterator[Network]:
+    """The networks that there are to be."""
+    return (one for one in state.networks.values() if not (one.config_only or one.removing))
+
+
+def _is_policed(network: Network) -> bool:
+    """Whether *network* holds all who stand on it to an egress policy."""
+    return BUILTIN[network.driver].subject(network) is not None
+
+
+def _is_followed(state: State) -> bool:
+    """Whether the host's own rules say of some port who may call, as its network or the port itself has it."""
+    callers = (BUILTIN[one.driver].traits(one).callers for one in _made(state))
+    return FOLLOW in callers or any(map(follows, _lasting(state, state.bindings())))
+
+
+def follows(binding: Binding) -> bool:
+    """Whether *binding* has a policy of its own by which the host's own rules say who may call."""
+    return binding.callers == str(FOLLOW)
+
+
+def _guarded(state: State) -> Iterator[Network]:
+    """The networks on which somebody is held to what he is."""
+    policed = {one.network for one in state.policed() if _live(state, one)}
+    return (one for one in _made(state) if one.id in policed or BUILTIN[one.driver].traits(one).guarded)
 
 
 def _senders(state: State, networks: Iterable[Network], host: Host, waiting: AbstractSet[str]) -> Iterator[Element]:
@@ -295,20 +340,20 @@ def everything(
 ) -> Area:
     """All that is wanted anywhere, to be held against all that bears our mark; *of_host* is the host's half."""
     namespaces = {user.netns for user in state.sandboxes.values()}
-    areas = [sandbox(state, netns, host, waiting, ruled) for netns in sorted(namespaces)]
-    # The rules of published ports are in both halves.
-    wanted = dict.fromkeys((*of_host.desired, *(resource for area in areas for resource in area.desired)))
-    scope = Scope(
-        namespaces=frozenset(namespaces - {HOST}),
-        nicknames=frozenset().union(*(area.scope.nicknames for area in areas)),
-        links=of_host.scope.links.union(*(area.scope.links for area in areas)),
-        ports=of_host.scope.ports,
-        sysctls=of_host.scope.sysctls.union(*(area.scope.sysctls for area in areas)),
-        ruled=frozenset().union(*(area.scope.ruled for area in areas)),
-        firewall=True,
-        everything=True,
-    )
-    return Area(tuple(wanted), scope)
+    area = together(of_host, *(sandbox(state, netns, host, waiting, ruled) for netns in sorted(namespaces)))
+    return replace(area, scope=replace(area.scope, everything=True))
+
+
+def together(*areas: Area) -> Area:
+    """All of *areas* as one. What is in several of them (a published port is in both halves) is wanted once."""
+    wanted = dict.fromkeys(resource for area in areas for resource in area.desired)
+    scope = {one.name: _united(getattr(area.scope, one.name) for area in areas) for one in fields(Scope)}
+    return Area(tuple(wanted), Scope(**scope))
+
+
+def _united(parts: Iterable[Any]) -> Any:  # noqa: ANN401 - what the fields of a scope are: sets, and what is true or not
+    first, *rest = parts
+    return first.union(*rest) if isinstance(first, frozenset) else any((first, *rest))
 
 
 def gateway_endpoint(

@@ -49,7 +49,7 @@ class PortView:
     """A published port. *Targets* are where it leads, one for each IP version; none where nobody can serve it.
 
     A target is *routed* if it is reached at its own address, whatever the place on the host. *Callers* says for an IP
-    version who alone may use the port, as the network's option does; nothing where all may.
+    version who may use the port, in the words of the network's option; nothing where all may and nobody said so.
     """
 
     binding: Binding

@@ -98,11 +98,20 @@ PUBLISHED = (
     *firewall.published(Binding("web", 80, PLACE), ip_address("10.0.0.2"), Mode.ROUTED),
     *firewall.published(Binding("web", 80, PLACE), ip_address("fd00::2"), Mode.ROUTED),
 )
+OWN = tuple(
+    element
+    for number, callers in enumerate(("open", "localhost", "follow", "from 192.0.2.0/24,2001:db8::/32", "on up0,up1"))
+    for address in (None, ip_address("192.0.2.1"), ip_address("2001:db8::1"))
+    for target in (ip_address("10.0.0.2"), ip_address("fd00::2"))
+    for element in firewall.published(
+        Binding("web", 80, Place("tcp", 9000 + 10 * number + bool(address), address), callers=callers), target, Mode.NAT
+    )
+)
 SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
 CALLERS = Callers((ip_network("192.0.2.0/24"), ip_network("198.51.100.7/32"), ip_network("2001:db8::/32")), ("up0",))
 POLICY = egress_of("deny 192.0.2.9, deny :80-90/tcp") or Egress(())
 HELD = (*firewall.held(Subject("br-a", (ADDRESS.interface.ip,), POLICY)), *firewall.held(Subject("br-a", (), POLICY)))
-ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *SENDERS, *HELD)
+ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *OWN, *SENDERS, *HELD)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN)
 ALL: tuple[Resource, ...] = (*ENDPOINT, PORT, FORWARD, TABLE, *ELEMENTS)
@@ -849,7 +858,7 @@ def test_what_is_removed_by_name_is_not_somebody_elses(machine: Machine) -> None
 def test_elements_that_count_have_a_counter(running: Machine) -> None:
     """`isthmus nat` shows them, beginning with nothing."""
     counts = running.kernel.counts()
-    published = {(one.set, one.match) for one in PUBLISHED if one.value}
+    published = {(one.set, one.match) for one in (*PUBLISHED, *OWN) if one.value}
     assert {(one.set, one.match) for one in counts} == {("masquerade4", ("br-a",)), *published}
     assert {(one.packets, one.bytes) for one in counts} == {(0, 0)}
 
@@ -880,6 +889,14 @@ def test_many_elements_come_go_and_are_looked_up_at_once(running: Machine) -> No
     running.do(*map(Remove, many))
     running.holds(scope=scope)
     running.holds(*ALL)
+
+
+def test_policies_of_single_ports_can_be_looked_up_by_key(running: Machine) -> None:
+    """They lie in sets of intervals, where a key is two ends."""
+    scope = Scope(elements=frozenset(one.key for one in OWN))
+    running.holds(*OWN, scope=scope)
+    running.do(*map(Remove, OWN[::2]))
+    running.holds(*OWN[1::2], scope=scope)
 
 
 @pytest.mark.parametrize("other", ["0.0.0.0", "::"])

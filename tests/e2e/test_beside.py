@@ -5,15 +5,30 @@ rules for that are those of `docs/firewall.md`.
 """
 
 import os
-import shutil
+import re
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.hosts import HOST_ADDRESS, OUTSIDE, Flow, Host, Machine, Place, World, pings, program, seen, shut, until
+from tests.e2e.firewalls import firewalld, furnish, needs
+from tests.e2e.hosts import (
+    HOST_ADDRESS,
+    OUTSIDE,
+    SILENCE,
+    Flow,
+    Host,
+    Machine,
+    Place,
+    World,
+    pings,
+    seen,
+    shut,
+    until,
+    wire,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
 
@@ -21,16 +36,9 @@ NAME = "-o com.docker.network.bridge.name=front0 --subnet 10.5.0.0/24"
 OPEN = f"{NAME} -o com.docker.network.bridge.gateway_mode_ipv4=nat-unprotected"
 
 
-def needs(*programs: str) -> pytest.MarkDecorator:
-    """Skip a test where one of *programs* is not installed."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [name for name in programs if not shutil.which(name, path=path)]
-    return pytest.mark.skipif(bool(missing), reason=f"{', '.join(missing)} not installed")
-
-
 def theirs(host: Host) -> str:
     """All rules but ours, without what was counted."""
-    tables = [line for line in host.run("nft list tables").splitlines() if line != "table inet isthmus"]
+    tables = [line for line in host.run("nft list tables").splitlines() if line.split()[2] != "isthmus"]
     return "".join(host.run(f"nft -s list {table}") for table in sorted(tables))
 
 
@@ -85,6 +93,13 @@ def village(world: World) -> tuple[Host, Machine]:
     return host, outside
 
 
+@pytest.fixture
+def furnished(village: tuple[Host, Machine]) -> tuple[Host, Machine]:
+    """The same, where the host has other firewalls, and files of its own for them."""
+    furnish(village[0])
+    return village
+
+
 @needs("dockerd", "docker", "iptables")
 @pytest.mark.parametrize("first", ["docker", "isthmus"])
 def test_docker_and_we_leave_each_others_rules_alone(village: tuple[Host, Machine], first: str) -> None:
@@ -134,9 +149,9 @@ def test_docker_and_we_choose_different_subnets(village: tuple[Host, Machine]) -
 
 @needs("iptables")
 @pytest.mark.parametrize("first", ["iptables", "isthmus"])
-def test_a_host_that_drops_what_it_forwards_needs_one_rule(village: tuple[Host, Machine], first: str) -> None:
+def test_a_host_that_drops_what_it_forwards_needs_one_rule(furnished: tuple[Host, Machine], first: str) -> None:
     """`iptables -P FORWARD DROP` stays in charge; an accept for the bridge lets its sandboxes through."""
-    host, _ = village
+    host, _ = furnished
 
     def drop() -> None:
         host.run("iptables -P FORWARD DROP")
@@ -155,9 +170,9 @@ def test_a_host_that_drops_what_it_forwards_needs_one_rule(village: tuple[Host, 
 
 
 @needs("iptables", "ip6tables")
-def test_rules_made_with_iptables_stay_and_hold(village: tuple[Host, Machine]) -> None:
+def test_rules_made_with_iptables_stay_and_hold(furnished: tuple[Host, Machine]) -> None:
     """A host's own NAT and filter rules are neither changed nor overruled by ours."""
-    host, outside = village
+    host, outside = furnished
     host.run("iptables -A FORWARD -d 203.0.113.1 -p udp -j DROP")
     host.run("iptables -t nat -A PREROUTING -p tcp --dport 8443 -j DNAT --to-destination 203.0.113.1:80")
     host.run("ip6tables -A INPUT -p tcp --dport 22 -j ACCEPT")
@@ -173,9 +188,11 @@ def test_rules_made_with_iptables_stay_and_hold(village: tuple[Host, Machine]) -
 
 
 @needs("iptables")
-def test_another_firewalls_flush_of_its_own_rules_costs_no_packet(world: World, village: tuple[Host, Machine]) -> None:
+def test_another_firewalls_flush_of_its_own_rules_costs_no_packet(
+    world: World, furnished: tuple[Host, Machine]
+) -> None:
     """`iptables -F` and its like reload other tables all the time; a flow through ours goes on."""
-    host, outside = village
+    host, outside = furnished
     host.start()
     web = host.sandbox("web", "")
     flow = world.hold(Flow(web, outside, OUTSIDE))
@@ -236,26 +253,16 @@ def test_bridged_frames_that_are_made_to_pass_the_firewall_pass_ours(
         assert seen(pairs["booths"][0], HOST_ADDRESS, protocol, port=8080) == pairs["booths"][0].address()
 
 
-# ufw and firewalld keep their settings below /etc: the host gets copies.
-
-
-def private(host: Host, *paths: str) -> None:
-    """Give *host* copies of these files and directories of the machine's, in their places."""
-    for number, path in enumerate(paths):
-        if not Path(path).exists():
-            continue
-        host.run(f"cp -a {path} /run/private{number}")
-        host.run(f"mount --bind /run/private{number} {path}")
+# With whole firewalls.
 
 
 @needs("ufw", "iptables")
 @pytest.mark.parametrize("first", ["ufw", "isthmus"])
 def test_beside_ufw_the_documented_rules_let_sandboxes_through(
-    village: tuple[Host, Machine], world: World, first: str
+    furnished: tuple[Host, Machine], world: World, first: str
 ) -> None:
     """`ufw enable` denies what is routed; three rules open it for one network, in either order of starts."""
-    host, outside = village
-    private(host, "/etc/ufw", "/etc/default/ufw", "/lib/ufw", "/var/lib/ufw")
+    host, outside = furnished
     if first == "ufw":
         host.run("ufw --force enable")
     host.start()
@@ -286,25 +293,13 @@ def test_beside_ufw_the_documented_rules_let_sandboxes_through(
     assert seen(web, OUTSIDE) == HOST_ADDRESS
 
 
-@contextmanager
-def firewalld(host: Host) -> Iterator[None]:
-    """A firewalld on *host*, with a bus of its own."""
-    private(host, "/etc/firewalld")
-    host.run("mkdir -p /run/dbus /run/firewalld")
-    with program(host, "dbus-daemon --system --nofork --nopidfile"):
-        until((host.root / "run/dbus/system_bus_socket").exists, "no bus")
-        with program(host, "firewalld --nofork --nopid"):
-            until(lambda: host.attempt("firewall-cmd --state").returncode == 0, "no firewalld", 30)
-            yield
-
-
 @needs("firewalld", "firewall-cmd", "dbus-daemon")
 @pytest.mark.parametrize("first", ["firewalld", "isthmus"])
 def test_beside_firewalld_the_documented_rules_let_sandboxes_through(
-    village: tuple[Host, Machine], world: World, first: str
+    furnished: tuple[Host, Machine], world: World, first: str
 ) -> None:
     """A zone for the bridge opens the way out, a policy the way in; a reload takes nothing of ours."""
-    host, outside = village
+    host, outside = furnished
     if first == "isthmus":
         host.start()
     mine = ours(host)
@@ -335,3 +330,106 @@ def test_beside_firewalld_the_documented_rules_let_sandboxes_through(
 
 def _both_ways(web: Place, outside: Place) -> bool:
     return seen(web, OUTSIDE) == HOST_ADDRESS and seen(outside, web.address()) == OUTSIDE
+
+
+# The table of policies.
+
+PAGE = Path(__file__).parents[2] / "docs/firewall.md"
+
+
+def _table() -> dict[str, dict[str, str]]:
+    """The cells of the table in the documentation: by policy, and by what stands beside us, who comes through."""
+    text = PAGE.read_text().partition("### Published ports beside")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\|.*\|$", text, re.MULTILINE)
+    rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in lines]
+    (_, *columns), _, *rows = rows
+    return {policy: dict(zip(columns, cells, strict=True)) for policy, *cells in rows}
+
+
+WHO = {"both": {"outside", "elsewhere"}, "the one": {"outside"}, "nobody": set[str]()}
+TABLE = _table()
+PORTS = dict(enumerate(TABLE, 8080))
+
+
+@contextmanager
+def _nothing(_host: Host, _commands: Iterable[str]) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _ufw(host: Host, commands: Iterable[str]) -> Iterator[None]:
+    for command in ("--force enable", "route allow out on front0", *commands):
+        host.run(f"ufw {command}")
+    yield
+
+
+@contextmanager
+def _firewalld(host: Host, commands: Iterable[str]) -> Iterator[None]:
+    with firewalld(host):
+        for command in commands:
+            host.run(f"firewall-cmd {command}")
+        yield
+
+
+Firewall = Callable[[Host, Iterable[str]], AbstractContextManager[None]]
+
+BESIDE: dict[str, tuple[Firewall, tuple[str, ...], tuple[str, ...]]] = {
+    "no other": (_nothing, (), ()),
+    "ufw": (_ufw, (), ("ufw", "iptables")),
+    "ufw, port allowed": (_ufw, ("allow 8080:8084/tcp",), ("ufw", "iptables")),
+    "firewalld": (_firewalld, (), ("firewalld", "dbus-daemon")),
+    "firewalld, port opened": (_firewalld, ("--add-port=8080-8084/tcp",), ("firewalld", "dbus-daemon")),
+}
+"""What is started in each column of the table, with which commands, and the programs that it needs."""
+
+
+@pytest.mark.parametrize("level", ["network", "port"])
+@pytest.mark.parametrize("column", [pytest.param(name, marks=needs(*BESIDE[name][2])) for name in BESIDE])
+def test_a_policy_means_beside_a_firewall_what_the_table_says(
+    furnished: tuple[Host, Machine], world: World, level: str, column: str
+) -> None:
+    """`follow` obeys what a firewall says of the host's own ports; the others are ours to say, as with Docker."""
+    host, outside = furnished
+    elsewhere = world.machine("elsewhere")
+    wire(host, "eth2", elsewhere, "eth0")
+    host.batch("address add 192.0.2.1/24 dev eth2")
+    elsewhere.batch("address add 192.0.2.2/24 dev eth0", "route add default via 192.0.2.1")
+    host.start()
+    host.network("front", NAME)
+    flags = " ".join(f"-p '{port}:80 {policy if level == 'port' else ''}'" for port, policy in PORTS.items())
+    world.serve(host.sandbox("web", f"--network front {flags}"))
+    beside, commands, _ = BESIDE[column]
+    with beside(host, commands):
+        for port, policy in PORTS.items():
+            if level == "network":
+                host.isthmus(f"network update front -o 'isthmus.publish={policy}'")
+            expected = WHO[TABLE[policy][column]]
+            callers = {"outside": outside, "elsewhere": elsewhere}
+            for name in expected:
+                assert seen(callers[name], HOST_ADDRESS, port=port), (policy, name)
+            for name in callers.keys() - expected:
+                # Longer than it takes to send again what a port that follows does not answer at first.
+                assert shut_out(callers[name], port, 1.5 if policy == "follow" else SILENCE), (policy, name)
+            assert seen(host, HOST_ADDRESS, port=port) == HOST_ADDRESS
+
+
+def shut_out(place: Place, port: int, silence: float) -> bool:
+    """Whether *place* does not come through by a *port* of the host."""
+    return seen(place, HOST_ADDRESS, patience=silence, port=port) is None
+
+
+@needs("ufw", "iptables")
+def test_a_port_that_follows_obeys_a_rule_of_ufw_that_names_who(furnished: tuple[Host, Machine], world: World) -> None:
+    """Ufw's way to let in a few; and beside ufw nothing is reached as long as it drops what is routed."""
+    host, outside = furnished
+    host.start()
+    host.network("front", NAME)
+    world.serve(host.sandbox("web", "--network front -p '8080:80 follow' -p '8081:80 follow' -p 8082:80"))
+    host.run("ufw --force enable")
+    host.run(f"ufw allow from {OUTSIDE} to any port 8080 proto tcp")
+    host.run("ufw allow from 192.0.2.0/24 to any port 8081 proto tcp")
+    assert shut_out(outside, 8082, SILENCE)
+    host.run("ufw route allow out on front0")
+    assert seen(outside, HOST_ADDRESS, port=8082) == OUTSIDE
+    assert seen(outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    assert shut_out(outside, 8081, 1.5)

@@ -576,6 +576,197 @@ def test_ports_hold_for_programs_of_the_host_with_any_loopback_address(site: Sit
     assert seen(site.host, "127.0.0.2", port=8080) == "10.5.0.1"
 
 
+# Who may use one port.
+
+
+@dataclass(frozen=True, slots=True)
+class Crossing:
+    """A host with two ways in, and somebody on each."""
+
+    host: Host
+    callers: dict[str, Place]
+
+    def introduced(self, port: int, version: int, protocol: str, *names: str) -> None:
+        """Have callers, all of them if no *names* are given, call for the first time."""
+        for name in names or self.callers:
+            assert seen(self.callers[name], HOST_ADDRESSES[version], protocol, port=port)
+
+    def reached_by(self, port: int, version: int = 4, protocol: str = "tcp") -> set[str]:
+        """Which callers, and the host itself, come through by this port of the host."""
+        found = {name for name, who in self.callers.items() if seen(who, HOST_ADDRESSES[version], protocol, 0.25, port)}
+        return found | {"host"} if seen(self.host, HOST_ADDRESSES[version], protocol, port=port) else found
+
+
+@pytest.fixture
+def crossing(world: World) -> Crossing:
+    """With a daemon and the network `front`."""
+    host, outside = world.internet()
+    elsewhere = world.machine("elsewhere")
+    wire(host, "eth2", elsewhere, "eth0")
+    host.batch("address add 192.0.2.1/24 dev eth2", "address add 2001:db8:2::1/64 dev eth2 nodad")
+    elsewhere.batch("address add 192.0.2.2/24 dev eth0", "address add 2001:db8:2::2/64 dev eth0 nodad")
+    elsewhere.batch("route add default via 192.0.2.1", "route add ::/0 via 2001:db8:2::1")
+    host.start()
+    host.network("front", "--ipv6 --subnet 10.5.0.0/24 --subnet fd00:5::/64")
+    return Crossing(host, {"outside": outside, "elsewhere": elsewhere})
+
+
+BOTH = frozenset({"outside", "elsewhere"})
+OWN = {
+    8081: ("open", BOTH),
+    8082: ("localhost", frozenset()),
+    8083: ("from 192.0.2.0/24,2001:db8:2::/48", frozenset({"elsewhere"})),
+    8084: ("on eth0", frozenset({"outside"})),
+    8085: ("follow", BOTH),
+}
+
+
+@pytest.mark.parametrize("usual", ["open", "localhost", "on eth0", "follow"])
+def test_a_port_has_a_policy_of_its_own_in_place_of_its_networks(world: World, crossing: Crossing, usual: str) -> None:
+    """Whatever the network says; other places that lead to the same port are as they say themselves."""
+    host = crossing.host
+    host.isthmus(f"network update front -o 'isthmus.publish={usual}'")
+    flags = " ".join(f"-p '{port}:80 {policy}' -p '{port}:80/udp {policy}'" for port, (policy, _) in OWN.items())
+    world.serve(host.sandbox("web", f"--network front {flags}"))
+    for port, (policy, admitted) in OWN.items():
+        for version, protocol in ((4, "tcp"), (6, "udp")):
+            if policy == "follow":
+                crossing.introduced(port, version, protocol)
+            assert crossing.reached_by(port, version, protocol) == {"host", *admitted}
+
+
+def test_a_ports_own_policy_changes_while_the_sandbox_runs(world: World, crossing: Crossing) -> None:
+    """By publishing it again; it is shown, it comes back with the table, and a restart has nothing to do."""
+    host = crossing.host
+    web = host.sandbox("web", "--network front -p 8080:80 -p '8081:80 on eth7'")
+    world.serve(web)
+    assert crossing.reached_by(8080) == {"outside", "elsewhere", "host"}
+    assert host.isthmus("publish web '8080:80 from 192.0.2.0/24'").splitlines()[0] == (
+        "80/tcp -> 0.0.0.0:8080 (from 192.0.2.0/24)"
+    )
+    assert crossing.reached_by(8080) == {"elsewhere", "host"}
+    host.isthmus("publish web '8080:80 localhost'")
+    assert crossing.reached_by(8080) == {"host"}
+    assert crossing.reached_by(8080, 6) == {"host"}
+    host.restart()
+    assert host.planned_nothing
+    assert json.loads(host.isthmus("sandbox inspect web"))[0]["Ports"]["80/tcp"][0]["Callers"] == "localhost"
+    host.isthmus("publish web '8080:80 on eth0'")
+    host.run("nft delete table inet isthmus")
+    until(lambda: elements(host, "own-entrances6"), "the table never came back")
+    assert crossing.reached_by(8080, 6) == {"outside", "host"}
+    host.isthmus("publish web 8080:80")
+    assert host.isthmus("port web 80").splitlines()[0] == "0.0.0.0:8080"
+    assert crossing.reached_by(8080) == {"outside", "elsewhere", "host"}
+    assert "already allocated" in host.refused("publish web 8080:80")
+    assert "CIDR" in host.refused("publish web '8080:80 form 192.0.2.0/24'")
+    host.isthmus("unpublish web 8081:80")
+    assert not [one for name in ("own4", "own6", "own-entrances4", "own-entrances6") for one in elements(host, name)]
+
+
+@pytest.mark.parametrize("mode", ["routed", "nat-unprotected"])
+def test_where_no_place_on_the_host_is_called_no_port_has_a_policy(crossing: Crossing, mode: str) -> None:
+    """It could not hold there; and where the mode becomes such a one, the port leads nowhere rather than to all."""
+    host = crossing.host
+    host.sandbox("web", "--network front -p '8080:80 from 192.0.2.0/24'")
+    host.isthmus(f"network update front -o {MODE4}={mode}")
+    assert host.isthmus("port web") == "80/tcp -> [::]:8080 (from 192.0.2.0/24)"
+    assert not [*elements(host, "open4"), *elements(host, "publish4"), *elements(host, "own4")]
+    assert mode in host.refused("publish web '8081:80 localhost'")
+    assert mode in host.refused("network update front -o isthmus.publish=follow")
+
+
+# Ports that follow the host's own rules.
+
+INPUT = """
+table inet mine {
+  chain input {
+    type filter hook input priority 10; policy drop;
+    iifname lo accept
+    ct state established,related accept
+    icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept
+  }
+}
+"""
+
+
+def test_a_port_that_follows_is_reached_by_whom_the_hosts_own_rules_let_in(world: World, crossing: Crossing) -> None:
+    """A rule for `input`, as it would be for a process of the host, opens it, for the caller that it names."""
+    host, outside = crossing.host, crossing.callers["outside"]
+    rules = host.directory / "mine.nft"
+    rules.write_text(INPUT)
+    host.run(f"nft -f {rules}")
+    world.serve(host.sandbox("web", "--network front -p '8080:80 follow' -p '8080:80/udp follow' -p 8081:80"))
+    for version, protocol in product((4, 6), ("tcp", "udp")):
+        assert crossing.reached_by(8080, version, protocol) == {"host"}
+    assert seen(outside, HOST_ADDRESS, port=8081) == OUTSIDE
+    host.run("nft add rule inet mine input iifname eth0 tcp dport 8080 ct state new accept")
+    host.run("nft add rule inet mine input iifname eth0 udp dport 8080 accept")
+    for version, protocol in product((4, 6), ("tcp", "udp")):
+        crossing.introduced(8080, version, protocol, "outside")
+        assert crossing.reached_by(8080, version, protocol) == {"host", "outside"}
+    assert seen(outside, HOST_ADDRESS, port=8080) == OUTSIDE
+
+
+def test_what_the_hosts_own_rules_refuse_is_refused_in_their_way(crossing: Crossing) -> None:
+    """The packet meets them as if a process of the host were meant."""
+    host = crossing.host
+    host.sandbox("web", "--network front -p '8080:80 follow'")
+    host.run("nft add table inet mine")
+    host.run("nft add chain inet mine input { type filter hook input priority 0; }")
+    host.run("nft add rule inet mine input tcp dport 8080 reject with tcp reset")
+    assert refused(crossing.callers["outside"], HOST_ADDRESS, 8080)
+    assert not elements(host, "admitted4")
+
+
+def test_who_is_admitted_is_remembered_for_a_time_and_is_no_difference(world: World, crossing: Crossing) -> None:
+    """The kernel fills the set, so the daemon neither mends it nor loses it."""
+    host, outside = crossing.host, crossing.callers["outside"]
+    world.serve(host.sandbox("web", "--network front -p '8080:80 follow'"))
+    assert seen(outside, HOST_ADDRESS, port=8080) == OUTSIDE
+    (known,) = elements(host, "admitted4")
+    assert known["elem"]["val"]["concat"] == ["eth0", OUTSIDE, HOST_ADDRESS, "tcp", 8080]
+    assert 0 < known["elem"]["expires"] <= 300
+    host.restart()
+    assert host.planned_nothing
+    assert len(elements(host, "admitted4")) == 1
+
+
+def test_the_chain_in_the_way_of_the_hosts_own_packets_is_there_only_if_a_port_follows(crossing: Crossing) -> None:
+    """All that is for the host would pay for it."""
+    host = crossing.host
+
+    def asks() -> bool:
+        there = "chain ask {" in host.rules()
+        host.restart()
+        assert host.planned_nothing
+        return there
+
+    host.sandbox("web", "--network front -p 8080:80")
+    assert not asks()
+    host.isthmus("publish web '8080:80 follow'")
+    assert asks()
+    host.isthmus("publish web 8080:80")
+    assert not asks()
+    host.sandbox("db", "--network front -p '8081:80 follow'")
+    assert asks()
+    host.isthmus("sandbox rm db")
+    assert not asks()
+    host.isthmus("network update front -o isthmus.publish=follow")
+    assert asks()
+    assert host.isthmus("port web 80").splitlines() == ["0.0.0.0:8080 (follow)", "[::]:8080 (follow)"]
+    assert len(elements(host, "follow4")) == len(elements(host, "follow6")) == 1
+    host.network("back", "--subnet 10.6.0.0/24")
+    host.isthmus("network connect back web --gw-priority 1")
+    assert not elements(host, "follow4")
+    assert len(elements(host, "follow6")) == 1
+    host.isthmus("network disconnect back web")
+    assert len(elements(host, "follow4")) == 1
+    host.isthmus("network update front --opt-rm isthmus.publish")
+    assert not asks()
+    assert not elements(host, "follow4")
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_an_association_of_sctp_comes_in_by_its_port(world: World, version: int) -> None:
     """Its first chunk arrives at the port inside, whole, from who sent it; more takes a kernel with SCTP."""

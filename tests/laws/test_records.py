@@ -46,7 +46,7 @@ RECORDS: st.SearchStrategy[Record] = st.one_of(
     st.builds(Network, id=IDS),
     st.builds(Endpoint, id=IDS, network=IDS),
     st.builds(Sandbox, id=IDS),
-    st.builds(Binding, sandbox=IDS, place=PLACES),
+    st.builds(Binding, sandbox=IDS, place=PLACES, callers=st.sampled_from(["", "open", "follow", "on eth0"])),
     st.builds(HandLink, id=IDS, sandbox=IDS),
     st.builds(Setting, id=IDS),
     st.builds(Lease, network=IDS, name=NAMES),

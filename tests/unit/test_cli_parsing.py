@@ -116,6 +116,18 @@ def test_a_published_range_is_as_many_bindings(host: int, inner: int, more: int,
     assert ports.exposed.keys() == expected.keys()
 
 
+def test_behind_a_port_stands_who_may_use_it() -> None:
+    """In the words of the network's option, with blanks as anybody writes them; also behind the long form."""
+    ports = parse_ports(["8080:80 from 192.0.2.0/24, ::/0", "published=8081,target=80 follow", " 8082:80 "], [])
+    assert ports.bindings == {
+        "80/tcp": [
+            {"HostIp": "", "HostPort": "8080", "Callers": "from 192.0.2.0/24, ::/0"},
+            {"HostIp": "", "HostPort": "8081", "Callers": "follow"},
+            {"HostIp": "", "HostPort": "8082"},
+        ]
+    }
+
+
 @given(st.text(alphabet="0123456789:-/[].=,tcpudphosargeblimn", max_size=25))
 def test_no_port_makes_a_traceback(text: str) -> None:
     """Whatever is typed is read, or told to be wrong."""

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 import pytest
 
 from isthmus.errors import InvalidOption
-from isthmus.options import PUBLISH, RECORD, Callers, Options, records_of
+from isthmus.options import FOLLOW, PUBLISH, RECORD, Callers, Options, records_of
 
 
 def callers(text: str) -> Callers | None:
@@ -19,6 +19,7 @@ def callers(text: str) -> Callers | None:
         ("", None),
         ("open", None),
         ("localhost", Callers()),
+        ("follow", FOLLOW),
         ("from 192.0.2.0/24", Callers((ip_network("192.0.2.0/24"),))),
         ("from 192.0.2.7, 2001:db8::/32", Callers((ip_network("192.0.2.7/32"), ip_network("2001:db8::/32")))),
         ("on eth0,wg0 eth0", Callers(entrances=("eth0", "wg0"))),
@@ -37,7 +38,19 @@ def test_sources_that_overlap_are_told_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["all", "from", "on", "from all", "from 10.0.0.1/8", "on a/b", "on a-very-long-name", "localhost eth0", " "]
+    "text",
+    [
+        "all",
+        "from",
+        "on",
+        "from all",
+        "from 10.0.0.1/8",
+        "on a/b",
+        "on a-very-long-name",
+        "localhost eth0",
+        "follow me",
+        " ",
+    ],
 )
 def test_what_cannot_be_meant_is_refused(text: str) -> None:
     """With the key."""

@@ -1,15 +1,17 @@
 """Ports: how they are read, which clash, which are chosen, and what becomes of them with the engine."""
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
 from isthmus import ports
 from isthmus.errors import InvalidRequest, NotFound, PortTaken, Refused
-from isthmus.model import HOST, IPAddress, Place
+from isthmus.model import HOST, Binding, IPAddress, Place
 from isthmus.ports import Wish
 from isthmus.requests import EndpointRequest, SandboxRequest
 from isthmus.resources import Element
+from isthmus.store import records
 from tests.unit.test_engine import World
 
 MODE = "com.docker.network.bridge.gateway_mode_ipv4"
@@ -79,6 +81,11 @@ def published(world: World) -> dict[tuple[str, ...], str]:
     return {one.match: one.value for one in world.seen(Element) if isinstance(one, Element) and one.set == "publish4"}
 
 
+def own(world: World) -> set[tuple[str, ...]]:
+    """The places that have callers of their own, by the kernel."""
+    return {one.match for one in world.seen(Element) if isinstance(one, Element) and one.set == "own4"}
+
+
 def create(world: World, name: str, *wishes: Wish, mode: str = "front") -> None:
     """Make a sandbox with ports."""
     world.engine.create_sandbox(SandboxRequest(name, mode=mode, ports=wishes))
@@ -123,6 +130,42 @@ def test_the_same_port_twice_in_one_request_is_refused(world: World) -> None:
         create(world, "web", wish(80, 8080), wish(81, 8080))
 
 
+def test_a_port_that_is_published_again_has_other_callers(world: World) -> None:
+    """It is the same place, kept all the time; what is not said anew is as it was."""
+    create(world, "web", wish(80, 8080), wish(80, 8081))
+    (view,) = world.engine.publish("web", [replace(wish(80, 8080), callers="localhost")])
+    assert view.callers == {4: "localhost"}
+    assert places(world, "web") == [8080, 8081]
+    assert own(world) == {("0.0.0.0/0", "6", "8080")}
+    with pytest.raises(OSError, match="in use"):
+        world.kernel.bind(Place("tcp", 8080))
+    with pytest.raises(PortTaken, match="by sandbox web"):
+        world.engine.publish("web", [replace(wish(80, 8080), callers="localhost")])
+    with pytest.raises(PortTaken, match="by sandbox web"):
+        world.engine.publish("web", [replace(wish(80, 8081), callers=text) for text in ("follow", "on eth0")])
+    with pytest.raises(PortTaken, match="by sandbox web"):
+        world.engine.publish("web", [replace(wish(81, 8081), callers="localhost")])
+    world.engine.publish("web", [wish(80, 8080)])
+    assert own(world) == set()
+
+
+def test_one_refused_port_leaves_those_that_were_to_change(world: World) -> None:
+    """All or nothing; and no place is given up that was held before."""
+    create(world, "web", wish(80, 8080))
+    world.kernel.bind(Place("tcp", 22), "sshd, process 7")
+    with pytest.raises(PortTaken, match="sshd"):
+        world.engine.publish("web", [replace(wish(80, 8080), callers="localhost"), wish(22, 22)])
+    assert own(world) == set()
+    with pytest.raises(OSError, match="in use"):
+        world.kernel.bind(Place("tcp", 8080))
+
+
+def test_a_record_from_before_ports_had_callers_is_read() -> None:
+    """Its port has those of its network."""
+    data = b'{"format":1,"record":{"sandbox":"a","port":80,"place":{"protocol":"tcp","port":8080,"address":null}}}'
+    assert records.decode("port/a/tcp/8080/*", data) == Binding("a", 80, Place("tcp", 8080))
+
+
 def test_a_port_of_a_process_is_refused_with_its_name(world: World) -> None:
     """It was there first."""
     world.kernel.bind(Place("tcp", 22, ip_address("0.0.0.0")), "sshd, process 7")
@@ -161,6 +204,20 @@ def test_a_port_that_the_kernel_refuses_is_free_again(world: World) -> None:
     assert published(world) == {}
     world.engine.publish("web", (wish(80, 8080),))
     assert set(published(world)) == {("6", "8080")}
+
+
+def test_a_policy_that_the_kernel_refuses_leaves_the_port_as_it_was(world: World) -> None:
+    """A port that nobody can reach any more would be worse than one that did not change."""
+    create(world, "web", replace(wish(80, 8080), callers="on eth0"))
+    before = str(world.kernel)
+    world.kernel.forbid(("element", "own-callers4", "0.0.0.0/0", "6", "8080", "192.0.2.0/24"), 12)
+    with pytest.raises(Refused):
+        world.engine.publish("web", [replace(wish(80, 8080), callers="from 192.0.2.0/24"), wish(81, 8081)])
+    assert str(world.kernel) == before
+    assert world.engine.sandbox("web").ports[0].callers == {4: "on eth0"}
+    world.restart()
+    assert str(world.kernel) == before
+    assert places(world, "web") == [8080]
 
 
 def test_a_restart_keeps_ports_and_plans_nothing_for_them(world: World) -> None:

@@ -118,10 +118,11 @@ class NetworkDisconnect(Body, frozen=True):
 
 
 class PortBinding(Body, frozen=True):
-    """One place on the host where a port is published."""
+    """One place on the host where a port is published, and who may use it, in the words of `isthmus.publish`."""
 
     host_ip: str = msgspec.field(default="", name="HostIp")
     host_port: str = ""
+    callers: str = ""
 
 
 class Ports(Body, frozen=True):

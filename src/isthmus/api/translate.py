@@ -27,6 +27,7 @@ from isthmus.model import (
     Network,
     pairs,
 )
+from isthmus.options import callers_of
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
@@ -161,7 +162,8 @@ def _wishes(bindings: Mapping[str, list[body.PortBinding]]) -> Iterator[Wish]:
         port, protocol = parse_port(text)
         for place in places or (body.PortBinding(),):
             hosts = parse_hosts(place.host_port)
-            yield Wish(port, protocol, parse_address(place.host_ip), hosts, place.host_port)
+            callers = str(callers_of("Callers", place.callers) or "open") if place.callers else ""
+            yield Wish(port, protocol, parse_address(place.host_ip), hosts, place.host_port, callers)
 
 
 def publish_request(ports: body.Ports) -> tuple[Wish, ...]:

@@ -1,4 +1,4 @@
-"""`isthmus port`, `publish` and `unpublish`: which ports of the host lead to a sandbox, and changes of that."""
+"""`isthmus port`, `publish` and `unpublish`: which ports of the host lead to a sandbox, for whom, and changes."""
 
 from isthmus.cli.client import quote
 from isthmus.cli.flags import DRY_RUN, Arguments, Command, dry_run_query
@@ -49,6 +49,8 @@ def _unpublish(arguments: Arguments) -> int:
 
 def _change(arguments: Arguments, how: str) -> int:
     name, *words = arguments.words
+    if how and any(" " in word.strip() for word in words):
+        raise arguments.wrong("a port is unpublished for all: name it without who may use it")
     try:
         bindings = parse_ports(words, []).bindings
     except ValueError as error:
@@ -68,8 +70,8 @@ PORT = Command(
 )
 PUBLISH = Command(
     "isthmus publish",
-    "[OPTIONS] SANDBOX [[ADDRESS:]PORT:]PORT[/PROTOCOL]...",
-    "Publish more ports of a sandbox",
+    "[OPTIONS] SANDBOX [[ADDRESS:]PORT:]PORT[/PROTOCOL][ CALLERS]...",
+    "Publish more ports of a sandbox, or say who may use them",
     _publish,
     (DRY_RUN,),
     2,

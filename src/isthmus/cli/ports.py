@@ -1,6 +1,7 @@
 """What `-p` and `--expose` mean: `[[ADDRESS:]HOST:]CONTAINER[/PROTOCOL]`, with ranges, as Docker's client reads it.
 
-Also its long form, `published=8080,target=80,protocol=tcp`. All functions raise ValueError with Docker's sentence.
+Also its long form, `published=8080,target=80,protocol=tcp`. Behind either, after a blank, may stand who may use it:
+`8080:80 from 192.0.2.0/24`. All functions raise ValueError with Docker's sentence.
 """
 
 import socket
@@ -20,9 +21,11 @@ def parse_ports(published: list[str], exposed: list[str]) -> Ports:
     """Give what all of `-p` *published* and `--expose` *exposed* ask for together."""
     ports = Ports({}, {})
     for text in published:
-        for port, address, host in _publish(text):
+        where, _, callers = text.strip().partition(" ")
+        own = {"Callers": callers} if callers else {}
+        for port, address, host in _publish(where):
             ports.exposed[port] = {}
-            ports.bindings.setdefault(port, []).append({"HostIp": address, "HostPort": host})
+            ports.bindings.setdefault(port, []).append({"HostIp": address, "HostPort": host, **own})
     for text in exposed:
         ports.exposed.update({port: {} for port in _expose(text)})
     return ports

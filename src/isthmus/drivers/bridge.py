@@ -20,7 +20,18 @@ from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import TRANSLATING, Mode, Policy, Subject
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
-from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, PUBLISH, Callers, Options, Probe, check_interface, check_mtu
+from isthmus.options import (
+    FOLLOW,
+    MIN_IPV6_MTU,
+    MTU,
+    PREFIX,
+    PUBLISH,
+    Callers,
+    Options,
+    Probe,
+    check_interface,
+    check_mtu,
+)
 from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
 
 addressed = True
@@ -96,6 +107,9 @@ def parse(options: Pairs) -> Parsed:
         raise InvalidOption(PUBLISH, read.text(PUBLISH), "on a bridged network no ports of the host are published")
     if callers and Mode.UNPROTECTED in {mode4, mode6}:
         why = f"with the gateway mode {Mode.UNPROTECTED.value} all ports are open to all; choose {Mode.NAT.value}"
+        raise InvalidOption(PUBLISH, read.text(PUBLISH), why)
+    if callers == FOLLOW and Mode.ROUTED in {mode4, mode6}:
+        why = f"with the gateway mode {Mode.ROUTED.value} the host is not called; choose {Mode.NAT.value}, or others"
         raise InvalidOption(PUBLISH, read.text(PUBLISH), why)
     egress = egress_of(read.text(EGRESS))
     if egress and bridged:
