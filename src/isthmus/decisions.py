@@ -70,6 +70,8 @@ from isthmus.naming import veth
 from isthmus.options import RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
+from isthmus.rates import RATE, Rates
+from isthmus.rates import parse as parse_rates
 from isthmus.render import SYSCTLS, gateway_endpoint
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.rules import Rules
@@ -363,6 +365,15 @@ class Decisions:
         self._settle(inquiry)
         return endpoint
 
+    def limited(self, endpoint: Endpoint, rate: str) -> Endpoint:
+        """*endpoint* with another *rate*, as the option says it.
+
+        What is limited no more keeps the option, as `off`: by that its area is known to be one where a limit may be.
+        """
+        options = pairs(dict(endpoint.options) | {RATE: rate})
+        _check_rate(self._state.networks[endpoint.network], options)
+        return replace(endpoint, options=options)
+
     def _settle(self, inquiry: Inquiry) -> None:
         """See that nothing is left to be asked.
 
@@ -400,6 +411,7 @@ class Decisions:
         """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
         driver = _driver(network.driver)
         _check_sysctls(request.options)
+        _check_rate(network, request.options)
         demanded = _demanded(request)
         if network.predefined and demanded:
             raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
@@ -912,6 +924,14 @@ def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None
     for conflict, sentence in words.items():
         if conflict in request.conflicts:
             raise InvalidRequest(f"conflicting options: {sentence}")
+
+
+def _check_rate(network: Network, options: Pairs) -> None:
+    """Refuse a rate that is none, or that nothing on *network* could keep."""
+    text = dict(options).get(RATE, "")
+    if parse_rates(text) != Rates() and not _driver(network.driver).traits(network).shapeable:
+        hint = "the host has no link of the endpoint's own there; a rate can be kept on a bridge network"
+        raise InvalidOption(RATE, text, f"{network.name} is a network of the driver {network.driver}: {hint}")
 
 
 def _check_sysctls(options: Pairs) -> None:

@@ -47,6 +47,7 @@ from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
+from isthmus.rates import OFF, RATE
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.resources import Address, Element, Sysctl, Table
@@ -327,12 +328,38 @@ class Engine:
             raise InvalidRequest(
                 "cannot disconnect container from host network - container was created in host network mode"
             )
-        endpoints = [one for one in self._state.of_sandbox(user.id) if one.network == target.id]
-        if not endpoints:
-            raise NotConnected(user.name, target.name)
+        endpoints = [self._standing_at(target, user)]
         kept = self._decide.leases(endpoints)
         self._take_away(endpoints, lambda: self._sandbox(user.netns), kept=kept)
         self._announce_endpoint("disconnect", target, user)
+
+    def limit(self, network: str, sandbox: str, rate: str) -> None:
+        """Limit what a sandbox receives from a network and sends there to another *rate*, while it goes on."""
+        user, target = self._state.sandbox(sandbox), self._state.network(network)
+        before = self._standing_at(target, user)
+        after = self._decide.limited(before, rate)
+        if after == before:
+            return
+        self._commit(put=[after])
+        try:
+            self.reconcile(self._sandbox(user.netns))
+        except (IsthmusError, ExceptionGroup) as refusal:
+            was = dict(before.options).get(RATE, OFF)
+            self._commit(put=[self._decide.limited(before, was)])
+            try:
+                self.reconcile(self._sandbox(user.netns))
+            except (IsthmusError, ExceptionGroup) as again:
+                # What is wanted is recorded, so the next look at it goes on.
+                refusal.add_note(f"and it could not be changed back whole: {again}")
+            raise
+        self._announce_endpoint("rate", target, user)
+
+    def _standing_at(self, network: Network, user: Sandbox) -> Endpoint:
+        """The endpoint of *user* on *network*; `NotConnected` if there is none."""
+        for endpoint in self._state.of_sandbox(user.id):
+            if endpoint.network == network.id:
+                return endpoint
+        raise NotConnected(user.name, network.name)
 
     # Sandboxes.
 

@@ -15,13 +15,15 @@ from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
 from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Place, Sandbox
-from isthmus.naming import Owner
+from isthmus.naming import Owner, ifb, veth
 from isthmus.naming import table as table_of
+from isthmus.rates import RATE
 from isthmus.resources import (
     Address,
     Bridge,
     Child,
     Element,
+    Ifb,
     Key,
     Namespace,
     Nickname,
@@ -46,7 +48,7 @@ SYSCTLS = "com.docker.network.endpoint.sysctls"
 FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables", "ip6tables", "iptables"))
 """The sysctls that send frames between ports of a bridge through the packet filter."""
 
-_LINKS = (Bridge, Vlan, Veth, Child)
+_LINKS = (Bridge, Vlan, Veth, Child, Ifb)
 
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 BOTH = frozenset(DEFAULT)
@@ -75,6 +77,7 @@ def sandbox(
     wanted: list[Resource] = []
     links: set[tuple[str, str]] = set()
     leaving: set[tuple[str, str]] = set()
+    shaped: set[tuple[str, str]] = set()
     users = state.in_netns(netns)
     alive = any(not user.removing for user in users)
     guests = [] if netns == HOST else [user for user in users if user.name != netns]
@@ -92,6 +95,10 @@ def sandbox(
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         rules.update(one.key for one in resources if isinstance(one, Element))
+        if endpoint.options and RATE in dict(endpoint.options):
+            # Whatever the rate is now, there may be what limited it before.
+            (links if stays else leaving).add((HOST, ifb(endpoint.id)))
+            shaped.update({(HOST, veth(endpoint.id)), (HOST, ifb(endpoint.id))} if stays else ())
         if stays:
             wanted.extend(resources)
             wanted.extend(settings)
@@ -124,6 +131,7 @@ def sandbox(
         ruled=frozenset({netns}) if netns != HOST and len(endpoints) > 1 else frozenset(),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
         elements=frozenset(rules.union(_places(state, bindings, endpoints))),
+        shaped=frozenset(shaped),
     )
     return Area(tuple(wanted), scope)
 
@@ -300,6 +308,7 @@ def everything(
         ports=of_host.scope.ports,
         sysctls=of_host.scope.sysctls.union(*(area.scope.sysctls for area in areas)),
         ruled=frozenset().union(*(area.scope.ruled for area in areas)),
+        shaped=frozenset().union(*(area.scope.shaped for area in areas)),
         firewall=True,
         everything=True,
     )

@@ -63,6 +63,7 @@ from isthmus.resources import (
     Vlan,
     satisfied,
 )
+from tests.kernel.realm import needs_shaping
 
 NET, OTHER = Owner("a" * 64), Owner("b" * 64)
 END, SECOND_END = Owner("a" * 64, "1" * 64), Owner("a" * 64, "2" * 64)
@@ -1333,18 +1334,7 @@ WITH_LIMITS = replace(EVERYTHING, shaped=frozenset({(HOST, "veth1"), (HOST, "ifb
 def shapes(machine: Machine) -> None:
     """Skip the test where Linux cannot shape; the fake kernel can."""
     if isinstance(machine.admin, Shell):
-        ip(HOST, "link", "add", "probe", "type", "veth", "peer", "name", "far-probe")
-        tries = (
-            ("ip", "link", "add", "ifb-probe", "type", "ifb"),
-            ("tc", *Shaper(HOST, "probe", 10**6).make().split()[1:]),
-            *(part.split() for part in Redirect(HOST, "probe", "far-probe").make().split(" && ")),
-        )
-        done = [subprocess.run(one, check=False, capture_output=True, text=True) for one in tries]
-        ip(HOST, "link", "delete", "probe")
-        if any("nknown" in one.stderr or "Failed to load" in one.stderr for one in done):
-            pytest.skip("this kernel has no ifb, tbf, clsact, u32 or mirred")
-        assert not any(one.returncode for one in done), [one.stderr for one in done]
-        ip(HOST, "link", "delete", "ifb-probe")
+        needs_shaping()
 
 
 @pytest.fixture

@@ -109,7 +109,11 @@ BREAKS = (
     Break("keep a child with another flag", '"parent", "kind", "mode", "flag")', '"parent", "kind", "mode")'),
     Break("give a child to another owner", 'Child: ("owner", ', "Child: ("),
     Break("give a link for shaping to another owner", 'Ifb: ("owner",)', "Ifb: ()"),
-    Break("let a redirection fall with its target", "if isinstance(resource, Redirect):", "if False:"),
+    Break(
+        "let a redirection fall with its target",
+        "return link_key(resource.netns, resource.link) in dead",
+        "return not dead.isdisjoint(resource.needs)",
+    ),
     Break(
         "let nothing that shapes fall",
         "Address | Route | Rule | Shaper | Element)",

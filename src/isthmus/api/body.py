@@ -116,6 +116,13 @@ class NetworkDisconnect(Body, frozen=True):
     force: bool = False
 
 
+class NetworkRate(Body, frozen=True):
+    """POST /networks/{id}/rate, which Docker does not have: what a sandbox may receive and send there."""
+
+    container: str = ""
+    rate: str = ""
+
+
 class PortBinding(Body, frozen=True):
     """One place on the host where a port is published."""
 

@@ -342,6 +342,14 @@ async def _disconnect(api: Api, request: Request) -> Response:
     )
 
 
+async def _limit(api: Api, request: Request) -> Response:
+    (name,) = request.names
+    sandbox, rate = translate.rate_request(body.decode(body.NetworkRate, request.headers, request.body))
+    return await _change(
+        api, request, lambda engine: engine.limit(name, sandbox, rate), lambda _: Response(204), brief=True
+    )
+
+
 async def _prune_networks(api: Api, request: Request) -> Response:
     may_go = translate.prunable(_filters(request, translate.PRUNE_FILTERS), api.clock())
 
@@ -561,6 +569,7 @@ ROUTES = (
     Route("POST", "/networks/prune", _prune_networks, since=(1, 25)),
     Route("POST", "/networks/{name*}/connect", _connect),
     Route("POST", "/networks/{name*}/disconnect", _disconnect),
+    Route("POST", "/networks/{name*}/rate", _limit),
     Route("POST", "/networks/{name*}/update", _update_network),
     Route("DELETE", "/networks/{name*}", _remove_network),
     Route("GET", "/containers/json", _containers),

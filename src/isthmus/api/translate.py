@@ -21,6 +21,7 @@ from isthmus.model import (
     Binding,
     DhcpLease,
     Dns,
+    Endpoint,
     HandRoute,
     IPAddress,
     IPInterface,
@@ -28,6 +29,7 @@ from isthmus.model import (
     pairs,
 )
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
+from isthmus.rates import OFF, RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
@@ -90,6 +92,13 @@ def endpoint_request(config: body.EndpointConfig) -> EndpointRequest:
         options=pairs(config.driver_opts),
         gateway_priority=config.gw_priority,
     )
+
+
+def rate_request(wish: body.NetworkRate) -> tuple[str, str]:
+    """Which sandbox's rate is to be another, and what."""
+    if not wish.rate:
+        raise InvalidOption("Rate", "", "it must be a rate such as 100mbit, or off")
+    return named(wish.container), wish.rate
 
 
 def named(name: str) -> str:
@@ -378,8 +387,15 @@ def _container_on_network(view: EndpointView) -> Shape:
         "MacAddress": view.endpoint.mac,
         "IPv4Address": _text(view.ipv4),
         "IPv6Address": _text(view.ipv6),
+        **_rate(view.endpoint),
         **_trouble(view.trouble),
     }
+
+
+def _rate(record: Endpoint) -> Shape:
+    """The rate of an endpoint that has one; `NetworkSettings` shows it among the options."""
+    rate = dict(record.options).get(RATE, OFF)
+    return {} if rate == OFF else {"Rate": rate}
 
 
 def endpoint(view: EndpointView) -> Shape:

@@ -141,6 +141,7 @@ HOST = Flag(
 )
 HELP = Flag("help", "Show this help", kind=Kind.SWITCH)
 DRY_RUN = Flag("dry-run", "Show the kernel operations as ip and nft lines, and do nothing", kind=Kind.SWITCH)
+RATE = Flag("rate", "Bits a second each way, or to it/from it: 100mbit, 100mbit/20mbit", value="rate")
 LS_FORMAT = Flag("format", "table (default), table TEMPLATE, json (one object a line), or a Go TEMPLATE")
 INSPECT_FORMAT = Flag("format", "json, or a Go TEMPLATE", short="f")
 QUIET = Flag("quiet", "IDs only", kind=Kind.SWITCH, short="q")

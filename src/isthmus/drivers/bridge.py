@@ -20,7 +20,9 @@ from isthmus.firewall import TRANSLATING, Mode, Policy
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
 from isthmus.naming import Owner
 from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, PUBLISH, Callers, Options, Probe, check_interface, check_mtu
-from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
+from isthmus.rates import RATE
+from isthmus.rates import parse as parse_rates
+from isthmus.resources import Address, Bridge, Ifb, Port, Redirect, Resource, Shaper, Sysctl, Veth, setting_of
 
 addressed = True
 many_subnets = False
@@ -174,6 +176,7 @@ def traits(network: Network) -> Traits:
             # As in Docker, all of IPv4 stands for all there is.
             binding=None if options.binding and options.binding.is_unspecified else options.binding,
             callers=options.callers,
+            shapeable=True,
         )
     return Traits(
         prefix=options.prefix,
@@ -183,6 +186,7 @@ def traits(network: Network) -> Traits:
         nic=options.uplink,
         probe=options.probe,
         guarded=options.antispoof,
+        shapeable=True,
     )
 
 
@@ -247,7 +251,7 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
 
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
-    """A pair of veths and the addresses of the end inside.
+    """A pair of veths with the limits of what passes it, and the addresses of the end inside.
 
     The kernel announces these when the link goes up, if somebody may know another MAC for them. Elsewhere that is
     spared: a broadcast goes to each port of the bridge.
@@ -270,6 +274,8 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         ipv6=network.ipv6,
         announce=True if network.ipv4 and outside else None,
     )
+    if endpoint.options:
+        yield from _limits(endpoint, mine)
     # The same goes for a second address that shares the MAC of the first.
     if network.ipv6 and (outside or network.ipv4):
         yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
@@ -279,6 +285,25 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         local = (naming.link_local(endpoint.mac),) if network.ipv6 else ()
         own = (*(address.ip for address in endpoint.addresses), *endpoint.link_local, *local)
         yield from firewall.senders(naming.veth(endpoint.id), endpoint.mac, own)
+
+
+def _limits(endpoint: Endpoint, mine: Owner) -> Iterator[Resource]:
+    """What limits the rates of an endpoint.
+
+    What goes to it goes out by the host's end of the pair. What comes from it comes in there, where there is no queue,
+    and so has to go out by a link of its own first.
+    """
+    rates, veth, ifb = (
+        parse_rates(dict(endpoint.options).get(RATE, "")),
+        naming.veth(endpoint.id),
+        naming.ifb(endpoint.id),
+    )
+    if rates.down:
+        yield Shaper(HOST, veth, rates.down)
+    if rates.up:
+        yield Ifb(HOST, ifb, mine)
+        yield Shaper(HOST, ifb, rates.up)
+        yield Redirect(HOST, veth, ifb)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
