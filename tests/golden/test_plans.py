@@ -78,7 +78,7 @@ def test_a_sandbox_joins_it_with_a_rate(golden: Golden) -> None:
 
 def test_a_rate_is_changed(golden: Golden) -> None:
     """In place."""
-    wanted = (*LIMITS[:2], replace(LIMITS[2], rate=50_000_000), LIMITS[3])
+    wanted = (*LIMITS[:2], Shaper(HOST, "ifb22222222222", 50_000_000), LIMITS[3])
     golden("rate-change.plan", str(diff((*ENDPOINT, *wanted), (*ENDPOINT, *LIMITS))) + "\n")
 
 
