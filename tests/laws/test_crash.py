@@ -115,9 +115,9 @@ BREAKS = (
         "return not dead.isdisjoint(resource.needs)",
     ),
     Break(
-        "let nothing that shapes fall",
-        "Address | Route | Rule | Shaper | Element)",
-        "Address | Route | Rule | Element)",
+        "no shapers after their links",
+        "for rank, kind in enumerate(ORDER)}",
+        "for rank, kind in enumerate(ORDER)}\n_RANK[Shaper] = _RANK[Bridge]",
     ),
     Break(
         "no redirections after their targets",
