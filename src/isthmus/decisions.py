@@ -371,7 +371,7 @@ class Decisions:
         What is limited no more keeps the option, as `off`: by that its area is known to be one where a limit may be.
         """
         options = pairs(dict(endpoint.options) | {RATE: rate})
-        _check_rate(self._state.networks[endpoint.network], options)
+        _check_options(self._state.networks[endpoint.network], options)
         return replace(endpoint, options=options)
 
     def _settle(self, inquiry: Inquiry) -> None:
@@ -411,7 +411,7 @@ class Decisions:
         """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
         driver = _driver(network.driver)
         _check_sysctls(request.options)
-        _check_rate(network, request.options)
+        _check_options(network, request.options)
         demanded = _demanded(request)
         if network.predefined and demanded:
             raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
@@ -926,8 +926,11 @@ def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None
             raise InvalidRequest(f"conflicting options: {sentence}")
 
 
-def _check_rate(network: Network, options: Pairs) -> None:
-    """Refuse a rate that is none, or that nothing on *network* could keep."""
+def _check_options(network: Network, options: Pairs) -> None:
+    """Refuse an option of ours that there is not, and a rate that is none, or that nothing on *network* could keep."""
+    for key, value in options:
+        if key.startswith("isthmus.") and key != RATE:
+            raise InvalidOption(key, value, f"there is no such option of an endpoint; there is {RATE}")
     text = dict(options).get(RATE, "")
     if parse_rates(text) != Rates() and not _driver(network.driver).traits(network).shapeable:
         hint = "the host has no link of the endpoint's own there; a rate can be kept on a bridge network"

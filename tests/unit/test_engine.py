@@ -864,6 +864,14 @@ def test_modes_without_an_interface_have_no_rate(world: World, mode: str) -> Non
         world.engine.create_sandbox(SandboxRequest("web", mode=mode, endpoints=((mode, wish),)))
 
 
+def test_an_option_of_an_endpoint_that_there_is_not_is_refused(world: World) -> None:
+    """A slip of the pen would limit nothing."""
+    world.network("front")
+    wish = EndpointRequest(options=pairs({"isthmus.rates": "100mbit"}))
+    with pytest.raises(InvalidOption, match="there is isthmus.rate"):
+        world.engine.create_sandbox(SandboxRequest("web", mode="front", endpoints=(("front", wish),)))
+
+
 def test_a_rate_is_of_who_stands_there(world: World) -> None:
     """And of a rate that can be meant."""
     world.network("front")
