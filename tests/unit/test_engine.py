@@ -849,7 +849,7 @@ def test_where_the_host_has_no_end_a_rate_is_refused(world: World, driver: str, 
     """Silence would be a promise that nobody keeps."""
     world.network("lan", driver=driver, options=pairs(options))
     wish = EndpointRequest(options=pairs({RATE: "100mbit"}))
-    with pytest.raises(InvalidOption, match=f"isthmus.rate value: 100mbit .*{driver}.*bridge network"):
+    with pytest.raises(InvalidOption, match=rf"isthmus\.rate value: 100mbit .*{driver}.*bridge network"):
         world.engine.create_sandbox(SandboxRequest("web", mode="lan", endpoints=(("lan", wish),)))
     world.sandbox("web", "lan")
     with pytest.raises(InvalidOption, match="bridge network"):
@@ -868,7 +868,7 @@ def test_an_option_of_an_endpoint_that_there_is_not_is_refused(world: World) -> 
     """A slip of the pen would limit nothing."""
     world.network("front")
     wish = EndpointRequest(options=pairs({"isthmus.rates": "100mbit"}))
-    with pytest.raises(InvalidOption, match="there is isthmus.rate"):
+    with pytest.raises(InvalidOption, match=r"there is isthmus\.rate"):
         world.engine.create_sandbox(SandboxRequest("web", mode="front", endpoints=(("front", wish),)))
 
 
