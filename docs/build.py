@@ -16,7 +16,8 @@ from isthmus.engine import Engine
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink, pairs
 from isthmus.plan import Plan
-from isthmus.requests import LinkRequest, NetworkRequest, SandboxRequest
+from isthmus.rates import RATE
+from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store.memory import MemoryStore
 
@@ -141,6 +142,17 @@ def page() -> str:
         text += _shown("The sandbox is removed", kernel.listen())
         engine.remove_network("front")
         text += _shown("The network is removed", kernel.listen())
+    engine, kernel = _engine()
+    engine.create_network(NetworkRequest("front", subnets=_V4))
+    kernel.listen()
+    text += ["## Rates", ""]
+    limited = EndpointRequest(options=pairs({RATE: "100mbit/20mbit"}))
+    engine.create_sandbox(SandboxRequest("web", mode="front", endpoints=(("front", limited),)))
+    text += _shown("A sandbox joins a bridge network with a rate", kernel.listen())
+    engine.change("front", "web", "isthmus.rate", "50mbit")
+    text += _shown("Its rate is changed", kernel.listen())
+    engine.change("front", "web", "isthmus.rate", "off")
+    text += _shown("Its rate is lifted", kernel.listen())
     engine, kernel = _engine()
     kernel.listen()
     text += ["## none, host and container:", ""]

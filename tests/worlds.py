@@ -21,13 +21,16 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
     Key,
     Namespace,
     Nickname,
     Port,
+    Redirect,
     Resource,
     Route,
     Rule,
+    Shaper,
     Sysctl,
     Table,
     Veth,
@@ -35,7 +38,7 @@ from isthmus.resources import (
 )
 
 Interface = IPv4Interface | IPv6Interface
-_Link = Bridge | Veth | Vlan | Child
+_Link = Bridge | Veth | Vlan | Child | Ifb
 T = TypeVar("T")
 
 
@@ -68,6 +71,8 @@ BRIDGES = ("aa0", "br-lan", "zz0")
 VETHS = ("ab-veth", "veth1", "veth2", "zz-veth")
 BLIND = ("di-1", "do-1")
 VLANS = ("aa-up.5", "zz-vlan")
+IFBS = ("ab-ifb", "zz-ifb")
+RATES = (10**6, 10**8)
 CHILDREN = ("aa-ch", "eth0", "zz-ch")
 NAMESPACES = ("db", "web")
 
@@ -87,6 +92,10 @@ _TABLES = (7, 1 << 30)
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
+SHAPED = frozenset((HOST, name) for name in (*VETHS, *IFBS))
+"""The links whose traffic may be shaped."""
+
+
 @dataclass(frozen=True, slots=True)
 class World:
     """A consistent set of *resources*."""
@@ -98,7 +107,8 @@ class World:
         """Where to look for all that bears our mark, and for what this world needs to know besides."""
         sysctls = frozenset((one.netns, one.name) for one in self.resources if isinstance(one, Sysctl))
         ruled = frozenset(NAMESPACES)
-        return Scope(everything=True, firewall=True, ports=frozenset(UPLINKS), sysctls=sysctls, ruled=ruled)
+        ports = frozenset(UPLINKS)
+        return Scope(everything=True, firewall=True, ports=ports, sysctls=sysctls, ruled=ruled, shaped=SHAPED)
 
     def bridge(self, name: str) -> Bridge | None:
         """The bridge of that name in the host's namespace."""
@@ -127,14 +137,15 @@ class World:
             sysctls = frozenset((one.netns, one.name) for one in area if isinstance(one, Sysctl))
             names = frozenset({f"{netns}-too"})
             ruled = frozenset({netns})
-            yield tuple(area), Scope(ruled, links, sysctls=sysctls, nicknames=names, ruled=ruled)
+            shaped = ends & SHAPED
+            yield tuple(area), Scope(ruled, links, sysctls=sysctls, nicknames=names, ruled=ruled, shaped=shaped)
         links = frozenset(
-            (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child)
+            (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child | Ifb)
         )
         sysctls = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Sysctl))
         yield (
             tuple(rest.values()),
-            Scope(links=links, ports=frozenset(UPLINKS), sysctls=sysctls, firewall=True),
+            Scope(links=links, ports=frozenset(UPLINKS), sysctls=sysctls, firewall=True, shaped=links & SHAPED),
         )
 
 
@@ -142,9 +153,9 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
     match resource:
         case Namespace(name=name):
             return name == netns
-        case Bridge() | Veth() | Vlan() | Child():
+        case Bridge() | Veth() | Vlan() | Child() | Ifb():
             return (resource.netns, resource.name) in ends
-        case Address() | Route():
+        case Address() | Route() | Shaper() | Redirect():
             return (resource.netns, resource.link) in ends
         case Sysctl() | Nickname() | Rule():
             return resource.netns == netns
@@ -177,6 +188,7 @@ def worlds(draw: st.DrawFn) -> World:
     children = list(_children(draw, namespaces, set(UPLINKS) - set(ports), [*below, *vlans], [*bridges, *veths]))
     found += vlans
     found += children
+    found += _shaping(draw, [veth for veth in veths if veth.netns == HOST and veth.name in VETHS])
     ends: list[tuple[str, str, Owner, bool]] = [
         (bridge.netns, bridge.name, bridge.owner, bridge.netns == HOST) for bridge in bridges
     ]
@@ -225,18 +237,16 @@ def _changed(draw: st.DrawFn, world: World) -> World:
 def _change(key: Key, resources: dict[Key, Resource]) -> None:
     """Change one thing, with all that must then be changed along."""
     match resources[key]:
-        case (Bridge() | Veth() | Vlan() | Child()) as link:
+        case (Bridge() | Veth() | Vlan() | Child() | Ifb()) as link:
             owner = Owner("n3" if link.owner.network != "n3" else "n1", link.owner.endpoint)
             resources.update((one.key, replace(one, owner=owner)) for one in _with(link, resources.values()))
             source = ("element", "source4", link.name)
             if source in resources:  # another network has other rules
                 _change(source, resources)
-        case Element(set="source4") as element:
-            resources[key] = replace(element, value="172.31.2.1")
-        case Element(set="publish4") as element:
-            resources[key] = replace(element, value="10.0.0.4 . 80")
-        case Element(set="enter4") as element:
-            resources[key] = replace(element, value="accept")
+        case Element() as element:
+            _change_element(element, resources)
+        case (Shaper() | Redirect()) as shaping:
+            _change_shaping(shaping, resources)
         case Table() as table:
             resources[key] = replace(table, digest="v3")
         case Rule() as rule:
@@ -251,10 +261,37 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
             ]
             for gone in (key, *by_gateway):
                 del resources[gone]
-        case Element(permits=True) | Port():
+        case Port():
             del resources[key]
         case _:
             pass  # much else would have to change along
+
+
+def _change_element(element: Element, resources: dict[Key, Resource]) -> None:
+    values = {"source4": "172.31.2.1", "publish4": "10.0.0.4 . 80", "enter4": "accept"}
+    if element.set in values:
+        resources[element.key] = replace(element, value=values[element.set])
+    elif element.permits:
+        del resources[element.key]
+
+
+def _change_shaping(shaping: Shaper | Redirect, resources: dict[Key, Resource]) -> None:
+    """Give a shaper its other rate; lead a redirection to another link, or end it with all that it needs alone."""
+    if isinstance(shaping, Shaper):
+        resources[shaping.key] = replace(shaping, rate=next(rate for rate in RATES if rate != shaping.rate))
+        return
+    others = [one for one in resources.values() if isinstance(one, Ifb) and one.name != shaping.target]
+    if others:
+        resources[shaping.key] = replace(shaping, target=others[0].name)
+        return
+    ifb = ("link", HOST, shaping.target)
+    gone = [
+        one.key
+        for one in resources.values()
+        if one.key == ifb or (isinstance(one, Shaper | Redirect) and ifb in one.needs)
+    ]
+    for key in gone:
+        del resources[key]
 
 
 def _alter(key: Key, resources: dict[Key, Resource]) -> None:
@@ -393,6 +430,15 @@ def _children(
         )
 
 
+def _shaping(draw: st.DrawFn, veths: list[Veth]) -> Iterator[Ifb | Shaper | Redirect]:
+    ifbs = [Ifb(HOST, name, Owner("n1", _mostly(draw, "e1", "e2"))) for name in _some(draw, IFBS)] if veths else []
+    yield from ifbs
+    for name in _some(draw, [*(veth.name for veth in veths), *(one.name for one in ifbs)]):
+        yield Shaper(HOST, name, draw(st.sampled_from(RATES)))
+    for veth in _some(draw, veths) if ifbs else ():
+        yield Redirect(HOST, veth.name, draw(st.sampled_from(ifbs)).name)
+
+
 def _addresses(draw: st.DrawFn) -> list[Interface]:
     addresses: list[Interface] = list(draw(st.lists(st.sampled_from(_V4), unique=True, max_size=3)))
     addresses += draw(st.lists(st.sampled_from(_V6), unique_by=lambda interface: interface.ip, max_size=2))
@@ -486,8 +532,10 @@ def _acts_on(one: Resource) -> Iterator[Act]:
     match one:
         case Namespace(name=name):
             yield Act("delete_namespace", (name,))
-        case Bridge() | Vlan() | Child():
+        case Bridge() | Vlan() | Child() | Ifb():
             yield from _on_link(one.netns, one.name)
+        case Shaper() | Redirect():
+            yield Act(f"delete_{type(one).__name__.lower()}", (one.link, one.netns))
         case Veth():
             yield from _on_link(one.netns, one.name)
             yield from _on_link(one.peer_netns, one.peer)

@@ -72,6 +72,8 @@ from isthmus.naming import veth
 from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash, versions
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
+from isthmus.rates import RATE, Rates
+from isthmus.rates import parse as parse_rates
 from isthmus.render import SYSCTLS, gateway_endpoint
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.rules import Rules
@@ -97,6 +99,9 @@ LINK_MODES = ("bridge", "private", "vepa")
 
 LEASE = "isthmus.lease"
 """The IPAM option that says for how long an address is kept for a sandbox that left."""
+
+CHANGEABLE = frozenset({EGRESS, RATE})
+"""The options of ours that an endpoint may have, which can be others while it stands."""
 
 IFNAME = "com.docker.network.endpoint.ifname"
 
@@ -378,6 +383,18 @@ class Decisions:
         self._settle(inquiry)
         return endpoint
 
+    def changed(self, endpoint: Endpoint, key: str, value: str) -> Endpoint:
+        """*endpoint* with another *value* of the option *key*, one of `CHANGEABLE`.
+
+        What is limited no more keeps its rate, as `off`: by that its area is known to be one where a limit may be.
+        """
+        options = dict(endpoint.options) | {key: value}
+        if key == EGRESS and egress_of(value) is None:
+            del options[EGRESS]
+        user, network = self._state.sandboxes[endpoint.sandbox], self._state.networks[endpoint.network]
+        _check_options(user, network, pairs(options))
+        return replace(endpoint, options=pairs(options))
+
     def _settle(self, inquiry: Inquiry) -> None:
         """See that nothing is left to be asked.
 
@@ -415,7 +432,7 @@ class Decisions:
         """The endpoint that a *request* asks for, when *before* are decided already and not yet recorded."""
         driver = _driver(network.driver)
         _check_sysctls(request.options)
-        _check_egress(user, network, driver.traits(network), request.options)
+        _check_options(user, network, request.options)
         demanded = _demanded(request)
         if network.predefined and demanded:
             raise InvalidRequest("user-specified IP address is supported on user-defined networks only")
@@ -960,9 +977,22 @@ def _refuse_conflicts(request: SandboxRequest, words: Mapping[str, str]) -> None
             raise InvalidRequest(f"conflicting options: {sentence}")
 
 
-def _check_egress(user: Sandbox, network: Network, traits: Traits, options: Pairs) -> None:
+def _check_options(user: Sandbox, network: Network, options: Pairs) -> None:
+    """Refuse an option of ours that there is not, and one that could not be kept for *user* on *network*."""
+    for key, value in options:
+        if key.startswith("isthmus.") and key not in CHANGEABLE:
+            there = ", ".join(sorted(CHANGEABLE))
+            raise InvalidOption(key, value, f"there is no such option of an endpoint; there are {there}")
+    traits, given = _driver(network.driver).traits(network), dict(options)
+    _check_egress(user, network, traits, given.get(EGRESS, ""))
+    rate = given.get(RATE, "")
+    if parse_rates(rate) != Rates() and not traits.shapeable:
+        hint = "the host has no link of the endpoint's own there; a rate can be kept on a bridge network"
+        raise InvalidOption(RATE, rate, f"{network.name} is a network of the driver {network.driver}: {hint}")
+
+
+def _check_egress(user: Sandbox, network: Network, traits: Traits, text: str) -> None:
     """Refuse an egress policy where it could not be kept."""
-    text = dict(options).get(EGRESS, "")
     policy = egress_of(text)
     if policy is None:
         return

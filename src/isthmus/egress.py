@@ -108,15 +108,15 @@ def everywhere(version: int) -> Range:
 
 @lru_cache(maxsize=256)
 def egress_of(text: str) -> Egress | None:
-    """The policy that *text* is; None if it is blank.
+    """The policy that *text* is; None if it is blank, or `off`.
 
     Raises:
         InvalidOption: it is none.
     """
     items = [item.strip().lower() for item in text.split(",") if item.strip()]
-    rules = tuple(_rule(item) for item in items if item != _DRY_RUN)
-    if not items:
+    if items in ([], ["off"]):
         return None
+    rules = tuple(_rule(item) for item in items if item != _DRY_RUN)
     if len(rules) > MOST_RULES:
         raise InvalidOption(EGRESS, f"{text[:60]}...", f"a policy has at most {MOST_RULES} rules, not {len(rules)}")
     policy = Egress(rules, _DRY_RUN in items)

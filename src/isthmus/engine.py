@@ -47,6 +47,7 @@ from isthmus.naming import PARENT
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
+from isthmus.rates import OFF
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.resources import Address, Element, Sysctl, Table
@@ -333,12 +334,42 @@ class Engine:
             raise InvalidRequest(
                 "cannot disconnect container from host network - container was created in host network mode"
             )
-        endpoints = [one for one in self._state.of_sandbox(user.id) if one.network == target.id]
-        if not endpoints:
-            raise NotConnected(user.name, target.name)
+        endpoints = [self._standing_at(target, user)]
         kept = self._decide.leases(endpoints)
         self._take_away(endpoints, lambda: self._sandbox(user.netns), kept=kept)
         self._announce_endpoint("disconnect", target, user)
+
+    def change(self, network: str, sandbox: str, key: str, value: str) -> None:
+        """Give the endpoint of a sandbox another *value* of the option *key*, its rate or egress policy; it goes on."""
+        user, target = self._state.sandbox(sandbox), self._state.network(network)
+        before = self._standing_at(target, user)
+        after = self._decide.changed(before, key, value)
+        if after == before:
+            return
+        try:
+            self._put_changed(user, after)
+        except (IsthmusError, ExceptionGroup) as refusal:
+            try:
+                self._put_changed(user, self._decide.changed(before, key, dict(before.options).get(key, OFF)))
+            except (IsthmusError, ExceptionGroup) as again:
+                # What is wanted is recorded, so the next look at it goes on.
+                refusal.add_note(f"and it could not be changed back whole: {again}")
+            raise
+        self._announce_endpoint(key.removeprefix("isthmus."), target, user)
+
+    def _put_changed(self, user: Sandbox, endpoint: Endpoint) -> None:
+        """Record an endpoint as it is to be now, and have the kernel hold that, and no more what it was before."""
+        standing = Area((), self._sandbox(user.netns).scope)
+        self._commit(put=[endpoint])
+        area = render.together(self._sandbox(user.netns), standing)
+        self.reconcile(render.together(self._host(), area) if self._is_table_old() else area)
+
+    def _standing_at(self, network: Network, user: Sandbox) -> Endpoint:
+        """The endpoint of *user* on *network*; `NotConnected` if there is none."""
+        for endpoint in self._state.of_sandbox(user.id):
+            if endpoint.network == network.id:
+                return endpoint
+        raise NotConnected(user.name, network.name)
 
     # Sandboxes.
 

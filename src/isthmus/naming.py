@@ -27,6 +27,9 @@ MAIN_TABLE = 254
 RULE_PRIORITY = 10_500
 """Where our rules stand in a sandbox: a rule without a priority of its own, as users write them, comes before them."""
 
+FILTER_PRIORITY = 105
+"""Where our filter stands among those of a link of ours, which bear no mark: one of a user's may come before it."""
+
 PARENT = "parent"
 """Stands for the network in the mark of a link that several networks stand on: it goes with the last of them."""
 
@@ -61,6 +64,11 @@ def bridge(network_id: str) -> str:
 def veth(endpoint_id: str) -> str:
     """The host's end of an endpoint's veth pair."""
     return f"veth{endpoint_id[:11]}"
+
+
+def ifb(endpoint_id: str) -> str:
+    """The link by which what comes from an endpoint passes, so that it can be shaped."""
+    return f"ifb{endpoint_id[:11]}"
 
 
 def table(endpoint_id: str) -> int:

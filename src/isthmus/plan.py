@@ -20,6 +20,8 @@ round only:
 * An IPv4 address that goes takes along the later ones of its subnet (unless `promote_secondaries` is set), and the last
   one all IPv4 routes of its link. So where one address of a link is removed, its others and its routes are made again:
   making what is there is success.
+* What shapes the traffic of a link goes with that link, and so does a redirection. One whose target goes stays, and
+  drops what comes: it is taken away before, or led elsewhere.
 * A rule outlives the links and routes that it leads to, but not its namespace.
 * An address may move from one link to another, so all removing comes before all making.
 * A permission that is to mean something else is withdrawn and given again, so that it never leads to what is gone.
@@ -37,11 +39,14 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
     Key,
     Nickname,
+    Redirect,
     Resource,
     Route,
     Rule,
+    Shaper,
     Sysctl,
     Table,
     Veth,
@@ -57,6 +62,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Vlan: ("owner", "parent", "vid"),
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
+    Ifb: ("owner",),
     Rule: ("table",),
     Table: ("digest",),
 }
@@ -225,7 +231,9 @@ def _falls(resource: Resource, dead: AbstractSet[Key], want: Mapping[Key, Resour
     """
     if isinstance(resource, Element) and resource.permits == want.keys().isdisjoint(resource.needs):
         return False
-    return isinstance(resource, Address | Route | Rule | Element) and not dead.isdisjoint(resource.needs)
+    if isinstance(resource, Redirect):
+        return link_key(resource.netns, resource.link) in dead
+    return isinstance(resource, Address | Route | Rule | Shaper | Element) and not dead.isdisjoint(resource.needs)
 
 
 def _guards(resource: Resource) -> bool:

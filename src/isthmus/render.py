@@ -16,14 +16,16 @@ from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
 from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
-from isthmus.naming import Owner
+from isthmus.naming import Owner, ifb, veth
 from isthmus.naming import table as table_of
 from isthmus.options import FOLLOW, Callers
+from isthmus.rates import RATE
 from isthmus.resources import (
     Address,
     Bridge,
     Child,
     Element,
+    Ifb,
     Key,
     Namespace,
     Nickname,
@@ -49,7 +51,7 @@ SYSCTLS = "com.docker.network.endpoint.sysctls"
 FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables", "ip6tables", "iptables"))
 """The sysctls that send frames between ports of a bridge through the packet filter."""
 
-_LINKS = (Bridge, Vlan, Veth, Child)
+_LINKS = (Bridge, Vlan, Veth, Child, Ifb)
 
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 BOTH = frozenset(DEFAULT)
@@ -78,6 +80,7 @@ def sandbox(
     wanted: list[Resource] = []
     links: set[tuple[str, str]] = set()
     leaving: set[tuple[str, str]] = set()
+    shaped: set[tuple[str, str]] = set()
     users = state.in_netns(netns)
     alive = any(not user.removing for user in users)
     guests = [] if netns == HOST else [user for user in users if user.name != netns]
@@ -95,6 +98,10 @@ def sandbox(
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         rules.update(one.key for one in resources if isinstance(one, Element))
+        if endpoint.options and RATE in dict(endpoint.options):
+            # Whatever the rate is now, there may be what limited it before.
+            (links if stays else leaving).add((HOST, ifb(endpoint.id)))
+            shaped.update({(HOST, veth(endpoint.id)), (HOST, ifb(endpoint.id))} if stays else ())
         if stays:
             wanted.extend(resources)
             wanted.extend(settings)
@@ -127,6 +134,7 @@ def sandbox(
         ruled=frozenset({netns}) if netns != HOST and len(endpoints) > 1 else frozenset(),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
         elements=frozenset(rules.union(_places(state, bindings, endpoints))),
+        shaped=frozenset(shaped),
     )
     return Area(tuple(wanted), scope)
 

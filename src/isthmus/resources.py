@@ -12,8 +12,9 @@ of ours, or `HOST`, the daemon's own.
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 
+from isthmus import rates
 from isthmus.model import HOST, IPAddress, IPInterface
-from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY, TABLE, Owner
+from isthmus.naming import FILTER_PRIORITY, MAIN_TABLE, PROTOCOL, RULE_PRIORITY, TABLE, Owner
 
 Key = tuple[str, ...]
 IPNetwork = IPv4Network | IPv6Network
@@ -257,6 +258,36 @@ class Child:
 
 
 @dataclass(frozen=True, slots=True)
+class Ifb:
+    """A link of its own for what comes in by another (`Redirect`), so that it can be shaped there; up.
+
+    It gives back at once what it lets through, as if that had just come in by the other.
+    """
+
+    netns: str
+    name: str
+    owner: Owner
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return _inside(self.netns)
+
+    def make(self) -> str:
+        return f"{_ip(self.netns)} link add {self.name} type ifb && {self.change()}"
+
+    def change(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name} addrgenmode none up"
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Port:
     """A link that is not ours (an uplink), up, and on a bridge that is. Removed, it leaves the bridge and stays."""
 
@@ -281,6 +312,74 @@ class Port:
 
     def remove(self) -> str:
         return f"{_ip(self.netns)} link set {self.name} nomaster"
+
+
+@dataclass(frozen=True, slots=True)
+class Shaper:
+    """A token bucket for what goes out by a link of ours (tc-tbf(8)): *rate* bits a second, and no more.
+
+    It bears no mark: where it is wanted, it is the root of its link. What may pass at once, and what may wait, follows
+    from the rate; where that is otherwise, the rate is told as 0.
+    """
+
+    netns: str
+    link: str
+    rate: int
+
+    @property
+    def key(self) -> Key:
+        return ("shaper", self.netns, self.link)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link),)
+
+    def make(self) -> str:
+        bucket = f"rate {rates.written(self.rate)} burst {rates.burst(self.rate)} latency {rates.LATENCY}ms"
+        return f"tc{_n(self.netns)} qdisc replace dev {self.link} root tbf {bucket}"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"tc{_n(self.netns)} qdisc delete dev {self.link} root"
+
+
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """What comes in by *link*, of ours, goes out by *target* instead (tc-mirred(8)).
+
+    The filter that says so has our priority among those of the link. It goes with *link*; where *target* goes, it
+    stays, and drops all.
+    """
+
+    netns: str
+    link: str
+    target: str
+
+    @property
+    def key(self) -> Key:
+        return ("redirect", self.netns, self.link)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link), link_key(self.netns, self.target))
+
+    def make(self) -> str:
+        match = "u32 match u32 0 0"
+        return (
+            f"tc{_n(self.netns)} qdisc replace dev {self.link} clsact && tc{_n(self.netns)} filter add {self._place()} "
+            f"{match} action mirred egress redirect dev {self.target}"
+        )
+
+    def change(self) -> str:
+        return f"{self.remove()} ; {self.make()}"
+
+    def remove(self) -> str:
+        return f"tc{_n(self.netns)} filter delete {self._place()}"
+
+    def _place(self) -> str:
+        return f"dev {self.link} ingress pref {FILTER_PRIORITY}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,11 +569,25 @@ class Element:
         return f"nft {verb} element {self.family} {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
-Resource = (
-    Namespace | Nickname | Bridge | Vlan | Veth | Child | Port | Address | Route | Rule | Sysctl | Table | Element
-)
+Link = Bridge | Vlan | Veth | Child | Ifb
+Resource = Namespace | Nickname | Link | Port | Shaper | Redirect | Address | Route | Rule | Sysctl | Table | Element
 
-ORDER: tuple[type, ...] = (Namespace, Nickname, Bridge, Vlan, Port, Veth, Child, Sysctl, Address, Route, Rule)
+ORDER: tuple[type, ...] = (
+    Namespace,
+    Nickname,
+    Bridge,
+    Vlan,
+    Port,
+    Ifb,
+    Veth,
+    Child,
+    Shaper,
+    Redirect,
+    Sysctl,
+    Address,
+    Route,
+    Rule,
+)
 """What is made first stands first; removing reads it backwards. `Table` and `Element` have phases of their own."""
 
 

@@ -49,18 +49,22 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
     IPNetwork,
     Namespace,
     Port,
+    Redirect,
     Resource,
     Route,
     Rule,
+    Shaper,
     Sysctl,
     Table,
     Veth,
     Vlan,
     satisfied,
 )
+from tests.kernel.realm import needs_shaping
 
 NET, OTHER = Owner("a" * 64), Owner("b" * 64)
 END, SECOND_END = Owner("a" * 64, "1" * 64), Owner("a" * 64, "2" * 64)
@@ -152,6 +156,15 @@ class Administrator(Protocol):
 
     def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
         """Take a rule away."""
+
+    def delete_shaper(self, name: str) -> None:
+        """Take the root qdisc from a link."""
+
+    def delete_redirect(self, name: str) -> None:
+        """Take the filters from what comes in by a link."""
+
+    def set_rate(self, name: str, rate: int) -> None:
+        """Let another rate go out by a link."""
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take an element out of a set."""
@@ -258,6 +271,18 @@ class Shell:
     def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
         """Take a rule away."""
         ip(netns, f"-{source.version}", "rule", "delete", "from", str(source))
+
+    def delete_shaper(self, name: str) -> None:
+        """Take the root qdisc from a link."""
+        run("tc", "qdisc", "delete", "dev", name, "root")
+
+    def delete_redirect(self, name: str) -> None:
+        """Take the filters from what comes in by a link."""
+        run("tc", "filter", "delete", "dev", name, "ingress")
+
+    def set_rate(self, name: str, rate: int) -> None:
+        """Let another rate go out by a link."""
+        run(*Shaper(HOST, name, rate).make().split())
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take an element out of a set."""
@@ -1315,6 +1340,206 @@ def test_a_vlan_is_on_its_parent_once(tagged: Machine) -> None:
     tagged.refuses(Make(replace(VLAN, name="lan0-five")), EEXIST)
     tagged.make(replace(VLAN, name="lan0.6", vid=6))
     tagged.holds(WEB, VLAN, ON_VLAN, *ON_CHILD, replace(VLAN, name="lan0.6", vid=6))
+
+
+# What limits the rate of a link.
+
+IFB = Ifb(HOST, "ifb1", END)
+DOWN, UP = Shaper(HOST, "veth1", 100_000_000), Shaper(HOST, "ifb1", 20_000_000)
+REDIRECT = Redirect(HOST, "veth1", "ifb1")
+LIMITS: tuple[Resource, ...] = (IFB, DOWN, UP, REDIRECT)
+LIMITED: tuple[Resource, ...] = (*ENDPOINT, *LIMITS)
+WITH_LIMITS = replace(EVERYTHING, shaped=frozenset({(HOST, "veth1"), (HOST, "ifb1")}))
+
+
+def shapes(machine: Machine) -> None:
+    """Skip the test where Linux cannot shape; the fake kernel can."""
+    if isinstance(machine.admin, Shell):
+        needs_shaping()
+
+
+@pytest.fixture
+def limited(machine: Machine) -> Machine:
+    """A machine on which an endpoint's rates are limited."""
+    shapes(machine)
+    machine.kernel.apply(diff(LIMITED, ()))
+    return machine
+
+
+def test_limits_are_observed_as_they_were_made(limited: Machine) -> None:
+    """To the bit."""
+    limited.holds(*LIMITED, scope=WITH_LIMITS)
+    assert limited.seen(WITH_LIMITS) >= {*LIMITS}
+    assert diff(LIMITED, limited.seen(WITH_LIMITS)) is NOTHING
+
+
+@pytest.mark.parametrize("rate", [8_000, 10**6, 2_500_000_000, 100 * 10**9, 400 * 10**9])
+def test_a_rate_is_read_as_it_was_written(limited: Machine, rate: int) -> None:
+    """The kernel tells what needs more than 32 bits by an attribute of its own."""
+    limited.do(Change(replace(DOWN, rate=rate), DOWN))
+    limited.holds(*without(DOWN, of=LIMITED), replace(DOWN, rate=rate), scope=WITH_LIMITS)
+
+
+def test_limits_are_seen_only_on_links_that_are_named_and_ours(limited: Machine) -> None:
+    """Who limits nothing is not to pay for looking, and what others do to their own links is theirs."""
+    limited.holds(*ENDPOINT, IFB)
+    limited.holds(DOWN, REDIRECT, scope=Scope(shaped=frozenset({(HOST, "veth1"), (HOST, "nothing"), ("db", "eth0")})))
+    limited.admin.add_link(HostLink("up0", "veth", 1500))
+    limited.admin.set_rate("up0", 10**6)
+    limited.holds(scope=Scope(shaped=frozenset({(HOST, "up0")})))
+
+
+def test_a_link_for_shaping_is_seen_where_the_scope_names_it(limited: Machine) -> None:
+    """To stay, or to go."""
+    limited.holds(IFB, scope=Scope(links=frozenset({(HOST, "ifb1")})))
+    limited.holds(IFB, scope=Scope(leaving=frozenset({(HOST, "ifb1")})))
+
+
+@pytest.mark.parametrize("resource", LIMITS, ids=lambda one: "-".join(one.key))
+def test_making_a_limit_that_is_there_is_success(limited: Machine, resource: Resource) -> None:
+    """After a crash nobody knows how far it came."""
+    limited.make(resource)
+    limited.holds(*LIMITED, scope=WITH_LIMITS)
+
+
+@pytest.mark.parametrize("resource", LIMITS, ids=lambda one: "-".join(one.key))
+def test_removing_a_limit_that_is_gone_is_success(machine: Machine, resource: Resource) -> None:
+    """Its link may be gone, or have none."""
+    machine.do(Remove(resource))
+    machine.make(WEB, BRIDGE, VETH)
+    machine.do(Remove(resource))
+    machine.holds(WEB, BRIDGE, VETH, scope=WITH_LIMITS)
+
+
+@pytest.mark.parametrize("gone", [DOWN, UP, REDIRECT], ids=lambda one: "-".join(one.key))
+def test_a_limit_goes_alone(limited: Machine, gone: Resource) -> None:
+    """And comes back."""
+    limited.do(Remove(gone))
+    limited.holds(*without(gone, of=LIMITED), scope=WITH_LIMITS)
+    limited.kernel.apply(diff(LIMITED, limited.seen(WITH_LIMITS)))
+    limited.holds(*LIMITED, scope=WITH_LIMITS)
+
+
+def test_all_limits_go_at_once(limited: Machine) -> None:
+    """The link stays, and what is on it."""
+    limited.kernel.apply(diff(ENDPOINT, limited.seen(WITH_LIMITS)))
+    limited.holds(*ENDPOINT, scope=WITH_LIMITS)
+    limited.make(*LIMITS)
+    limited.holds(*LIMITED, scope=WITH_LIMITS)
+
+
+def test_limits_go_with_their_link(limited: Machine) -> None:
+    """No step of a plan says so."""
+    limited.do(Remove(VETH))
+    limited.make(VETH)
+    limited.holds(BRIDGE, GATEWAY, WEB, VETH, RULE, RULE6, IFB, UP, scope=WITH_LIMITS)
+
+
+def test_a_redirection_stays_without_its_target(limited: Machine) -> None:
+    """It would drop what the sandbox sends, so it has to be seen."""
+    limited.admin.delete_link("ifb1")
+    limited.holds(*without(*LIMITS, of=LIMITED), DOWN, replace(REDIRECT, target=ELSEWHERE), scope=WITH_LIMITS)
+    limited.kernel.apply(diff((*ENDPOINT, DOWN), limited.seen(WITH_LIMITS)))
+    limited.holds(*ENDPOINT, DOWN, scope=WITH_LIMITS)
+
+
+def test_a_link_for_shaping_changes_its_owner_by_being_made_anew(limited: Machine) -> None:
+    """What came by it comes by the new one."""
+    wanted = (*without(IFB, of=LIMITED), replace(IFB, owner=SECOND_END))
+    limited.kernel.apply(diff(wanted, limited.seen(WITH_LIMITS)))
+    limited.holds(*wanted, scope=WITH_LIMITS)
+    limited.make(IFB)
+    limited.holds(*without(UP, REDIRECT, of=LIMITED), replace(REDIRECT, target=ELSEWHERE), scope=WITH_LIMITS)
+
+
+LIMIT_DAMAGES: dict[str, Callable[[Administrator], None]] = {
+    "limit deleted": lambda admin: admin.delete_shaper("veth1"),
+    "limit of the other way deleted": lambda admin: admin.delete_shaper("ifb1"),
+    "other rate": lambda admin: admin.set_rate("veth1", 10**6),
+    "redirection deleted": lambda admin: admin.delete_redirect("veth1"),
+    "link for shaping deleted": lambda admin: admin.delete_link("ifb1"),
+    "link for shaping down": lambda admin: admin.set_down("ifb1"),
+    "veth deleted": lambda admin: admin.delete_link("veth1"),
+    "namespace deleted": lambda admin: admin.delete_namespace("web"),
+}
+
+
+@pytest.mark.parametrize("damage", LIMIT_DAMAGES)
+def test_damage_to_limits_is_seen_and_made_good_in_one_round(limited: Machine, damage: str) -> None:
+    """Repair is not a program of its own: it is the next look."""
+    LIMIT_DAMAGES[damage](limited.admin)
+    plan = diff(LIMITED, limited.seen(WITH_LIMITS))
+    assert plan is not NOTHING
+    limited.kernel.apply(plan)
+    limited.holds(*LIMITED, scope=WITH_LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("operation", "errnos"),
+    [
+        (Make(replace(IFB, name="sixteen-letters!")), {ERANGE, EINVAL}),
+        (Make(replace(IFB, name="veth1")), {EEXIST}),
+        (Make(replace(IFB, netns="nowhere")), {ENOENT}),
+        (Make(replace(DOWN, link="nothing")), {ENODEV}),
+        (Make(replace(DOWN, netns="nowhere")), {ENOENT}),
+        (Make(replace(REDIRECT, link="nothing")), {ENODEV}),
+        (Make(replace(REDIRECT, target="nothing")), {ENODEV}),
+    ],
+    ids=str,
+)
+def test_a_limit_that_cannot_be_is_refused(limited: Machine, operation: Operation, errnos: set[int]) -> None:
+    """The caller is told which command failed and why, and nothing is half done."""
+    limited.refuses(operation, *errnos)
+
+
+@pytest.mark.kernel
+def test_somebody_elses_qdisc_gives_way_to_a_limit_and_is_left_alone_otherwise(linux: Machine) -> None:
+    """Only what we would make is ours."""
+    shapes(linux)
+    linux.make(WEB, BRIDGE, VETH)
+    run("tc", "qdisc", "replace", "dev", "veth1", "root", "pfifo")
+    linux.holds(WEB, BRIDGE, VETH, scope=WITH_LIMITS)
+    linux.do(Remove(DOWN))
+    assert "pfifo" in run("tc", "qdisc", "show", "dev", "veth1")
+    linux.make(DOWN)
+    linux.holds(WEB, BRIDGE, VETH, DOWN, scope=WITH_LIMITS)
+
+
+@pytest.mark.kernel
+def test_somebody_elses_filter_stays(linux: Machine) -> None:
+    """It stands on the same link, with a priority of its own."""
+    shapes(linux)
+    linux.make(*LIMITED)
+    other = ("dev", "veth1", "ingress", "pref", "7")
+    redirect = ("u32", "match", "u32", "1", "1", "action", "mirred", "egress", "redirect", "dev", "ifb1")
+    run("tc", "filter", "add", *other, *redirect)
+    linux.holds(*LIMITED, scope=WITH_LIMITS)
+    linux.kernel.apply(diff(ENDPOINT, linux.seen(WITH_LIMITS)))
+    linux.holds(*ENDPOINT, scope=WITH_LIMITS)
+    assert "pref 7 " in run("tc", "filter", "show", "dev", "veth1", "ingress")
+
+
+@pytest.mark.kernel
+def test_where_filters_cannot_be_the_refusal_says_what_to_do(linux: Machine) -> None:
+    """The older qdisc excludes the newer one."""
+    shapes(linux)
+    linux.make(WEB, BRIDGE, VETH, IFB)
+    run("tc", "qdisc", "add", "dev", "veth1", "ingress")
+    with pytest.raises(Refused, match="tc qdisc del dev veth1 ingress"):
+        linux.make(REDIRECT)
+
+
+@pytest.mark.kernel
+def test_tc_sees_what_was_made_and_a_change_keeps_the_bucket(linux: Machine) -> None:
+    """Changed in place, no packet that waits is lost."""
+    shapes(linux)
+    linux.make(*LIMITED)
+    before = run("tc", "qdisc", "show", "dev", "veth1", "root")
+    assert "rate 100Mbit burst 125000b lat 50ms" in before
+    linux.do(Change(replace(DOWN, rate=2_500_000_000), DOWN))
+    after = run("tc", "qdisc", "show", "dev", "veth1", "root")
+    assert "rate 2500Mbit" in after
+    assert before.split()[2] == after.split()[2]
 
 
 # What other programs see on Linux.

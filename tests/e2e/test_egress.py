@@ -8,6 +8,7 @@ from tests.e2e.hosts import (
     HOST_ADDRESS,
     OUTSIDE,
     OUTSIDE6,
+    Flow,
     Host,
     Machine,
     Place,
@@ -252,3 +253,28 @@ def test_a_rehearsal_drops_nothing_and_tells_what_it_would(internet: tuple[Host,
     )
     assert host.log.count(rehearsed) == 1
     assert "port 443" not in host.log
+
+
+def test_a_policy_changes_while_the_sandbox_runs(internet: tuple[Host, Machine], world: World) -> None:
+    """It comes, becomes another, and goes; what was connected stays, and nothing is left."""
+    host, outside = internet
+    job = host.sandbox("job", "--network front")
+    assert reaches(job, OUTSIDE)
+    flow = world.hold(Flow(job, outside, OUTSIDE))
+    flow.more()
+    host.isthmus(f"network egress front job 'deny, allow {OUTSIDE}:443'")
+    assert shut(job, OUTSIDE)
+    assert seen(job, OUTSIDE, port=443)
+    host.isthmus("network egress front job 'deny, allow 198.51.100.7'")
+    assert shut(job, OUTSIDE)
+    assert reaches(job, "198.51.100.7")
+    assert "isthmus.egress" in host.refused("network egress front job 'deny, allow :http'")
+    assert "is not connected" in host.refused("network egress bridge job deny")
+    host.isthmus("network egress front job off")
+    assert reaches(job, OUTSIDE)
+    flow.more()
+    assert flow.lost() == 0
+    assert "chain egress {" not in host.rules()
+    assert "10.5.0.2" not in host.run("nft list table inet isthmus")
+    host.restart()
+    assert host.planned_nothing

@@ -9,7 +9,20 @@ from isthmus.firewall import Mode, Policy
 from isthmus.model import HOST
 from isthmus.naming import Owner
 from isthmus.plan import diff
-from isthmus.resources import Address, Bridge, Namespace, Port, Resource, Route, Sysctl, Table, Veth
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Ifb,
+    Namespace,
+    Port,
+    Redirect,
+    Resource,
+    Route,
+    Shaper,
+    Sysctl,
+    Table,
+    Veth,
+)
 
 Golden = Callable[[str, str], None]
 
@@ -29,6 +42,12 @@ ENDPOINT: tuple[Resource, ...] = (
     ),
     Address("web", "eth0", ip_interface("10.5.0.2/24"), END),
     Route("web", ip_network("0.0.0.0/0"), "eth0", END, ip_address("10.5.0.1")),
+)
+LIMITS: tuple[Resource, ...] = (
+    Shaper(HOST, "veth22222222222", 100_000_000),
+    Ifb(HOST, "ifb22222222222", END),
+    Shaper(HOST, "ifb22222222222", 20_000_000),
+    Redirect(HOST, "veth22222222222", "ifb22222222222"),
 )
 
 
@@ -50,6 +69,22 @@ def test_a_sandbox_leaves_it(golden: Golden) -> None:
 def test_a_network_is_removed(golden: Golden) -> None:
     """Permissions first, prohibitions last."""
     golden("network-remove.plan", str(diff((Table("0123456789abcdef"),), NETWORK)) + "\n")
+
+
+def test_a_sandbox_joins_it_with_a_rate(golden: Golden) -> None:
+    """It is limited before anything can pass."""
+    golden("rate-connect.plan", str(diff((*NETWORK, *ENDPOINT, *LIMITS), NETWORK)) + "\n")
+
+
+def test_a_rate_is_changed(golden: Golden) -> None:
+    """In place."""
+    wanted = (*LIMITS[:2], Shaper(HOST, "ifb22222222222", 50_000_000), LIMITS[3])
+    golden("rate-change.plan", str(diff((*ENDPOINT, *wanted), (*ENDPOINT, *LIMITS))) + "\n")
+
+
+def test_a_rate_is_lifted(golden: Golden) -> None:
+    """What is sent is led by its link no more before that goes."""
+    golden("rate-lift.plan", str(diff(ENDPOINT, (*ENDPOINT, *LIMITS))) + "\n")
 
 
 def test_an_uplink_is_added_and_another_mtu_set(golden: Golden) -> None:

@@ -12,8 +12,11 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
 
+import pytest
+
 from isthmus.kernel.linux import LinuxKernel
-from isthmus.resources import Resource
+from isthmus.model import HOST
+from isthmus.resources import Redirect, Resource, Shaper
 
 P = ParamSpec("P")
 PATIENCE = 20.0
@@ -55,6 +58,29 @@ def started(directory: Path) -> Iterator[LinuxKernel]:
         yield kernel
     finally:
         kernel.close()
+
+
+def needs_shaping() -> None:
+    """Skip the test where this kernel cannot limit rates."""
+    if not can_shape():
+        pytest.skip("this kernel has no ifb, tbf, clsact, u32 or mirred")
+
+
+def can_shape() -> bool:
+    """Whether this kernel can limit rates: what does is in modules that not every kernel has."""
+    run("ip", "link", "add", "probe", "type", "veth", "peer", "name", "far-probe")
+    tries = (
+        ("ip", "link", "add", "ifb-probe", "type", "ifb"),
+        Shaper(HOST, "probe", 10**6).make().split(),
+        *(part.split() for part in Redirect(HOST, "probe", "far-probe").make().split(" && ")),
+    )
+    done = [subprocess.run(one, check=False, capture_output=True, text=True) for one in tries]
+    run("ip", "link", "delete", "probe")
+    if any("nknown" in one.stderr or "Failed to load" in one.stderr for one in done):
+        return False
+    assert not any(one.returncode for one in done), [one.stderr for one in done]
+    run("ip", "link", "delete", "ifb-probe")
+    return True
 
 
 def run(*command: str) -> str:

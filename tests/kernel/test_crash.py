@@ -23,12 +23,13 @@ from isthmus.kernel.linux import LinuxKernel
 from isthmus.model import HOST, Host, IPAddress, Lease, Place, pairs
 from isthmus.plan import NOTHING, Plan
 from isthmus.ports import Wish
+from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Resource
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store import Snapshot, Store, records
 from isthmus.store.local import LocalStore
-from tests.kernel.realm import apart
+from tests.kernel.realm import apart, can_shape
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
 
@@ -145,6 +146,12 @@ def live(one: Engine) -> None:
     one.create_sandbox(SandboxRequest("bare", mode="none"))
     one.add_link("bare", LinkRequest("veth", addresses=(ip_interface("10.9.0.2/24"),)))
     one.connect("back", "web", EndpointRequest())
+    if can_shape():
+        one.change("back", "web", "isthmus.rate", "100mbit/20mbit")
+        one.change("back", "web", "isthmus.rate", "50mbit")
+        one.change("back", "web", "isthmus.rate", "off")
+        one.disconnect("back", "web")
+        one.connect("back", "web", EndpointRequest(options=pairs({RATE: "100mbit"})))
     one.create_network(NetworkRequest("lan", driver="macvlan", subnets=(SubnetRequest("10.7.0.0/24"),)))
     one.connect("lan", "web", EndpointRequest())
     one.disconnect("lan", "web")

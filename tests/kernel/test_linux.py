@@ -37,7 +37,8 @@ from tests.kernel.realm import apart, pings, run, shown, silent, started
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
 
-ALL = Scope(ports=frozenset({"up0"}), everything=True, ruled=frozenset({"db", "web"}))
+SHAPED = frozenset({(HOST, "veth11111111111"), (HOST, "ifb11111111111")})
+ALL = Scope(ports=frozenset({"up0"}), everything=True, ruled=frozenset({"db", "web"}), shaped=SHAPED)
 NETWORK = Owner("a" * 64)
 WEB, DB = Owner("a" * 64, "1" * 64), Owner("a" * 64, "2" * 64)
 BRIDGE = Bridge(HOST, "br-a", NETWORK, mtu=1500, ipv6=False)

@@ -15,8 +15,8 @@ from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
 from isthmus.plan import Plan, Remove
-from isthmus.resources import Address, Child, Namespace, Port, Route, Rule, Veth
-from tests.kernel.realm import apart, run, started
+from isthmus.resources import Address, Child, Ifb, Namespace, Port, Redirect, Resource, Route, Rule, Shaper, Veth
+from tests.kernel.realm import apart, needs_shaping, run, started
 from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
@@ -253,4 +253,53 @@ def test_our_own_doing_to_children_is_not_heard(tmp_path: Path) -> None:
             settle(kernel, *LAN)
             assert heard_by_now(watch) == set()
             settle(kernel, LAN[0])
+            assert heard_by_now(watch) == set()
+
+
+LIMITS: tuple[Resource, ...] = (
+    Shaper(HOST, "veth11111111111", 10**8),
+    Ifb(HOST, "ifb11111111111", WEB),
+    Shaper(HOST, "ifb11111111111", 10**7),
+    Redirect(HOST, "veth11111111111", "ifb11111111111"),
+)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "tc qdisc del dev veth11111111111 root",
+        "tc qdisc replace dev veth11111111111 root pfifo",
+        "tc qdisc del dev ifb11111111111 root",
+        "tc qdisc del dev veth11111111111 clsact",
+        "tc filter del dev veth11111111111 ingress",
+        "ip link del ifb11111111111",
+        "ip link set ifb11111111111 down",
+    ],
+)
+@apart
+def test_what_others_do_to_limits_is_heard(tmp_path: Path, command: str) -> None:
+    """A sandbox that is let loose takes all there is from the others."""
+    needs_shaping()
+    with started(tmp_path) as kernel:
+        settle(kernel, *NET, *endpoint("web", WEB, 2), *LIMITS)
+        with watching(tmp_path, kernel) as watch:
+            run(*command.split())
+            assert heard_by_now(watch) == {Lost(WEB)}
+
+
+@apart
+def test_our_own_doing_to_limits_is_not_heard(tmp_path: Path) -> None:
+    """Nor what others do to qdiscs of their own."""
+    needs_shaping()
+    with started(tmp_path) as kernel:
+        stranger("up0")
+        run("tc", "qdisc", "replace", "dev", "up0", "root", "pfifo")
+        settle(kernel, *NET)
+        with watching(tmp_path, kernel) as watch:
+            settle(kernel, *NET, *endpoint("web", WEB, 2), *LIMITS)
+            settle(kernel, *NET, *endpoint("web", WEB, 2), Shaper(HOST, "veth11111111111", 10**6), *LIMITS[1:])
+            run("tc", "qdisc", "del", "dev", "up0", "root")
+            assert heard_by_now(watch) == set()
+            settle(kernel, *NET)
+            kernel.reap()
             assert heard_by_now(watch) == set()

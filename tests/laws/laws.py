@@ -12,7 +12,20 @@ from isthmus import firewall
 from isthmus.kernel.fake import FakeKernel
 from isthmus.naming import Owner
 from isthmus.plan import Plan, Remove
-from isthmus.resources import Bridge, Child, Element, Key, Port, Resource, Veth, Vlan, satisfied
+from isthmus.resources import (
+    Bridge,
+    Child,
+    Element,
+    Ifb,
+    Key,
+    Port,
+    Redirect,
+    Resource,
+    Veth,
+    Vlan,
+    link_key,
+    satisfied,
+)
 from tests.worlds import BRIDGES, HOST_BEFORE, World, acts
 
 Diff = Callable[[Iterable[Resource], Iterable[Resource]], Plan]
@@ -81,8 +94,10 @@ def dependents_are_gone(operation: object, kernel: FakeKernel, after: World) -> 
     wanted = {resource.key for resource in after.resources}
     if isinstance(operation, Remove):
         for other in kernel.observe(after.scope):
-            if isinstance(other, Bridge | Veth | Vlan | Child | Port) and other.key not in wanted:
-                assert operation.resource.key not in other.needs, f"{operation.resource} goes before {other}"
+            if isinstance(other, Bridge | Veth | Vlan | Child | Port | Redirect) and other.key not in wanted:
+                # A redirection goes with its link, but not with its target.
+                needs = (link_key(other.netns, other.target),) if isinstance(other, Redirect) else other.needs
+                assert operation.resource.key not in needs, f"{operation.resource} goes before {other}"
 
 
 def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after: World) -> Iterator[Danger]:
@@ -112,7 +127,7 @@ def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after
 
 def _links(resources: Iterable[Resource]) -> set[tuple[Key, Owner]]:
     """Which links these are, and whose."""
-    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth | Vlan | Child)}
+    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth | Vlan | Child | Ifb)}
 
 
 def _guards(bridge: Bridge, before: World, after: World) -> dict[Key, set[str]]:

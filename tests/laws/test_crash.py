@@ -108,6 +108,22 @@ BREAKS = (
     Break("keep a child in another mode", '"parent", "kind", "mode", "flag")', '"parent", "kind", "flag")'),
     Break("keep a child with another flag", '"parent", "kind", "mode", "flag")', '"parent", "kind", "mode")'),
     Break("give a child to another owner", 'Child: ("owner", ', "Child: ("),
+    Break("give a link for shaping to another owner", 'Ifb: ("owner",)', "Ifb: ()"),
+    Break(
+        "let a redirection fall with its target",
+        "return link_key(resource.netns, resource.link) in dead",
+        "return not dead.isdisjoint(resource.needs)",
+    ),
+    Break(
+        "no shapers after their links",
+        "for rank, kind in enumerate(ORDER)}",
+        "for rank, kind in enumerate(ORDER)}\n_RANK[Shaper] = _RANK[Bridge]",
+    ),
+    Break(
+        "no redirections after their targets",
+        "for rank, kind in enumerate(ORDER)}",
+        "for rank, kind in enumerate(ORDER)}\n_RANK[Redirect] = _RANK[Veth]",
+    ),
     Break("keep an old table", 'Table: ("digest",)', "Table: ()"),
     Break("make only what is missing", "was is None or key in dead", "was is None"),
 )

@@ -8,9 +8,9 @@ from struct import pack
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from isthmus.kernel import netlink, nfnetlink
+from isthmus.kernel import netlink, nfnetlink, tc
 from isthmus.model import IPAddress, IPInterface
-from isthmus.naming import PROTOCOL, RULE_PRIORITY
+from isthmus.naming import FILTER_PRIORITY, PROTOCOL, RULE_PRIORITY
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/"), min_size=1, max_size=15)
 aliases = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=255)
@@ -141,12 +141,28 @@ def test_a_joined_key_falls_apart_into_its_fields(fields: list[bytes]) -> None:
     assert nfnetlink.split(nfnetlink.concat(*fields), map(len, fields)) == tuple(fields)
 
 
+@given(indexes, st.integers(1, 2**40), numbers, numbers)
+def test_a_bucket_is_read_as_it_was_written(index: int, rate: int, burst: int, limit: int) -> None:
+    """Also a rate that needs more than 32 bits."""
+    found = tc.qdisc(tc.newtbf(index, rate=rate, burst=burst, limit=limit))
+    assert found == tc.QdiscMessage(tc.RTM_NEWQDISC, index, "tbf", rate, limit)
+
+
+@given(indexes, indexes)
+def test_a_redirection_is_read_as_it_was_written(index: int, target: int) -> None:
+    """With the priority by which it is ours."""
+    found = tc.filter_(tc.newredirect(index, target))
+    assert found == tc.FilterMessage(tc.RTM_NEWTFILTER, index, FILTER_PRIORITY, target)
+
+
 DECODERS: tuple[Callable[[bytes], object], ...] = (
     netlink.link,
     netlink.address,
     netlink.route,
     netlink.neighbour,
     netlink.nsid,
+    tc.qdisc,
+    tc.filter_,
     nfnetlink.elements,
     nfnetlink.table,
     nfnetlink.chain,
@@ -167,9 +183,11 @@ SAMPLES = (
     netlink.newaddr(3, IPv6Interface("fd00::2/64")),
     netlink.newroute(IPv4Network("10.0.0.0/8"), gateway=IPv4Address("10.0.0.1"), metric=5),
     netlink.newneigh(3, IPv6Address("fd00::1"), "02:00:00:00:00:01"),
+    tc.newtbf(3, rate=1 << 33, burst=66_000, limit=99_000),
+    tc.newredirect(3, 4),
     *nfnetlink.newelements("t", "s", [nfnetlink.Element(b"abcd", nfnetlink.Verdict(nfnetlink.NFT_JUMP, "c"))]),
 )
-types = st.sampled_from([*range(16, 31), 88, *range(NFT, NFT + 24)])
+types = st.sampled_from([*range(16, 31), *range(36, 39), *range(44, 47), 88, *range(NFT, NFT + 24)])
 
 
 @st.composite

@@ -63,7 +63,7 @@ def test_a_policy_is_read() -> None:
     """In order, with blanks as one likes; `dry-run` is no rule; nothing is no policy."""
     found = policy(" deny ,allow  10.0.0.0/8, dry-run")
     assert found == Egress((Rule(allows=False), Rule(allows=True, target=ip_network("10.0.0.0/8"))), dry_run=True)
-    assert egress_of("") is egress_of(" , ") is None
+    assert egress_of("") is egress_of(" , ") is egress_of("off") is None
     assert not found.named
     assert policy("deny, allow a.example").named
 

@@ -35,11 +35,28 @@ from isthmus.errors import (
 from isthmus.kernel import FirewallTouched, Lost, Overrun, PathChanged, Scope, Shaken
 from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Host, HostLink, pairs
-from isthmus.naming import MAIN_TABLE, Owner, veth
-from isthmus.plan import NOTHING
+from isthmus.naming import MAIN_TABLE, Owner, ifb, veth
+from isthmus.plan import NOTHING, Make, Plan
+from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
-from isthmus.resources import Address, Bridge, Element, Nickname, Port, Resource, Route, Rule, Sysctl, Veth
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Element,
+    Ifb,
+    Nickname,
+    Port,
+    Redirect,
+    Resource,
+    Route,
+    Rule,
+    Shaper,
+    Sysctl,
+    Veth,
+)
 from isthmus.rules import DefaultBridge, Rules
+from isthmus.state import State
+from isthmus.store import records
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
 
@@ -744,3 +761,149 @@ def test_frames_on_a_bridge_are_spared_the_filter_unless_others_count_on_it() ->
         world.restart()
         assert {one.value for one in world.kernel.observe(frames) if isinstance(one, Sysctl)} == {value}
         assert any(isinstance(one, Element) and one.set == "detoured" for one in world.seen(Element)) == detoured
+
+
+# Rates.
+
+
+def limits(world: World, name: str) -> set[Resource]:
+    """What limits the rates of a sandbox's endpoints."""
+    names = [(HOST, made(one.endpoint.id)) for one in world.engine.sandbox(name).endpoints for made in (veth, ifb)]
+    return {*world.kernel.observe(Scope(shaped=frozenset(names))), *world.seen(Ifb)}
+
+
+def limited(world: World, name: str, rate: str, network: str = "front") -> str:
+    """Make a sandbox with a rate; the ID of its endpoint."""
+    wish = EndpointRequest(options=pairs({RATE: rate}))
+    world.engine.create_sandbox(SandboxRequest(name, mode=network, endpoints=((network, wish),)))
+    [view] = world.engine.sandbox(name).endpoints
+    return view.endpoint.id
+
+
+def test_a_rate_limits_both_ways(world: World) -> None:
+    """What goes to the sandbox at the host's end of its pair, what comes from it by a link of its own."""
+    front = world.network("front")
+    end = limited(world, "web", "100mbit/20mbit")
+    assert limits(world, "web") == {
+        Shaper(HOST, veth(end), 10**8),
+        Ifb(HOST, ifb(end), Owner(front, end)),
+        Shaper(HOST, ifb(end), 2 * 10**7),
+        Redirect(HOST, veth(end), ifb(end)),
+    }
+    assert not len(world.restart().start())
+
+
+def test_a_rate_is_changed_and_lifted_while_the_sandbox_stands(world: World) -> None:
+    """Its links and addresses stay as they are."""
+    world.network("front")
+    world.sandbox("web", "front")
+    before = world.seen(Veth, Address, Route)
+    [view] = world.engine.sandbox("web").endpoints
+    end = view.endpoint.id
+    world.engine.change("front", "web", "isthmus.rate", "100mbit/off")
+    assert limits(world, "web") == {Shaper(HOST, veth(end), 10**8)}
+    world.engine.change("front", "web", "isthmus.rate", "50mbit")
+    assert {one.rate for one in limits(world, "web") if isinstance(one, Shaper)} == {5 * 10**7}
+    assert len(limits(world, "web")) == 4
+    world.engine.change("front", "web", "isthmus.rate", "off")
+    assert limits(world, "web") == set()
+    assert world.seen(Veth, Address, Route) == before
+    assert [event.action for event in world.events[-3:]] == ["rate"] * 3
+
+
+def test_a_crash_while_a_rate_is_lifted_leaves_no_limit(world: World) -> None:
+    """A redirection to a link that is gone would drop all that the sandbox sends."""
+    world.network("front")
+    end = limited(world, "web", "100mbit")
+    world.kernel.forbid(("redirect", HOST, veth(end)), EPERM)
+    world.kernel.forbid(("shaper", HOST, veth(end)), EPERM)
+    with pytest.raises(ExceptionGroup):
+        world.engine.change("front", "web", "isthmus.rate", "off")
+    assert len(limits(world, "web")) == 4
+    world.kernel.permit()
+    world.engine.change("front", "web", "isthmus.rate", "off")
+    world.kernel.apply(Plan(make=(Make(Shaper(HOST, veth(end), 10**8)),)))
+    world.restart()
+    assert limits(world, "web") == set()
+
+
+def test_a_rate_that_the_kernel_refuses_is_as_it_was(world: World) -> None:
+    """Who had none has none, and is not half limited."""
+    world.network("front")
+    world.sandbox("web", "front")
+    [view] = world.engine.sandbox("web").endpoints
+    world.kernel.forbid(("shaper", HOST, ifb(view.endpoint.id)), EPERM)
+    with pytest.raises(Refused):
+        world.engine.change("front", "web", "isthmus.rate", "100mbit")
+    assert limits(world, "web") == set()
+    assert not len(world.restart().start())
+
+
+def test_a_limit_that_somebody_takes_away_comes_back(world: World) -> None:
+    """The watch tells whose link it was."""
+    front = world.network("front")
+    end = limited(world, "web", "100mbit")
+    before = limits(world, "web")
+    world.kernel.delete_shaper(veth(end))
+    world.kernel.delete_link(ifb(end))
+    world.engine.mend([Lost(Owner(front, end))])
+    assert limits(world, "web") == before
+
+
+def test_what_limits_a_sandbox_goes_with_it(world: World) -> None:
+    """By leaving the network, or for good."""
+    world.network("front")
+    limited(world, "web", "100mbit")
+    world.engine.disconnect("front", "web")
+    assert world.seen(Ifb, Veth) == set()
+    limited(world, "db", "100mbit")
+    world.engine.remove_sandbox("db")
+    assert world.seen(Ifb, Veth) == set()
+
+
+def test_who_has_no_rate_is_not_looked_at_for_one(world: World) -> None:
+    """Each look costs an answer of the kernel."""
+    world.network("front")
+    world.sandbox("web", "front")
+    state = State(records.decode(key, value) for key, value in world.store.read().items.items())
+    assert not render.sandbox(state, "web", LAN).scope.shaped
+
+
+@pytest.mark.parametrize(("driver", "options"), [("macvlan", {"parent": "eth1"}), ("ipvlan", {"parent": "eth1"})])
+def test_where_the_host_has_no_end_a_rate_is_refused(world: World, driver: str, options: dict[str, str]) -> None:
+    """Silence would be a promise that nobody keeps."""
+    world.network("lan", driver=driver, options=pairs(options))
+    wish = EndpointRequest(options=pairs({RATE: "100mbit"}))
+    with pytest.raises(InvalidOption, match=rf"isthmus\.rate value: 100mbit .*{driver}.*bridge network"):
+        world.engine.create_sandbox(SandboxRequest("web", mode="lan", endpoints=(("lan", wish),)))
+    world.sandbox("web", "lan")
+    with pytest.raises(InvalidOption, match="bridge network"):
+        world.engine.change("lan", "web", "isthmus.rate", "100mbit")
+
+
+@pytest.mark.parametrize("mode", ["host", "none"])
+def test_modes_without_an_interface_have_no_rate(world: World, mode: str) -> None:
+    """Nor is there one to limit."""
+    wish = EndpointRequest(options=pairs({RATE: "100mbit"}))
+    with pytest.raises(InvalidOption, match="bridge network"):
+        world.engine.create_sandbox(SandboxRequest("web", mode=mode, endpoints=((mode, wish),)))
+
+
+def test_an_option_of_an_endpoint_that_there_is_not_is_refused(world: World) -> None:
+    """A slip of the pen would limit nothing."""
+    world.network("front")
+    wish = EndpointRequest(options=pairs({"isthmus.rates": "100mbit"}))
+    with pytest.raises(InvalidOption, match=r"there are .*isthmus\.rate"):
+        world.engine.create_sandbox(SandboxRequest("web", mode="front", endpoints=(("front", wish),)))
+
+
+def test_a_rate_is_of_who_stands_there(world: World) -> None:
+    """And of a rate that can be meant."""
+    world.network("front")
+    world.sandbox("web")
+    with pytest.raises(NotConnected):
+        world.engine.change("front", "web", "isthmus.rate", "100mbit")
+    with pytest.raises(InvalidOption, match="100mbit"):
+        world.engine.change("bridge", "web", "isthmus.rate", "fast")
+    with pytest.raises(InvalidOption, match="100mbit"):
+        limited(world, "db", "fast")

@@ -12,10 +12,13 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
     Namespace,
     Port,
+    Redirect,
     Resource,
     Route,
+    Shaper,
     Sysctl,
     Table,
     Veth,
@@ -61,6 +64,18 @@ CHILD = Child("web", "eth0", "lan0", "macvlan", "bridge", END, mac="02:42:0a:00:
             "ip link add link lan0 name lan0.5 type vlan id 5 && ip link set lan0.5 up",
         ),
         (Port(HOST, "eth9", "br0", NET), "ip link set eth9 up master br0"),
+        (Ifb(HOST, "ifb1", END), "ip link add ifb1 type ifb && ip link set ifb1 addrgenmode none up"),
+        (
+            Shaper(HOST, "veth1", 100_000_000),
+            "tc qdisc replace dev veth1 root tbf rate 100mbit burst 125000 latency 50ms",
+        ),
+        (
+            Redirect(HOST, "veth1", "ifb1"),
+            (
+                "tc qdisc replace dev veth1 clsact && tc filter add dev veth1 ingress pref 105 u32 match u32 0 0"
+                " action mirred egress redirect dev ifb1"
+            ),
+        ),
         (
             Address("web", "eth0", ip_interface("10.0.0.2/24"), END),
             "ip -n web address replace 10.0.0.2/24 brd + dev eth0",

@@ -412,6 +412,45 @@ def test_pruning_sandboxes_spares_all_that_serve_somebody(world: World) -> None:
     assert world.ask("POST", "/sandboxes/prune") == {"SandboxesDeleted": None}
 
 
+def test_a_rate_is_given_with_dockers_option_shown_and_changed(world: World) -> None:
+    """`docker network connect --driver-opt isthmus.rate=100mbit` does the same as our own flag."""
+    create(world)
+    sandbox(world)
+    world.ask("POST", "/networks/none/disconnect", {"Container": "web"})
+    body = {"Container": "web", "EndpointConfig": {"DriverOpts": {"isthmus.rate": "100mbit"}}}
+    world.ask("POST", "/networks/front/connect", body)
+
+    def shown() -> tuple[object, object]:
+        [member] = world.ask("GET", "/networks/front")["Containers"].values()
+        options = world.ask("GET", "/sandboxes/web")["Networks"]["front"]["DriverOpts"]
+        return member.get("Rate"), options["isthmus.rate"]
+
+    assert shown() == ("100mbit", "100mbit")
+    change = {"Container": "web", "Rate": "50mbit/off"}
+    plan = world.ask("POST", "/networks/front/rate", change, dry_run="1")["Plan"]
+    assert any("rate 50mbit" in line for line in plan)
+    assert shown() == ("100mbit", "100mbit")
+    world.ask("POST", "/networks/front/rate", change, expect=204)
+    assert shown() == ("50mbit/off", "50mbit/off")
+    world.ask("POST", "/networks/front/rate", {"Container": "web", "Rate": "off"}, expect=204)
+    assert shown() == (None, "off")
+
+
+def test_a_rate_that_cannot_be_is_refused(world: World) -> None:
+    """By its key, with what would do."""
+    create(world)
+    sandbox(world)
+    sandbox(world, "db", "front")
+    for body, status, sentence in (
+        ({"Container": "db", "Rate": "fast"}, 400, "failed to parse isthmus.rate value: fast"),
+        ({"Container": "web"}, 400, "failed to parse Rate value"),
+        ({"Rate": "1mbit"}, 400, "invalid name or ID supplied"),
+        ({"Container": "web", "Rate": "1mbit"}, 500, "is not connected to"),
+        ({"Container": "nobody", "Rate": "1mbit"}, 404, "No such container: nobody"),
+    ):
+        assert sentence in world.refused(status, "POST", "/networks/front/rate", body)
+
+
 def test_links_are_added_listed_and_removed(world: World) -> None:
     """What `isthmus link` does."""
     sandbox(world)

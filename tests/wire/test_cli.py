@@ -530,6 +530,7 @@ def test_a_wrong_sandbox_gets_dockers_sentence(daemon: Daemon, flags: tuple[str,
         ("network", "prune", "--dry-run"),
         ("network", "connect", "--dry-run", "front", "web"),
         ("network", "disconnect", "front", "web", "--dry-run"),
+        ("network", "rate", "--dry-run", "front", "web", "50mbit"),
         ("sandbox", "create", "--dry-run", "web"),
         ("sandbox", "rm", "--dry-run", "web"),
         ("link", "add", "web", "--type", "veth", "--dry-run"),
@@ -561,6 +562,28 @@ def test_sandboxes_are_listed_with_their_addresses(daemon: Daemon) -> None:
     assert daemon.requests[0].query == {"filters": '{"name": {"web": true}}'}
     assert daemon.ask("sandbox", "ls", "--format", "{{.Name}} {{.Names}}").out == "web web\n"
     assert json.loads(daemon.ask("sandbox", "inspect", "web").out) == [SANDBOX]
+
+
+def test_a_rate_is_an_option_of_the_endpoint(daemon: Daemon) -> None:
+    """Docker's client can say it, too; so there is no second way."""
+    connect = daemon.sent("network", "connect", "--rate", "100mbit", "--driver-opt", "a=b", "front", "web")
+    assert isinstance(connect.body, dict)
+    assert connect.body["EndpointConfig"]["DriverOpts"] == {"a": "b", "isthmus.rate": "100mbit"}
+    for flags in (("--network", "front", "--rate", "100mbit/off"), ("--network", "name=front,rate=100mbit/off")):
+        create = daemon.sent("sandbox", "create", *flags, "web")
+        assert isinstance(create.body, dict)
+        endpoint = create.body["NetworkingConfig"]["EndpointsConfig"]["front"]
+        assert endpoint["DriverOpts"] == {"isthmus.rate": "100mbit/off"}
+    change = daemon.sent("network", "rate", "front", "web", "50mbit")
+    assert (change.method, change.path) == ("POST", "/networks/front/rate")
+    assert change.body == {"Container": "web", "Rate": "50mbit"}
+
+
+def test_a_rate_is_said_once(daemon: Daemon) -> None:
+    """Which of two is meant cannot be told."""
+    told = daemon.ask("sandbox", "create", "--network", "name=front,rate=1mbit", "--rate", "2mbit", "web")
+    assert told.err.startswith("conflicting options: cannot specify both --rate and per-network rate")
+    assert (told.code, daemon.requests) == (125, [])
 
 
 def test_a_link_is_asked_for_with_all_that_its_flags_say(daemon: Daemon) -> None:

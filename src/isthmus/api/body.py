@@ -117,6 +117,20 @@ class NetworkDisconnect(Body, frozen=True):
     force: bool = False
 
 
+class NetworkEgress(Body, frozen=True):
+    """POST /networks/{id}/egress, which Docker does not have: whom a sandbox may call from there."""
+
+    container: str = ""
+    rules: str = ""
+
+
+class NetworkRate(Body, frozen=True):
+    """POST /networks/{id}/rate, which Docker does not have: what a sandbox may receive and send there."""
+
+    container: str = ""
+    rate: str = ""
+
+
 class PortBinding(Body, frozen=True):
     """One place on the host where a port is published, and who may use it, in the words of `isthmus.publish`."""
 

@@ -342,6 +342,24 @@ async def _disconnect(api: Api, request: Request) -> Response:
     )
 
 
+async def _limit(api: Api, request: Request) -> Response:
+    return await _change_endpoint(
+        api, request, translate.rate_request(body.decode(body.NetworkRate, request.headers, request.body))
+    )
+
+
+async def _police(api: Api, request: Request) -> Response:
+    return await _change_endpoint(
+        api, request, translate.egress_request(body.decode(body.NetworkEgress, request.headers, request.body))
+    )
+
+
+async def _change_endpoint(api: Api, request: Request, wish: tuple[str, str, str]) -> Response:
+    """Give an endpoint what is wished: of which sandbox, which option, and its value."""
+    (name,) = request.names
+    return await _change(api, request, lambda engine: engine.change(name, *wish), lambda _: Response(204), brief=True)
+
+
 async def _prune_networks(api: Api, request: Request) -> Response:
     may_go = translate.prunable(_filters(request, translate.PRUNE_FILTERS), api.clock())
 
@@ -561,6 +579,8 @@ ROUTES = (
     Route("POST", "/networks/prune", _prune_networks, since=(1, 25)),
     Route("POST", "/networks/{name*}/connect", _connect),
     Route("POST", "/networks/{name*}/disconnect", _disconnect),
+    Route("POST", "/networks/{name*}/egress", _police),
+    Route("POST", "/networks/{name*}/rate", _limit),
     Route("POST", "/networks/{name*}/update", _update_network),
     Route("DELETE", "/networks/{name*}", _remove_network),
     Route("GET", "/containers/json", _containers),

@@ -14,6 +14,7 @@ from isthmus.addresses import SubnetRequest
 from isthmus.api import body
 from isthmus.api.filters import Filters
 from isthmus.api.message import Version
+from isthmus.egress import EGRESS
 from isthmus.errors import InvalidOption, InvalidRequest
 from isthmus.model import (
     FOREVER,
@@ -21,6 +22,7 @@ from isthmus.model import (
     Binding,
     DhcpLease,
     Dns,
+    Endpoint,
     HandRoute,
     IPAddress,
     IPInterface,
@@ -29,6 +31,7 @@ from isthmus.model import (
 )
 from isthmus.options import callers_of
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
+from isthmus.rates import OFF, RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
@@ -96,6 +99,20 @@ def endpoint_request(config: body.EndpointConfig) -> EndpointRequest:
         options=pairs(config.driver_opts),
         gateway_priority=config.gw_priority,
     )
+
+
+def egress_request(wish: body.NetworkEgress) -> tuple[str, str, str]:
+    """Of which sandbox the option of its endpoint is to be another that has its egress policy, and what."""
+    if not wish.rules:
+        raise InvalidOption("Rules", "", "there must be rules such as deny, allow 10.0.0.0/8, or off")
+    return named(wish.container), EGRESS, wish.rules
+
+
+def rate_request(wish: body.NetworkRate) -> tuple[str, str, str]:
+    """Of which sandbox the option of its endpoint is to be another that has its rate, and what."""
+    if not wish.rate:
+        raise InvalidOption("Rate", "", "it must be a rate such as 100mbit, or off")
+    return named(wish.container), RATE, wish.rate
 
 
 def named(name: str) -> str:
@@ -385,8 +402,15 @@ def _container_on_network(view: EndpointView) -> Shape:
         "MacAddress": view.endpoint.mac,
         "IPv4Address": _text(view.ipv4),
         "IPv6Address": _text(view.ipv6),
+        **_rate(view.endpoint),
         **_trouble(view.trouble),
     }
+
+
+def _rate(record: Endpoint) -> Shape:
+    """The rate of an endpoint that has one; `NetworkSettings` shows it among the options."""
+    rate = dict(record.options).get(RATE, OFF)
+    return {} if rate == OFF else {"Rate": rate}
 
 
 def endpoint(view: EndpointView) -> Shape:

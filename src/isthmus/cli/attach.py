@@ -15,7 +15,7 @@ _DOMAIN = re.compile(
     r"(?=.{1,255}$)(?=.*[a-z])[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?", re.IGNORECASE
 )
 _LISTS = frozenset({"alias", "link-local-ip", "driver-opt"})
-_SINGLE = frozenset({"name", "ip", "ip6", "mac-address", "gw-priority"})
+_SINGLE = frozenset({"name", "ip", "ip6", "mac-address", "gw-priority", "rate"})
 
 Wish = dict[str, list[str]]
 """What is asked for on one network, by the keys of the long form."""
@@ -84,6 +84,7 @@ _FLAGS = (
     ("ip6", "ip6", "per-network IPv6 address"),
     ("link-local-ip", "link-local-ip", "per-network link-local IP addresses"),
     ("mac-address", "mac-address", "per-network MAC address"),
+    ("rate", "rate", "per-network rate"),
 )
 
 
@@ -111,6 +112,8 @@ def _endpoint(arguments: Arguments, wish: Wish, mode: str) -> dict[str, object]:
     addresses: dict[str, object] = {"IPv4Address": _last(wish, "ip"), "IPv6Address": _last(wish, "ip6")}
     addresses["LinkLocalIPs"] = wish.get("link-local-ip", [])
     options = dict(option.partition("=")[::2] for option in wish.get("driver-opt", ()))
+    if rate := _last(wish, "rate"):
+        options["isthmus.rate"] = rate
     return {
         "IPAMConfig": {key: value for key, value in addresses.items() if value} or None,
         "Links": links,

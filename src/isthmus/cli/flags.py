@@ -144,6 +144,7 @@ DRY_RUN = Flag("dry-run", "Show the kernel operations as ip and nft lines, and d
 EGRESS = Flag(
     "egress", 'Who may be called from inside: "deny, allow *.debian.org:443, allow 10.0.0.0/8"', value="rules"
 )
+RATE = Flag("rate", "Bits a second each way, or to it/from it: 100mbit, 100mbit/20mbit", value="rate")
 LS_FORMAT = Flag("format", "table (default), table TEMPLATE, json (one object a line), or a Go TEMPLATE")
 INSPECT_FORMAT = Flag("format", "json, or a Go TEMPLATE", short="f")
 QUIET = Flag("quiet", "IDs only", kind=Kind.SWITCH, short="q")

@@ -10,6 +10,7 @@ from isthmus.cli.flags import (
     LS_FORMAT,
     NO_TRUNC,
     QUIET,
+    RATE,
     Arguments,
     Command,
     Flag,
@@ -245,11 +246,25 @@ def _connect(arguments: Arguments) -> int:
         "Links": arguments.texts("link") or None,
         "Aliases": arguments.texts("alias"),
         "MacAddress": arguments.text("mac-address"),
-        "DriverOpts": dict(options_of(arguments)) | egress_of(arguments),
+        "DriverOpts": dict(options_of(arguments))
+        | egress_of(arguments)
+        | ({"isthmus.rate": rate} if (rate := arguments.text("rate")) else {}),
         "GwPriority": arguments.number("gw-priority"),
     }
     body = {"Container": sandbox, "EndpointConfig": endpoint}
     return print_done(arguments.client().post(f"/networks/{quote(network)}/connect", body, dry_run_query(arguments)))
+
+
+def _egress(arguments: Arguments) -> int:
+    network, sandbox, rules = arguments.words
+    body = {"Container": sandbox, "Rules": rules}
+    return print_done(arguments.client().post(f"/networks/{quote(network)}/egress", body, dry_run_query(arguments)))
+
+
+def _rate(arguments: Arguments) -> int:
+    network, sandbox, rate = arguments.words
+    body = {"Container": sandbox, "Rate": rate}
+    return print_done(arguments.client().post(f"/networks/{quote(network)}/rate", body, dry_run_query(arguments)))
 
 
 def _update(arguments: Arguments) -> int:
@@ -433,10 +448,29 @@ COMMANDS = (
             Flag("link", "Another sandbox, under a name for it", Kind.LIST, value="sandbox[:alias]", check=check_link),
             Flag("link-local-ip", "Link-local address", Kind.CSV, value="address"),
             Flag("mac-address", "MAC address", value="address"),
+            RATE,
             DRY_RUN,
         ),
         2,
         2,
+    ),
+    Command(
+        "isthmus network egress",
+        "[OPTIONS] NETWORK SANDBOX RULES",
+        "Say whom a sandbox on a network may call, such as 'deny, allow 10.0.0.0/8:443'; off: all",
+        _egress,
+        (DRY_RUN,),
+        3,
+        3,
+    ),
+    Command(
+        "isthmus network rate",
+        "[OPTIONS] NETWORK SANDBOX RATE",
+        "Limit the rate of a sandbox on a network, such as 50mbit or 50mbit/10mbit; off: no more",
+        _rate,
+        (DRY_RUN,),
+        3,
+        3,
     ),
     Command(
         "isthmus network disconnect",

@@ -8,6 +8,7 @@ from isthmus.cli.flags import (
     LS_FORMAT,
     NO_TRUNC,
     QUIET,
+    RATE,
     Arguments,
     Command,
     Flag,
@@ -205,7 +206,7 @@ COMMANDS = (
             Flag(
                 "network",
                 "Network, host, none or container:NAME; or name=...,ip=...,ip6=...,mac-address=...,alias=...,"
-                "link-local-ip=...,driver-opt=K=V,gw-priority=N",
+                "link-local-ip=...,driver-opt=K=V,gw-priority=N,rate=RATE",
                 Kind.LIST,
                 value="network",
                 check=_check_network,
@@ -213,6 +214,7 @@ COMMANDS = (
             Flag("network-alias", "Further name on the first network", Kind.LIST, value="name"),
             Flag("publish", "Publish a port: [[ADDRESS:]PORT:]PORT[/tcp|udp|sctp]", Kind.LIST, "p", "port"),
             Flag("publish-all", "Publish all exposed ports, on ports that we choose", Kind.SWITCH, "P"),
+            RATE,
             Flag("sysctl", "Sysctl of the namespace, net.*", Kind.LIST, value="key=value", check=_check_sysctl),
             DRY_RUN,
         ),

@@ -32,7 +32,9 @@ from isthmus.options import (
     check_interface,
     check_mtu,
 )
-from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
+from isthmus.rates import RATE
+from isthmus.rates import parse as parse_rates
+from isthmus.resources import Address, Bridge, Ifb, Port, Redirect, Resource, Shaper, Sysctl, Veth, setting_of
 
 addressed = True
 many_subnets = False
@@ -200,6 +202,7 @@ def traits(network: Network) -> Traits:
             binding=None if options.binding and options.binding.is_unspecified else options.binding,
             callers=options.callers,
             polices=True,
+            shapeable=True,
         )
     return Traits(
         prefix=options.prefix,
@@ -209,6 +212,7 @@ def traits(network: Network) -> Traits:
         nic=options.uplink,
         probe=options.probe,
         guarded=options.antispoof,
+        shapeable=True,
     )
 
 
@@ -275,7 +279,7 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
 
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
-    """A pair of veths and the addresses of the end inside.
+    """A pair of veths with the limits of what passes it, and the addresses of the end inside.
 
     The kernel announces these when the link goes up, if somebody may know another MAC for them. Elsewhere that is
     spared: a broadcast goes to each port of the bridge.
@@ -298,6 +302,8 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         ipv6=network.ipv6,
         announce=True if network.ipv4 and outside else None,
     )
+    if endpoint.options:
+        yield from _limits(endpoint, mine)
     # The same goes for a second address that shares the MAC of the first.
     if network.ipv6 and (outside or network.ipv4):
         yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
@@ -326,6 +332,25 @@ def subject(network: Network, endpoint: Endpoint | None = None) -> Subject | Non
     if own is None:
         return None
     return Subject(_device(network), _own(network, endpoint), shared + own if shared else own)
+
+
+def _limits(endpoint: Endpoint, mine: Owner) -> Iterator[Resource]:
+    """What limits the rates of an endpoint.
+
+    What goes to it goes out by the host's end of the pair. What comes from it comes in there, where there is no queue,
+    and so has to go out by a link of its own first.
+    """
+    rates, veth, ifb = (
+        parse_rates(dict(endpoint.options).get(RATE, "")),
+        naming.veth(endpoint.id),
+        naming.ifb(endpoint.id),
+    )
+    if rates.down:
+        yield Shaper(HOST, veth, rates.down)
+    if rates.up:
+        yield Ifb(HOST, ifb, mine)
+        yield Shaper(HOST, ifb, rates.up)
+        yield Redirect(HOST, veth, ifb)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

@@ -22,7 +22,8 @@ class Traits:
     frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
     that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may. It
-    *polices* if what leaves it can be held to an egress policy.
+    *polices* if what leaves it can be held to an egress policy. It is *shapeable* if all that an endpoint receives and
+    sends passes by a link of its own in the host's namespace.
     """
 
     prefix: str = "eth"
@@ -38,4 +39,5 @@ class Traits:
     binding: IPAddress | None = None
     callers: Callers | None = None
     polices: bool = False
+    shapeable: bool = False
     probe: Probe = Probe.OFF

@@ -26,8 +26,8 @@ class Scope:
     such a link comes alone, and a pair with its other end `ELSEWHERE`. *ports* are links of others in the host's
     namespace, seen if they are on a bridge of ours. *nicknames* are names by which namespaces of ours may be known
     besides their own. *elements* are keys of such in our table; with *firewall* that is seen, with all its elements.
-    With *everything*, all that bears our mark is. Sysctls are seen only where they are named, and rules only in the
-    namespaces *ruled*.
+    With *everything*, all that bears our mark is. Sysctls are seen only where they are named, rules only in the
+    namespaces *ruled*, and what shapes or redirects only on those links of ours that are *shaped*.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -38,6 +38,7 @@ class Scope:
     leaving: frozenset[tuple[str, str]] = frozenset()
     elements: frozenset[Key] = frozenset()
     ruled: frozenset[str] = frozenset()
+    shaped: frozenset[tuple[str, str]] = frozenset()
     firewall: bool = False
     everything: bool = False
 
@@ -54,7 +55,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A link with the mark of *owner* went, went down, or left its bridge."""
+    """A link with the mark of *owner* went, went down, left its bridge, or lost what shapes its traffic."""
 
     owner: Owner
 

@@ -18,6 +18,7 @@ knows of Linux was tried on 6.18:
   comes to stand beside it.
 * The ipvlans of one parent have one mode: that of the latest. They have no MAC but their parent's.
 * A gateway must be covered by an address or a direct route of the same link, unless it is link-local.
+* What shapes or redirects the traffic of a link goes with it. A redirection whose target goes stays, without one.
 * A rule goes with its namespace only; where the table that it leads to is empty, the next rule has its turn.
 
 What it leaves out: packets, the time that things take, link-local addresses that the kernel gives out, metrics (a table
@@ -63,14 +64,17 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
     IPNetwork,
     Key,
     Namespace,
     Nickname,
     Port,
+    Redirect,
     Resource,
     Route,
     Rule,
+    Shaper,
     Sysctl,
     Table,
     Veth,
@@ -140,6 +144,8 @@ class FakeKernel:
         self._addresses: dict[tuple[str, str, IPInterface], bool] = {}
         self._routes: dict[tuple[str, IPNetwork, int], _Route] = {}
         self._rules: dict[tuple[str, IPAddress], int] = {}
+        self._shapers: dict[_End, int] = {}
+        self._redirects: dict[_End, str] = {}
         self._sysctls: dict[_End, str] = {}
         self._digest: str | None = None
         self._elements: dict[Key, _Element] = {}
@@ -162,6 +168,8 @@ class FakeKernel:
         other._addresses = self._addresses.copy()
         other._routes = self._routes.copy()
         other._rules = self._rules.copy()
+        other._shapers = self._shapers.copy()
+        other._redirects = self._redirects.copy()
         other._sysctls = self._sysctls.copy()
         other._digest = self._digest
         other._elements = self._elements.copy()
@@ -179,6 +187,7 @@ class FakeKernel:
                     everything=True,
                     ports=frozenset(name for _, name in self._links),
                     ruled=frozenset(self._namespaces),
+                    shaped=frozenset(self._links),
                 )
             ),
             key=lambda resource: (_PRINTED.index(type(resource)), resource.key),
@@ -227,6 +236,7 @@ class FakeKernel:
         seen.update(
             Rule(netns, source, table) for (netns, source), table in self._rules.items() if netns in scope.ruled
         )
+        seen.update(one for end in scope.shaped for one in self._shaping(end))
         if not scope.everything:
             seen.update(one for end in scope.leaving if (one := self._alone(end)))
         seen.update(port for name in scope.ports if (port := self._port(name)))
@@ -399,6 +409,20 @@ class FakeKernel:
         if self._routes.pop((netns, destination, table), None) is None:
             raise _refused(f"ip{_in(netns)} route delete {destination} table {table}", ESRCH)
 
+    def delete_shaper(self, name: str, netns: str = HOST) -> None:
+        """Take the root qdisc from a link."""
+        if self._shapers.pop((netns, name), None) is None:
+            raise _refused(f"tc{_in(netns)} qdisc delete dev {name} root", ENOENT)
+
+    def delete_redirect(self, name: str, netns: str = HOST) -> None:
+        """Take all filters from what comes in by a link."""
+        if self._redirects.pop((netns, name), None) is None:
+            raise _refused(f"tc{_in(netns)} filter delete dev {name} ingress", ENOENT)
+
+    def set_rate(self, name: str, rate: int, netns: str = HOST) -> None:
+        """Let another *rate* go out by a link."""
+        self._shape(f"tc{_in(netns)} qdisc replace dev {name} root tbf", Shaper(netns, name, rate))
+
     def delete_rule(self, source: IPAddress, netns: str = HOST) -> None:
         """Take a rule away."""
         if self._rules.pop((netns, source), None) is None:
@@ -477,7 +501,7 @@ class FakeKernel:
                 self._drop_namespace(resource.name)
             case Nickname():
                 self._nicknames.pop(resource.name, None)
-            case Bridge() | Vlan() | Veth() | Child():
+            case Bridge() | Vlan() | Veth() | Child() | Ifb():
                 link = self._links.get((resource.netns, resource.name))
                 if link and link.owner == resource.owner:
                     self._drop_link((resource.netns, resource.name))
@@ -493,6 +517,10 @@ class FakeKernel:
                 found = self._routes.get(at)
                 if found and found.ours and found.link == resource.link:
                     del self._routes[at]
+            case Shaper():
+                self._shapers.pop((resource.netns, resource.link), None)
+            case Redirect():
+                self._redirects.pop((resource.netns, resource.link), None)
             case Rule():
                 if self._rules.get((resource.netns, resource.source)) == resource.table:
                     del self._rules[resource.netns, resource.source]
@@ -522,6 +550,14 @@ class FakeKernel:
                 self._there(operation, *end)
                 self._enslave(operation, end, resource.master)
                 self._set(operation, end, up=True)
+            case Ifb():
+                self._bring_ifb(operation, resource)
+            case Shaper():
+                self._shape(operation, resource)
+            case Redirect():
+                self._there(operation, resource.netns, resource.link)
+                self._there(operation, resource.netns, resource.target)
+                self._redirects[resource.netns, resource.link] = resource.target
             case Address():
                 self._bring_address(operation, resource)
             case Route():
@@ -580,6 +616,23 @@ class FakeKernel:
         self._set(operation, peer, mtu=new.mtu, ipv6=new.ipv6, up=new.peer_up, mac=new.mac)
         if new.ipv6:
             self._links[peer] = replace(self._links[peer], inet6=True)
+
+    def _bring_ifb(self, operation: Operation, new: Ifb) -> None:
+        end = (new.netns, new.name)
+        link = self._links.get(end)
+        if link and (not link.owner or link.kind != "ifb"):
+            raise _refused(operation, EEXIST)
+        if link and link.owner != new.owner:
+            self._drop_link(end)  # a wrong one of ours
+            link = None
+        if link is None:
+            self._make_here(operation, end)
+            self._links[end] = _Link("ifb", new.owner, mac=self._mac(), up=False, inet6=end[0] == HOST)
+        self._set(operation, end, up=new.up)
+
+    def _shape(self, operation: object, new: Shaper) -> None:
+        self._there(operation, new.netns, new.link)
+        self._shapers[new.netns, new.link] = new.rate
 
     def _bring_standing(self, operation: Operation, new: Vlan | Child) -> None:
         end = (new.netns, new.name)
@@ -853,6 +906,11 @@ class FakeKernel:
             del self._addresses[key]
         self._drop_routes(end, versions=(4, 6))
         netns, name = end
+        self._shapers.pop(end, None)
+        self._redirects.pop(end, None)
+        for source, target in self._redirects.items():
+            if (source[0], target) == end:
+                self._redirects[source] = ELSEWHERE
         for setting in [one for one in self._sysctls if one[0] == netns and sysctl_link(one[1]) == name]:
             del self._sysctls[setting]
         if link.kind == "bridge":
@@ -902,6 +960,8 @@ class FakeKernel:
         link = self._links[end]
         if link.parent and link.kind == "vlan":
             return Vlan(netns, name, link.parent[1], link.vid, owner, link.up)
+        if link.kind == "ifb":
+            return Ifb(netns, name, owner, link.up)
         if link.parent:
             return Child(
                 netns,
@@ -941,6 +1001,14 @@ class FakeKernel:
             return None
         seen = self._seen(end, link.owner)
         return Veth(*end, ELSEWHERE, "", link.owner, up=link.up, peer_up=False) if isinstance(seen, Veth) else seen
+
+    def _shaping(self, end: _End) -> Iterator[Shaper | Redirect]:
+        link = self._links.get(end)
+        if link and self._owner(link):
+            if end in self._shapers:
+                yield Shaper(*end, self._shapers[end])
+            if end in self._redirects:
+                yield Redirect(*end, self._redirects[end])
 
     def _port(self, name: str) -> Port | None:
         link = self._links.get((HOST, name))

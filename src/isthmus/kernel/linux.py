@@ -36,9 +36,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import NamedTuple
 
-from isthmus import naming
+from isthmus import naming, rates
 from isthmus.errors import Refused
-from isthmus.kernel import ELSEWHERE, Count, Scope, netlink
+from isthmus.kernel import ELSEWHERE, Count, Scope, netlink, tc
 from isthmus.kernel.flows import Flows
 from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
@@ -84,12 +84,16 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Ifb,
+    Link,
     Namespace,
     Nickname,
     Port,
+    Redirect,
     Resource,
     Route,
     Rule,
+    Shaper,
     Sysctl,
     Table,
     Veth,
@@ -204,6 +208,9 @@ class LinuxKernel:
             ):
                 found.update(self._alone(space, message, owner))
         found.update(port for name in scope.ports if (port := self._port(name)))
+        for netns, name in scope.shaped:
+            if (space := spaces.find(netns)) and (message := space.link(name)) and whose(message.alias):
+                found.update(_shaping(space, message))
         found.update(self._settings(scope.sysctls))
         for ruled in filter(None, map(spaces.find, scope.ruled)):
             found.update(_rules(ruled))
@@ -351,6 +358,8 @@ class LinuxKernel:
         other = far.links.get(message.link) if far else None
         if message.kind == "bridge":
             found.add(_bridge(view.name, message, owner))
+        elif message.kind == "ifb":
+            found.add(Ifb(view.name, message.name, owner, message.up))
         elif message.kind == "veth" and far and other:
             found.add(_veth(view.name, message, far.name, other, owner, view.links.get(message.master)))
             found.update(far.things(other, owner))
@@ -399,6 +408,8 @@ class LinuxKernel:
             found.add(self._standing(space, message, owner))
             found.update(_things(space, message, owner))
             return
+        if message.kind == "ifb":
+            found.add(Ifb(space.name, message.name, owner, message.up))
         if message.kind != "veth":
             return
         far = self._other_end(space, message)
@@ -421,6 +432,8 @@ class LinuxKernel:
             yield _bridge(space.name, message, owner)
         elif message.kind == "veth":
             yield _veth(space.name, message, ELSEWHERE, None, owner, None)
+        elif message.kind == "ifb":
+            yield Ifb(space.name, message.name, owner, message.up)
         elif _stands(message):
             yield self._standing(space, message, owner)
 
@@ -494,6 +507,10 @@ class LinuxKernel:
                 self._make_standing(operation, standing, work)
             case Port() as port:
                 self._make_port(operation, port, work)
+            case Ifb() as way:
+                self._make_ifb(operation, way, work)
+            case (Shaper() | Redirect()) as shaping:
+                self._make_shaping(operation, shaping, work)
             case Table() | Element():
                 pass  # they have phases of their own
 
@@ -779,6 +796,51 @@ class LinuxKernel:
         master = self._index_of(operation, space, port.master, work)
         self._send(operation, space, (setlink(port.name, master=master), setlink(port.name, up=True)))
 
+    def _make_ifb(self, operation: Operation, way: Ifb, work: _Work) -> None:
+        space = self._space(operation, way.netns)
+        self._free_name(space, way.name)
+        mode = AddrGenMode.NONE if self._inet6 else None
+        errors: tuple[NetlinkError, ...] = ()
+        for _ in range(_TRIES):
+            self._index += 2
+            index = self._index
+            errors = space.socket.attempt(
+                newlink("ifb", way.name, index=index),
+                setlink(index, alias=naming.mark(way.owner), addr_gen_mode=mode),
+                setlink(index, up=way.up),
+            )
+            if not errors:
+                work.indices[way.netns, way.name] = index
+                return
+            if errors[0].index or errors[0].errno not in {EBUSY, EEXIST}:
+                break
+            if errors[0].errno == EEXIST and (message := space.link(way.name)):
+                owner = naming.owner(message.alias)
+                if owner is None or message.kind != "ifb":
+                    raise _taken(operation, way.name, space)
+                if owner == way.owner:
+                    self._send(operation, space, (setlink(message.ifindex, up=way.up),))
+                    work.indices[way.netns, way.name] = message.ifindex
+                    return
+                self._retire_single(space, message)
+                self._free_name(space, way.name)
+        raise _refused(operation, errors[0])
+
+    def _make_shaping(self, operation: Operation, shaping: Shaper | Redirect, work: _Work) -> None:
+        """Make or change what of traffic control is on a link; what is there is changed in place."""
+        space = self._space(operation, shaping.netns)
+        index = self._index_of(operation, space, shaping.link, work)
+        if isinstance(shaping, Shaper):
+            rate = shaping.rate
+            burst, limit = rates.burst(rate), rates.limit(rate)
+            self._send(operation, space, (tc.newtbf(index, rate=rate // 8, burst=burst, limit=limit),))
+            return
+        target = self._index_of(operation, space, shaping.target, work)
+        # The filter that is there, if one is, has another target, or one that is gone.
+        errors = space.socket.attempt(tc.newclsact(index), tc.delredirect(index), tc.newredirect(index, target))
+        if refused := next((one for one in errors if one.index != 1), None):
+            raise _refused(operation, refused)
+
     def _make_inner(self, operation: Operation, resource: Address | Route | Rule, work: _Work) -> None:
         """Let the message that makes an address, a route or a rule wait."""
         waiting = work.batches.get(resource.netns)
@@ -877,9 +939,9 @@ class LinuxKernel:
                 if space := self._spaces.find(resource.netns):
                     self._remove_link(space, resource)
 
-    def _remove_link(self, space: Space, resource: Bridge | Vlan | Veth | Child | Port | Address | Route) -> None:
+    def _remove_link(self, space: Space, resource: Link | Port | Shaper | Redirect | Address | Route) -> None:
         """Take a link away, or what is on it."""
-        name = resource.link if isinstance(resource, Address | Route) else resource.name
+        name = resource.link if isinstance(resource, Shaper | Redirect | Address | Route) else resource.name
         message = space.link(name)
         if message is None:
             return
@@ -891,6 +953,10 @@ class LinuxKernel:
                 space.socket.request(dellink(index))
             case Vlan() | Child() if ours and _stands(message):
                 space.socket.request(*_deletion(index))
+            case Ifb() if ours and message.kind == "ifb":
+                self._retire_single(space, message)
+            case Shaper() | Redirect() if ours:
+                _remove_shaping(space, index, resource)
             case Port(master=master):
                 if message.master and (bridge := space.link(message.master)) and bridge.name == master:
                     space.socket.request(setlink(index, master=0))
@@ -917,6 +983,11 @@ class LinuxKernel:
         if far and far.socket.attempt(setlink(index, alias="", group=DYING, name=_nobodys(index), up=False)):
             # Linux before 6.2 renames no link that is up.
             far.socket.request(setlink(index, alias="", group=DYING, up=False), setlink(index, name=_nobodys(index)))
+
+    def _retire_single(self, space: Space, message: LinkMessage) -> None:
+        """Let a link that has no other end lose its mark, and leave the rest to `reap`."""
+        space.socket.request(setlink(message.ifindex, alias="", group=DYING))
+        self._dying.setdefault(space.name, {})[message.name] = message.ifindex
 
     def _free_name(self, space: Space, name: str) -> None:
         """Rename the retired link that still has this *name*, if there is one.
@@ -1020,6 +1091,31 @@ def _rules(space: Space) -> Iterator[Rule]:
     for found in map(rule, space.socket.dump(dumprules())):
         if found.protocol == PROTOCOL and found.source:
             yield Rule(space.name, found.source, found.table)
+
+
+def _shaping(space: Space, message: LinkMessage) -> Iterator[Shaper | Redirect]:
+    """Yield what of traffic control is ours on a link of ours, asking for that alone."""
+    wire, index = space.socket, message.ifindex
+    with suppress(NetlinkError, BlockingIOError):  # it has the root that it was born with
+        root = tc.qdisc(wire.ask(tc.getroot(index)))
+        if root.kind == "tbf":
+            rate = root.rate * 8
+            yield Shaper(space.name, message.name, rate if root.limit == rates.limit(rate) else 0)
+    rules = [found for found in map(tc.filter_, wire.dump(tc.dumpredirects(index))) if found.priority]
+    if rules:
+        target = next((found.target for found in rules if found.target), 0)
+        there = space.link(target) if target else None
+        name = there.name if there and there.group != DYING else ELSEWHERE
+        yield Redirect(space.name, message.name, name)
+
+
+def _remove_shaping(space: Space, index: int, resource: Shaper | Redirect) -> None:
+    """Take from a link what is ours of traffic control; the qdisc for filters stays, for others may have some there."""
+    try:
+        space.socket.request(tc.deltbf(index) if isinstance(resource, Shaper) else tc.delredirect(index))
+    except NetlinkError as error:
+        if error.errno != EINVAL:  # somebody has put another in its place
+            raise
 
 
 def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
@@ -1209,6 +1305,28 @@ def _reason(resource: Resource, number: int) -> str:
             return f"{name} is the parent of macvlan or ipvlan links, or a port of another switch"
         case Vlan(parent=parent) if number == ENETDOWN:
             return f"{parent} is down; set it up (ip link set {parent} up)"
+        case Ifb() | Shaper() | Redirect():
+            return _reason_of_shaping(resource, number)
         case Child(parent=parent, mac=mac) if number == EADDRINUSE:
             return f"{parent}, or another link on it, has the MAC {mac}"
     return ""
+
+
+def _reason_of_shaping(resource: Ifb | Shaper | Redirect, number: int) -> str:
+    """As `_reason`: for most of this kernels have modules, and not all kernels have those."""
+    match resource:
+        case Ifb() if number == EOPNOTSUPP:
+            return f"this kernel has no ifb; load its module (modprobe ifb), or {_ONE_WAY}"
+        case Shaper() if number == ENOENT:
+            return "this kernel has no tbf; load its module (modprobe sch_tbf), or set no rate"
+        case Redirect() if number == ENOENT:
+            return (
+                "this kernel lacks clsact, u32 or mirred; load them (modprobe -a sch_ingress cls_u32 act_mirred), or "
+                f"{_ONE_WAY}"
+            )
+        case Redirect(link=link) if number == EINVAL:
+            return f"{link} has the qdisc ingress where clsact has to be; remove that (tc qdisc del dev {link} ingress)"
+    return ""
+
+
+_ONE_WAY = "limit what is received alone, as 100mbit/off does"

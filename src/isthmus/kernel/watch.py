@@ -92,10 +92,11 @@ from isthmus.kernel.netlink import (
     rule,
 )
 from isthmus.kernel.nft import SETS
+from isthmus.kernel.tc import RTM_DELQDISC, RTM_DELTFILTER, RTMGRP_TC, FilterMessage, QdiscMessage, filter_, qdisc
 from isthmus.model import HOST
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 
-_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage
+_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage | QdiscMessage | FilterMessage
 _USER = "user-"
 _PASSING = frozenset(kind.name for kind in SETS.values() if kind.passing)
 
@@ -152,6 +153,9 @@ class Watch:
             if isinstance(message, LinkMessage):
                 if owner := self._owner(event.nsid, message):
                     news[Lost(owner)] = None
+            elif isinstance(message, QdiscMessage | FilterMessage):
+                if event.nsid is None and (owner := self._limited(message)):
+                    news[Lost(owner)] = None
             elif self._matters(event.nsid, message):
                 shaken[event.nsid] = None
         for number in shaken:
@@ -195,6 +199,13 @@ class Watch:
         if owner is None and number is None and message.master and (master := self._ask(message.master)):
             return naming.owner(master.alias)  # a link of others, on a bridge of ours
         return owner
+
+    def _limited(self, message: QdiscMessage | FilterMessage) -> Owner | None:
+        """Return whose link it is that a limit, or what one needs, went from; the qdisc it was born with is none."""
+        if isinstance(message, QdiscMessage) and message.kind not in {"tbf", "clsact"}:
+            return None
+        now = self._ask(message.ifindex)
+        return whose(now.alias) if now else None
 
     def _matters(self, number: int | None, message: AddressMessage | RouteMessage | RuleMessage) -> bool:
         """Whether an address, route or rule that went was ours, and is not gone with a link that had to go."""
@@ -291,7 +302,9 @@ def _state(message: LinkMessage) -> tuple[bool, int]:
 
 
 def _decode(message: bytes) -> _Message | None:
-    return _DECODERS[int.from_bytes(message[4:6], sys.byteorder)](message)
+    # With a qdisc that goes comes the one that takes its place, in the same datagram.
+    decode = _DECODERS.get(int.from_bytes(message[4:6], sys.byteorder))
+    return decode(message) if decode else None
 
 
 _DECODERS: dict[int, Callable[[bytes], _Message]] = {
@@ -301,9 +314,12 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_DELROUTE: route,
     RTM_DELRULE: rule,
     RTM_NEWROUTE: route,
+    RTM_DELQDISC: qdisc,
+    RTM_DELTFILTER: filter_,
 }
 _ROUTE_GROUPS = RTMGRP_IPV4_ROUTE | RTMGRP_IPV6_ROUTE
-_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | _ROUTE_GROUPS | RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE
+_RULE_GROUPS = RTMGRP_IPV4_RULE | RTMGRP_IPV6_RULE
+_GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR | _ROUTE_GROUPS | _RULE_GROUPS | RTMGRP_TC
 _LOW = 0 if sys.byteorder == "little" else 3  # where in a word the byte with IFF_UP is
 
 _KERNEL = 2  # RTPROT_KERNEL: the routes to the subnets of addresses
@@ -313,9 +329,11 @@ _LOCAL_TABLE = 255
 # instructions.
 _FILTER: tuple[Instruction, ...] = (
     (LOAD_HALF, 0, 0, 4),
-    (IF_EQUAL, 15, 0, socket.htons(RTM_DELLINK)),
-    (IF_EQUAL, 14, 0, socket.htons(RTM_DELADDR)),
-    (IF_EQUAL, 13, 0, socket.htons(RTM_DELRULE)),
+    (IF_EQUAL, 17, 0, socket.htons(RTM_DELLINK)),
+    (IF_EQUAL, 16, 0, socket.htons(RTM_DELADDR)),
+    (IF_EQUAL, 15, 0, socket.htons(RTM_DELRULE)),
+    (IF_EQUAL, 14, 0, socket.htons(RTM_DELQDISC)),
+    (IF_EQUAL, 13, 0, socket.htons(RTM_DELTFILTER)),
     (IF_EQUAL, 7, 0, socket.htons(RTM_DELROUTE)),
     (IF_EQUAL, 0, 12, socket.htons(RTM_NEWLINK)),
     (LOAD_BYTE, 0, 0, 24 + _LOW),
