@@ -1,6 +1,7 @@
 """Egress policies of networks and endpoints, by address, port and name, on real packets."""
 
 import os
+import socket
 
 import pytest
 
@@ -8,7 +9,6 @@ from tests.e2e.hosts import (
     HOST_ADDRESS,
     OUTSIDE,
     OUTSIDE6,
-    Flow,
     Host,
     Machine,
     Place,
@@ -255,25 +255,30 @@ def test_a_rehearsal_drops_nothing_and_tells_what_it_would(internet: tuple[Host,
     assert "port 443" not in host.log
 
 
-def test_a_policy_changes_while_the_sandbox_runs(internet: tuple[Host, Machine], world: World) -> None:
+def test_a_policy_changes_while_the_sandbox_runs(internet: tuple[Host, Machine]) -> None:
     """It comes, becomes another, and goes; what was connected stays, and nothing is left."""
     host, outside = internet
     job = host.sandbox("job", "--network front")
     assert reaches(job, OUTSIDE)
-    flow = world.hold(Flow(job, outside, OUTSIDE))
-    flow.more()
-    host.isthmus(f"network egress front job 'deny, allow {OUTSIDE}:443'")
-    assert shut(job, OUTSIDE)
-    assert seen(job, OUTSIDE, port=443)
-    host.isthmus("network egress front job 'deny, allow 198.51.100.7'")
-    assert shut(job, OUTSIDE)
-    assert reaches(job, "198.51.100.7")
+    kind = socket.AF_INET, socket.SOCK_STREAM
+    with outside.socket(*kind) as server, job.socket(*kind) as client:
+        server.bind((OUTSIDE, 5000))
+        server.listen()
+        client.connect((OUTSIDE, 5000))
+        with server.accept()[0] as stream:
+            stream.settimeout(10)
+            host.isthmus(f"network egress front job 'deny, allow {OUTSIDE}:443'")
+            assert shut(job, OUTSIDE)
+            assert seen(job, OUTSIDE, port=443)
+            host.isthmus("network egress front job 'deny, allow 198.51.100.7'")
+            assert shut(job, OUTSIDE)
+            assert reaches(job, "198.51.100.7")
+            client.send(b"some")
+            assert stream.recv(4) == b"some"
     assert "isthmus.egress" in host.refused("network egress front job 'deny, allow :http'")
     assert "is not connected" in host.refused("network egress bridge job deny")
     host.isthmus("network egress front job off")
     assert reaches(job, OUTSIDE)
-    flow.more()
-    assert flow.lost() == 0
     assert "chain egress {" not in host.rules()
     assert "10.5.0.2" not in host.run("nft list table inet isthmus")
     host.restart()
