@@ -444,6 +444,8 @@ def _list(content: bytes) -> Iterator[bytes]:
 
 
 def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
+    if not counted and (plain := _read_plain(content)):
+        return plain
     found = attributes(content, 0)
     _, key = _only(found.get(NFTA_SET_ELEM_KEY, b""))
     if end := found.get(NFTA_SET_ELEM_KEY_END):
@@ -465,6 +467,20 @@ def _read_element(content: bytes, counted: bool) -> Element:  # noqa: FBT001
         packets, size = _counter(_list(found.get(NFTA_SET_ELEM_EXPRESSIONS, b"")))
     timeout, left = (_number(found.get(kind, b"")) for kind in (NFTA_SET_ELEM_TIMEOUT, NFTA_SET_ELEM_EXPIRATION))
     return Element(key, value, timeout, packets, size, left)
+
+
+def _read_plain(content: bytes) -> Element | None:
+    """Read an element that begins with a key and a value, of which nothing else is asked; None if it does not."""
+    unpack = _ATTRIBUTE.unpack_from
+    size, kind = unpack(content)
+    at = (size + 3) & ~3
+    if kind & NLA_TYPE_MASK != NFTA_SET_ELEM_KEY or len(content) < at + 8:
+        return None
+    _, data = unpack(content, at)
+    (key, _), (value, held) = unpack(content, 4), unpack(content, at + 4)
+    if data & NLA_TYPE_MASK != NFTA_SET_ELEM_DATA or held & NLA_TYPE_MASK != NFTA_DATA_VALUE:
+        return None
+    return Element(content[8 : 4 + key], content[at + 8 : at + 4 + value])
 
 
 def _only(content: bytes) -> tuple[int, bytes]:

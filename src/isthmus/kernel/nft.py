@@ -180,12 +180,16 @@ class Set:
 
     def decode(self, element: nfnetlink.Element) -> Element:
         """Return *element* as `firewall` would make it."""
+        return self.made(self.match(element.key), element)
+
+    def made(self, match: tuple[str, ...], element: nfnetlink.Element) -> Element:
+        """Return *element*, of which the *match* is known, as `firewall` would make it."""
         value = element.value
         if isinstance(value, Verdict):
             word = f"{_JUMPS[value.code]} {value.chain}" if value.code in _JUMPS else _WORDS[value]
         else:
             word = "" if value is None else self.word(value)
-        return firewall.element(self.name, self.match(element.key), word)
+        return firewall.element(self.name, match, word)
 
     def text(self, element: Element) -> str:
         """Return the line for `nft -f` that adds *element*."""
@@ -272,17 +276,17 @@ class Firewall:
 
     def look_up(self, keys: Iterable[Key]) -> Iterator[Element]:
         """Yield those of our elements that have one of these *keys*, none if the table or the set is gone."""
-        wanted: dict[str, list[tuple[str, ...]]] = {}
-        for _, name, *match in keys:
-            wanted.setdefault(name, []).append(tuple(match))
+        wanted: dict[str, set[tuple[str, ...]]] = {}
+        for key in keys:
+            wanted.setdefault(key[1], set()).add(key[2:])
         for name, matches in wanted.items():
             kind = SETS[name]
-            sought = set(map(kind.raw, matches))
-            if len(sought) > _FEW:
+            if len(matches) > _FEW:
                 found = self._elements(kind, counted=False) or []
             else:
-                found = [one for key in sought for one in self._element(kind, key)]
-            yield from (kind.decode(one) for one in found if one.key in sought)
+                found = [one for match in matches for one in self._element(kind, kind.raw(match))]
+            decoded = ((kind.match(one.key), one) for one in found)
+            yield from (kind.made(match, one) for match, one in decoded if match in matches)
 
     def has_strangers(self) -> bool:
         """Whether others filter what is forwarded, with nftables or with the iptables of old."""
