@@ -302,6 +302,13 @@ def seen_as(netns: str, address: str, expected: str) -> str:
     return f"the server saw {seen}"
 
 
+def shaped_to(*rates: str) -> str:
+    """That the host has token buckets of these *rates*."""
+    told = within(HOST, "tc qdisc show")
+    buckets = re.findall(r"qdisc tbf .* dev (\S+) root .*rate (\S+)", told)
+    return expect(" ".join(sorted(rate for _, rate in buckets)), " ".join(sorted(rates)))
+
+
 def shut(netns: str, address: str) -> str:
     """That nothing gets from *netns* to the web server at *address*."""
     try:
@@ -333,6 +340,7 @@ class Demo:
                 ("bridge: NAT behind the host's address", self.bridge),
                 ("bridge: internal networks and Docker's gateway modes", self.gateway_modes),
                 ("Published ports: the sandbox sees who asks", self.ports),
+                ("Egress policies and rates: whom a sandbox may call, and how fast", self.limits),
                 ("bridged: sandboxes stand on the LAN, by the uplink eth1", self.bridged),
                 ("macvlan: sandboxes with MACs of their own on the LAN, by the parent ens34", self.macvlan),
                 ("host: the host's own namespace. none: nothing but what is put there by hand", self.host_and_none),
@@ -426,6 +434,18 @@ class Demo:
         self.check("ports", "a port that is taken names who has it", self.names_the_holder)
         self.isthmus("unpublish bakery 80")
         self.check("ports", "unpublished, it is shut", lambda: shut("outside", HOST_ADDRESS))
+
+    def limits(self) -> None:
+        """Whom a sandbox may call, and how fast."""
+        self.isthmus(f"sandbox create clerk --network shops --egress 'deny, allow {OUTSIDE}:80'")
+        self.check("egress", "clerk calls whom it may", lambda: seen_as("clerk", OUTSIDE, HOST_ADDRESS))
+        self.check("egress", "and not the host", lambda: shut("clerk", HOST_ADDRESS))
+        self.isthmus("network egress shops clerk deny")
+        self.check("egress", "now nobody at all", lambda: shut("clerk", OUTSIDE))
+        self.isthmus("network egress shops clerk off")
+        self.check("egress", "and now everybody", lambda: seen_as("clerk", OUTSIDE, HOST_ADDRESS))
+        self.isthmus("network rate shops clerk 8mbit/2mbit")
+        self.check("rate", "8 Mbit/s to clerk, 2 from it", lambda: shaped_to("8Mbit", "2Mbit"))
 
     def bridged(self) -> None:
         """Bridged: sandboxes stand on the LAN, by the uplink eth1."""
