@@ -50,7 +50,7 @@ of what the detour costs.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -220,12 +220,15 @@ def leads(binding: Binding, version: int, mode: Mode) -> bool:
     return version in versions(binding.place.address) and (mode is Mode.NAT or not binding.callers)
 
 
-def places(binding: Binding, *, follow: bool = False) -> Iterator[Key]:
+def places(binding: Binding, led: Container[int], *, follow: bool = False) -> Iterator[Key]:
     """The keys of the elements that the place of *binding* on the host may have, whatever it leads to.
 
-    *Follow* tells whether a network may have let the host's own rules say who may call.
+    *Led* are the IP versions in which it may have led somewhere. *Follow* tells whether a network may have let the
+    host's own rules say who may call.
     """
     for version in versions(binding.place.address):
+        if version not in led:
+            continue
         name, match = _place(binding, version)
         yield ("element", name, *match)
         if binding.callers:

@@ -35,6 +35,7 @@ from dataclasses import dataclass
 
 from isthmus.resources import (
     ORDER,
+    TABLES,
     Address,
     Bridge,
     Child,
@@ -206,9 +207,12 @@ def _leaves(actual: Resource, desired: Resource | None) -> bool:
 def _dead(leaving: Iterable[Resource], have: Mapping[Key, Resource]) -> set[Key]:
     """The keys of all that is gone once *leaving* has gone: these, and what cannot outlast them."""
     dead = {key for resource in leaving for key in provided(resource)}
-    for resource in sorted(have.values(), key=_rank):
+    # There may be thousands of elements, and nothing hangs on them.
+    for resource in sorted((one for one in have.values() if not isinstance(one, Element)), key=_rank):
         if not dead.isdisjoint(_lifelines(resource)):
             dead.update(provided(resource))
+    if not dead.isdisjoint(TABLES):
+        dead.update(key for key, one in have.items() if isinstance(one, Element))
     return dead
 
 

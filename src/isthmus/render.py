@@ -213,8 +213,9 @@ def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpo
     services = [one for endpoint in endpoints for version in DEFAULT for one in _targets(state, endpoint, version)]
     routed = [one.target for one in services if one.mode is Mode.ROUTED]
     follow = any(one.callers == FOLLOW for one in services)
+    led = {address.version for endpoint in endpoints for address in endpoint.addresses}
     for binding in bindings:
-        yield from firewall.places(binding, follow=follow)
+        yield from firewall.places(binding, led, follow=follow)
         for target in routed:
             yield from (one.key for one in firewall.published(binding, target, Mode.ROUTED))
 

@@ -535,6 +535,10 @@ class Table:
         return f"nft delete table inet {TABLE} && nft delete table bridge {TABLE}"
 
 
+TABLES: tuple[Key, ...] = (("table",),)
+"""What elements need: our tables, which come and go as one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Element:
     """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
@@ -551,7 +555,7 @@ class Element:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (("table",),)
+        return TABLES
 
     def make(self) -> str:
         return self._say("add")
