@@ -693,8 +693,8 @@ class Engine:
         return render.together(self._host(), area) if self._needs_host(bindings) else area
 
     def _needs_host(self, bindings: Iterable[Binding]) -> bool:
-        """Whether our table has to change for *bindings*, as some of them follow the host's rules."""
-        return any(map(render.follows, bindings)) and self._is_table_old()
+        """Whether our table has to change for *bindings*, as some of them have policies of their own."""
+        return any(binding.callers for binding in bindings) and self._is_table_old()
 
     def _is_table_old(self) -> bool:
         """Whether our table has to have other chains: they come with the first who needs them, and go with the last."""

@@ -557,10 +557,13 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
-DETOUR, GUARD, EGRESS, ASK = "before", "arriving", "egress", "ask"
+_JUDGED = (CHAINS["prerouting"][0], "fib daddr type local jump called")
+"""What `prerouting` says where some ports have policies that are judged before they are translated."""
+
+DETOUR, GUARD, EGRESS, ASK, JUDGE = "before", "arriving", "egress", "ask", "called"
 """The chains that are there only where frames between ports of a bridge meet our chains, where who is on a bridge is
-held to what he is, where somebody is held to an egress policy, or where the host's own rules say who may call: others
-need not pay for them."""
+held to what he is, where somebody is held to an egress policy, or where the host's own rules say who may call; and the
+last one, that is met only where ports have policies. Others need not pay for them."""
 
 _OPTIONAL = frozenset({DETOUR, GUARD, EGRESS, ASK})
 
@@ -568,7 +571,8 @@ _OPTIONAL = frozenset({DETOUR, GUARD, EGRESS, ASK})
 def chains(digest: str) -> Mapping[str, Sequence[str]]:
     """The chains, with their lines, of the version of the tables that *digest* stands for."""
     optional = digest.split("-")[1:]
-    return {name: lines for name, lines in CHAINS.items() if name not in _OPTIONAL or name in optional}
+    found = {name: lines for name, lines in CHAINS.items() if name not in _OPTIONAL or name in optional}
+    return found | {"prerouting": _JUDGED} if JUDGE in optional else found
 
 
 def rules(chain: str) -> int:
@@ -576,13 +580,22 @@ def rules(chain: str) -> int:
     return sum(not line.startswith("type ") for line in CHAINS[chain])
 
 
-def table(*, detoured: bool, guarded: bool = False, policed: bool = False, followed: bool = False) -> Table:
+def table(
+    *,
+    detoured: bool,
+    guarded: bool = False,
+    policed: bool = False,
+    followed: bool = False,
+    judged: bool = False,
+) -> Table:
     """Our tables, for a host on which frames between ports of a bridge are *detoured* through the filter, or not.
 
     *Guarded* tells whether senders on some bridge are held to what they are, *policed* whether anybody is held to an
-    egress policy, *followed* whether the host's own rules say of some port who may call.
+    egress policy, *followed* whether the host's own rules say of some port who may call, *judged* whether these or a
+    port's own policy say so.
     """
-    chosen = ((DETOUR, detoured), (GUARD, guarded), (EGRESS, policed), (ASK, followed))
+    judging = (JUDGE, judged or followed)
+    chosen = ((DETOUR, detoured), (GUARD, guarded), (EGRESS, policed), (ASK, followed), judging)
     return Table("-".join((DIGEST, *(name for name, there in chosen if there))))
 
 
@@ -621,7 +634,7 @@ def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([*text, ""])
 
 
-DIGEST = hashlib.sha256(_definition(CHAINS).encode()).hexdigest()[:16]
+DIGEST = hashlib.sha256(f"{_definition(CHAINS)}{_JUDGED}".encode()).hexdigest()[:16]
 """Stands for this version of the tables, which has an empty chain named for it: a comment cannot be changed.
 
 The names of the optional chains that are there follow it.

@@ -273,6 +273,7 @@ def table(state: State, host: Host) -> Table:
         guarded=any(_guarded(state)),
         policed=any(map(partial(_live, state), state.policed())) or any(map(_is_policed, _made(state))),
         followed=_is_followed(state),
+        judged=any(binding.callers for binding in _lasting(state, state.bindings())),
     )
 
 

@@ -11,6 +11,7 @@ joined by `concat` where the set's type is a concatenation. Numbers of nfnetlink
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from struct import Struct
 from typing import NamedTuple
 
@@ -203,7 +204,10 @@ def delelements(
     table: str, name: str, keys: Iterable[bytes], *, family: int = NFPROTO_INET, intervals: bool = False
 ) -> list[bytes]:
     """Make messages that remove the elements with these *keys*; ENOENT, and nothing is done, if one is not there."""
-    elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=intervals)) for key in keys)
+    if intervals:
+        elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=True)) for key in keys)
+    else:
+        elements = (_framing(len(key)) + key + bytes(-len(key) & 3) for key in keys)
     return _elements(NFT_MSG_DELSETELEM, NLM_F_REQUEST, family, _set(table, name), elements)
 
 
@@ -285,6 +289,18 @@ def _key(key: bytes, *, intervals: bool) -> bytes:
         return _data(NFTA_SET_ELEM_KEY, key)
     half = len(key) // 2
     return _data(NFTA_SET_ELEM_KEY, key[:half]) + _data(NFTA_SET_ELEM_KEY_END, key[half:])
+
+
+@lru_cache
+def _framing(size: int) -> bytes:
+    """Return what stands before a key of this *size*, as an element of a list that has nothing else."""
+    padded = (size + 3) & ~3
+    around = _ATTRIBUTE.pack(padded + 12, NLA_F_NESTED | NFTA_LIST_ELEM)
+    return (
+        around
+        + _ATTRIBUTE.pack(padded + 8, NLA_F_NESTED | NFTA_SET_ELEM_KEY)
+        + _ATTRIBUTE.pack(size + 4, NFTA_DATA_VALUE)
+    )
 
 
 def _element(element: Element, *, intervals: bool) -> bytes:
