@@ -33,8 +33,8 @@ is left of them, remembers him for five minutes, and drops his packet without a 
 connection, and the packet that he sends again is translated. Who asks keeps his address, but where an answer would not
 come back our way: on the bridge that it came from (`hairpin`), and from the host's loopback, whose addresses mean
 somebody else inside. To let the loopback in, the kernel has to be told that such addresses may leave
-(`route_localnet`); `guard` drops them where they come from our bridges, so that this opens nothing. IPv6 has no such
-thing.
+(`route_localnet`); `guard` drops them where they come from our bridges, so that this opens nothing, before connection
+tracking could take them for a part of what the host has with itself. IPv6 has no such thing.
 
 Our chains accept with no say over other tables: every table with a chain on the same hook has its own vote, so a host's
 firewall stays in charge. The modes are Docker's gateway modes (moby 29, drivers/bridge):
@@ -501,7 +501,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
     ),
     "prerouting": (
         "type nat hook prerouting priority dstnat; policy accept;",
-        "fib daddr type local jump called",
+        "fib daddr type local jump published",
     ),
     "output": (
         "type nat hook output priority -100; policy accept;",
@@ -557,7 +557,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
 """Every chain of ours, in the order in which they can be defined; a base chain's first line is its hook."""
 
 
-_JUDGED = (CHAINS["prerouting"][0], "fib daddr type local jump called")
+_JUDGED = (*CHAINS["prerouting"][:-1], "fib daddr type local jump called")
 """What `prerouting` says where some ports have policies that are judged before they are translated."""
 
 DETOUR, GUARD, EGRESS, ASK, JUDGE = "before", "arriving", "egress", "ask", "called"

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from itertools import product
 from pathlib import Path
 
@@ -568,6 +569,63 @@ def test_a_sandbox_does_not_reach_the_hosts_loopback(site: Site) -> None:
     dropped = re.search(r"daddr 127.0.0.0/8 .* packets (\d+)", site.host.run("nft list chain inet isthmus guard"))
     assert dropped is not None
     assert int(dropped[1]) > 0
+
+
+def test_nobody_speaks_for_the_hosts_loopback(site: Site) -> None:
+    """Not to the host, not to others, and not in the middle of what the host has with a sandbox by a published port."""
+    host, outside = site.host, site.outside
+    web = host.sandbox("web", "--network front -p 5005:5005/udp")
+    evil = host.sandbox("evil", "--network front")
+    mac = json.loads(host.run(f"ip -j link show {host.bridge('front')}"))[0]["address"]
+    kind = socket.AF_INET, socket.SOCK_DGRAM
+    with (
+        host.socket(*kind) as caller,
+        web.socket(*kind) as server,
+        host.socket(*kind) as local,
+        outside.socket(*kind) as far,
+        evil.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire_,
+    ):
+        server.bind(("0.0.0.0", 5005))
+        local.bind(("0.0.0.0", 5006))
+        far.bind(("0.0.0.0", 5006))
+        caller.bind(("127.0.0.1", 0))
+        caller.connect(("127.0.0.1", 5005))
+        caller.send(b"first")
+        server.settimeout(10)
+        data, peer = server.recvfrom(64)
+        server.sendto(b"answer", peer)
+        assert (data, caller.recv(64)) == (b"first", b"answer")
+        wire_.bind(("eth0", 0))
+        number = caller.getsockname()[1]
+        for source, target, ports in (
+            ("127.0.0.1", "127.0.0.1", (number, 5005)),
+            ("127.0.0.1", "127.0.0.1", (4000, 5005)),
+            ("127.0.0.1", "127.0.0.1", (4000, 5006)),
+            ("127.0.0.1", HOST_ADDRESS, (4000, 5006)),
+            ("127.0.0.1", OUTSIDE, (4000, 5006)),
+            (evil.address(), "127.0.0.1", (4000, 5005)),
+            (evil.address(), "127.0.0.1", (4000, 5006)),
+        ):
+            wire_.send(_frame(mac, source, target, ports, b"forged"))
+        # What is sent by right comes behind them, and alone.
+        caller.send(b"second")
+        assert server.recv(64) == b"second"
+        for one, address in ((local, HOST_ADDRESS), (far, OUTSIDE)):
+            wire_.send(_frame(mac, evil.address(), address, (4000, 5006), b"by right"))
+            one.settimeout(10)
+            assert one.recv(64) == b"by right"
+
+
+def _frame(mac: str, source: str, target: str, ports: tuple[int, int], data: bytes) -> bytes:
+    """A datagram in IPv4 in Ethernet, from nobody's MAC (RFC 791, RFC 768; without a checksum for the data)."""
+    udp = struct.pack(">HHHH", *ports, 8 + len(data), 0) + data
+    addresses = ip_address(source).packed + ip_address(target).packed
+    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(udp), 1, 0, 64, socket.IPPROTO_UDP, 0)
+    total = sum(struct.unpack(">10H", header + addresses))
+    total = (total & 0xFFFF) + (total >> 16)
+    total = (total & 0xFFFF) + (total >> 16)
+    header = header[:10] + struct.pack(">H", ~total & 0xFFFF)
+    return bytes.fromhex(mac.replace(":", "")) + bytes.fromhex("020000000001") + b"\x08\0" + header + addresses + udp
 
 
 def test_ports_hold_for_programs_of_the_host_with_any_loopback_address(site: Site) -> None:
