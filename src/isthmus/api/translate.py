@@ -402,15 +402,16 @@ def _container_on_network(view: EndpointView) -> Shape:
         "MacAddress": view.endpoint.mac,
         "IPv4Address": _text(view.ipv4),
         "IPv6Address": _text(view.ipv6),
-        **_rate(view.endpoint),
+        **_limits(view.endpoint),
         **_trouble(view.trouble),
     }
 
 
-def _rate(record: Endpoint) -> Shape:
-    """The rate of an endpoint that has one; `NetworkSettings` shows it among the options."""
-    rate = dict(record.options).get(RATE, OFF)
-    return {} if rate == OFF else {"Rate": rate}
+def _limits(record: Endpoint) -> Shape:
+    """The rate and the egress policy of an endpoint, if it has them; `NetworkSettings` shows them among the options."""
+    options = dict(record.options)
+    there = {word: options.get(key, OFF) for word, key in (("Rate", RATE), ("Egress", EGRESS))}
+    return {word: value for word, value in there.items() if value not in {"", OFF}}
 
 
 def endpoint(view: EndpointView) -> Shape:
