@@ -280,7 +280,12 @@ _ENTER_CALLING = {**_ENTER, Mode.NAT: "goto callers-nat", Mode.ROUTED: "goto cal
 
 def element(name: str, match: tuple[str, ...], value: str = "") -> Element:
     """The element of the set *name* that has this *match* and *value*: whether it permits is the set's to say."""
-    return Element(name, match, permits=name not in _PROHIBITING, value=value, family=family(name))
+    return Element(name, match, permits(name), value, family(name))
+
+
+def permits(name: str) -> bool:
+    """Whether what is in the set *name* is let through; else it is kept out, or may be."""
+    return name not in _PROHIBITING
 
 
 def family(name: str) -> str:

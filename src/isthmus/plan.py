@@ -154,10 +154,11 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
     if not have:
         return _phases([Make(resource) for resource in desired])
     want = {resource.key: resource for resource in desired}
-    leaving = [have[key] for key in sorted(key for key, old in have.items() if _leaves(old, want.get(key)))]
+    going = sorted(key for key, old in have.items() if _leaves(old, want.get(key)))
+    leaving = [have[key] for key in going]
     if not leaving and all(key in have and satisfied(new, have[key]) for key, new in want.items()):
         return NOTHING
-    dead = _dead(leaving, have) if leaving else set()
+    dead = _dead(going, have) if going else set()
     # An address that comes to a link that stands may have been there, without being whole; then routes leaned on it.
     fresh = {link_key(new.netns, new.link) for key, new in want.items() if isinstance(new, Address) and key not in have}
     shaken = {link_key(old.netns, old.link) for old in leaving if isinstance(old, Address)}
@@ -167,9 +168,8 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
         if not _falls(old, dead, want) and not (isinstance(old, Table) and old.key in want)
     ]
     # A table that is loaded anew comes without these, but what they guard is still there.
-    operations += [
-        Make(old) for old in leaving if _guards(old) and old.key not in want and old.needs[0] in dead & want.keys()
-    ]
+    if not dead.isdisjoint(TABLES) and not want.keys().isdisjoint(TABLES):
+        operations += [Make(old) for old in leaving if _guards(old) and old.key not in want]
     for key, new in want.items():
         was = have.get(key)
         if was is None or key in dead or _leans(new, shaken) or (isinstance(new, Route) and _leans(new, fresh)):
@@ -204,11 +204,13 @@ def _leaves(actual: Resource, desired: Resource | None) -> bool:
     return not fits(desired, actual)
 
 
-def _dead(leaving: Iterable[Resource], have: Mapping[Key, Resource]) -> set[Key]:
-    """The keys of all that is gone once *leaving* has gone: these, and what cannot outlast them."""
-    dead = {key for resource in leaving for key in provided(resource)}
+def _dead(going: Iterable[Key], have: Mapping[Key, Resource]) -> set[Key]:
+    """The keys of all that is gone once what has the keys *going* has gone: these, and what cannot outlast them."""
+    dead = set(going)
     # There may be thousands of elements, and nothing hangs on them.
-    for resource in sorted((one for one in have.values() if not isinstance(one, Element)), key=_rank):
+    others = [one for one in have.values() if not isinstance(one, Element)]
+    dead.update(key for one in others if one.key in dead for key in provided(one))
+    for resource in sorted(others, key=_rank):
         if not dead.isdisjoint(_lifelines(resource)):
             dead.update(provided(resource))
     if not dead.isdisjoint(TABLES):
@@ -233,11 +235,11 @@ def _falls(resource: Resource, dead: AbstractSet[Key], want: Mapping[Key, Resour
 
     A table that is made anew is emptied first of all, so permissions fall, but one that is not wanted goes last of all.
     """
-    if isinstance(resource, Element) and resource.permits == want.keys().isdisjoint(resource.needs):
-        return False
+    if isinstance(resource, Element):
+        return resource.permits != (TABLES[0] not in want) and TABLES[0] in dead
     if isinstance(resource, Redirect):
         return link_key(resource.netns, resource.link) in dead
-    return isinstance(resource, Address | Route | Rule | Shaper | Element) and not dead.isdisjoint(resource.needs)
+    return isinstance(resource, Address | Route | Rule | Shaper) and not dead.isdisjoint(resource.needs)
 
 
 def _guards(resource: Resource) -> bool:

@@ -244,7 +244,7 @@ class LinuxKernel:
         addresses: dict[int, list[AddressMessage]] = {}
         for held in map(address, wire.dump(dumpaddrs())):
             addresses.setdefault(held.ifindex, []).append(held)
-        routes = [found for found in map(route, wire.dump(dumproutes())) if found.kind == _UNICAST]
+        routes = [route(found) for found in wire.dump(dumproutes(kind=_UNICAST))]
         return Host(
             links=tuple(
                 HostLink(
@@ -1036,7 +1036,7 @@ class _View:
         if len(self.links) > 1:
             for held in map(address, wire.dump(dumpaddrs())):
                 self._addresses.setdefault(held.ifindex, []).append(held)
-            for found in map(route, wire.dump(dumproutes())):
+            for found in map(route, wire.dump(dumproutes(kind=_UNICAST))):
                 self._routes.setdefault(found.oif, []).append(found)
 
     def things(self, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:
@@ -1063,7 +1063,7 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     """Yield our addresses and routes on one link, asking for no others."""
     wire, index = space.socket, message.ifindex
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
-    routes = [route(found) for found in wire.dump(dumproutes(oif=index))]
+    routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     return _inner(space.name, message, owner, addresses, routes)
 
 

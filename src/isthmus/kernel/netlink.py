@@ -506,14 +506,14 @@ def getroute(destination: IPAddress) -> bytes:
     return _ROUTE.pack(size, RTM_GETROUTE, NLM_F_REQUEST, 0, 0, family, bits, 0, 0, 0, 0, 0, 0, 0) + attributes
 
 
-def dumproutes(*, family: int = AF_UNSPEC, protocol: int = 0, table: int = 0, oif: int = 0) -> bytes:
-    """Ask for all routes (`Socket.dump`), or only those with this protocol number, table or outgoing link."""
+def dumproutes(*, family: int = AF_UNSPEC, protocol: int = 0, table: int = 0, oif: int = 0, kind: int = 0) -> bytes:
+    """Ask for all routes (`Socket.dump`), or only those with this protocol, table, outgoing link or *kind* (RTN)."""
     attributes = attribute_u32(RTA_TABLE, table) if table else b""
     if oif:
         attributes += attribute_u32(RTA_OIF, oif)
     flags = NLM_F_REQUEST | NLM_F_DUMP
     size = 28 + len(attributes)
-    return _ROUTE.pack(size, RTM_GETROUTE, flags, 0, 0, family, 0, 0, 0, 0, protocol, 0, 0, 0) + attributes
+    return _ROUTE.pack(size, RTM_GETROUTE, flags, 0, 0, family, 0, 0, 0, 0, protocol, 0, kind, 0) + attributes
 
 
 def _path(destination: IPNetwork, gateway: IPAddress | None, oif: int, metric: int) -> bytes:

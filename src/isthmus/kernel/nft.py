@@ -138,7 +138,9 @@ class Set:
         "intervals",
         "match",
         "name",
+        "of",
         "passing",
+        "permits",
         "raw",
         "value",
         "value_of",
@@ -150,7 +152,9 @@ class Set:
         first, *options = (part.strip() for part in definition.split(";"))
         key, _, value = first.removeprefix("type ").partition(" : ")
         self.name = name
-        self.family = _FAMILIES[firewall.family(name)]
+        self.of = firewall.family(name)
+        self.family = _FAMILIES[self.of]
+        self.permits = firewall.permits(name)
         self.fields = tuple(_TYPES[field] for field in key.split(" . "))
         self.value = value
         self.values = () if value in {"", "verdict"} else tuple(_TYPES[field] for field in value.split(" . "))
@@ -189,7 +193,7 @@ class Set:
             word = f"{_JUMPS[value.code]} {value.chain}" if value.code in _JUMPS else _WORDS[value]
         else:
             word = "" if value is None else self.word(value)
-        return firewall.element(self.name, match, word)
+        return Element(self.name, match, self.permits, word, self.of)
 
     def text(self, element: Element) -> str:
         """Return the line for `nft -f` that adds *element*."""
