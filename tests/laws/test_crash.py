@@ -74,7 +74,7 @@ BREAKS = (
     Break("change permissions in place", "return actual.permits and desired != actual", "return False"),
     Break("fill the table before it is there", "tighten.sort(", "sorted(tighten, "),
     Break("lose the guards of what goes when the table is loaded", "if _guards(old)", "if False"),
-    Break("let permissions fall with a table that goes last", "resource.permits == want", "None == want"),
+    Break("let permissions fall with a table that goes last", "resource.permits != (", "None != ("),
     Break("forget what dies with a link", "dead.isdisjoint(_lifelines(resource))", "dead"),
     Break("forget what leans on an address", "or _leans(new, shaken)", ""),
     Break("forget the ports of a bridge that is replaced", "or not dead.isdisjoint(new.needs)", ""),
