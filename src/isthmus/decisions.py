@@ -641,20 +641,17 @@ class Decisions:
         """The sandbox that *request* asks for, with its endpoints; raises what `endpoint` raises."""
         if not _NAME.fullmatch(request.name):
             raise InvalidRequest(f"Invalid container name ({request.name}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
-        taken = self._state.sandbox_named(request.name)
-        if taken:
-            raise NameTaken(
-                f'Conflict. The container name "/{request.name}" is already in use by container "{taken.id}". You have '
-                "to remove (or rename) that container to be able to reuse that name."
-            )
+        self._refuse_taken(request.name)
         for name, value in request.sysctls:
             if not _SANDBOX_SYSCTL.fullmatch(name) or not value.isprintable():
                 raise InvalidOption("sysctl", f"{name}={value}", "only settings of the network, net.*, can be given")
+        identity = request.container or self._id()
         user = Sandbox(
-            id=self._id(),
+            id=identity,
             name=request.name,
             created=self._clock(),
-            netns=request.name,
+            # A container may be renamed, and what shares its namespace then must still find it.
+            netns=identity[:12] if request.container else request.name,
             mode=request.mode or "default",
             hostname=request.hostname,
             labels=request.labels,
@@ -663,6 +660,7 @@ class Decisions:
             publish_all=request.publish_all,
             domainname=request.domainname,
             dns=request.dns,
+            container=bool(request.container),
         )
         if user.mode.startswith("container:"):
             return self._joining(user, request), ()
@@ -679,6 +677,21 @@ class Decisions:
             endpoints.append(self._endpoint(user, network, wish, inquiry, endpoints))
         self._settle(inquiry)
         return user, tuple(endpoints)
+
+    def renamed(self, user: Sandbox, new: str) -> Sandbox:
+        """*user* by another name."""
+        if not _NAME.fullmatch(new):
+            raise InvalidRequest(f"Invalid container name ({new}), only [a-zA-Z0-9][a-zA-Z0-9_.-] are allowed")
+        self._refuse_taken(new)
+        return replace(user, name=new)
+
+    def _refuse_taken(self, name: str) -> None:
+        """Refuse a *name* that a sandbox has."""
+        if taken := self._state.sandbox_named(name):
+            raise NameTaken(
+                f'Conflict. The container name "/{name}" is already in use by container "{taken.id}". You have to '
+                "remove (or rename) that container to be able to reuse that name."
+            )
 
     def _joining(self, user: Sandbox, request: SandboxRequest) -> Sandbox:
         """*user* in the namespace of the sandbox that its mode names."""

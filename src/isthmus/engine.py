@@ -389,7 +389,8 @@ class Engine:
         self._refuse_waiting(endpoints)
         bindings = self._hold(user, request.ports, endpoints)
         self._carry_out((user, *endpoints, *bindings), lambda: self._whole(user, bindings))
-        self._announce("container", "create", user.id, {"name": user.name})
+        if not user.container:
+            self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:
             self._announce_endpoint("connect", self._state.networks[endpoint.network], user)
         return Created(user.id, self._unserved(user, bindings))
@@ -404,7 +405,16 @@ class Engine:
         self._take_away((user,), lambda: self._whole(user, bindings), with_them=with_them, kept=kept)
         for endpoint in endpoints:
             self._announce_endpoint("disconnect", self._state.networks[endpoint.network], user)
-        self._announce("container", "destroy", user.id, {"name": user.name})
+        if not user.container:
+            self._announce("container", "destroy", user.id, {"name": user.name})
+
+    def rename_sandbox(self, name: str, new: str) -> None:
+        """Give the sandbox of a container another name, by which others find it from now on."""
+        user = self._state.sandbox(name)
+        renamed, before = self._decide.renamed(user, new), self._sandbox(user.netns).scope
+        # Its endpoints are told anew, for it is by them that others find its names.
+        self._commit(put=[renamed, *self._state.of_sandbox(user.id)])
+        self.reconcile(render.together(self._sandbox(user.netns), Area((), before)))
 
     def _refuse_waiting(self, endpoints: Iterable[Endpoint]) -> None:
         """Refuse what cannot be made now, as the host lacks the link that it would stand on."""

@@ -141,10 +141,12 @@ UNSAID = Dns()
 class Sandbox:
     """Something that has a network namespace; to Docker's clients, a container.
 
-    `netns` is the name of the namespace: `HOST`, its own (then it bears the sandbox's name), or that of the sandbox
-    which it joined. Several sandboxes may share one; it lasts until the last of them is gone, so that those who
-    joined keep it while its first owner is made anew. `mode` is Docker's NetworkMode: a network's name, "host",
-    "none", or "container:NAME". `exposed` are ports as Docker writes them ("80/tcp"), which `publish_all` published.
+    `netns` is the name of the namespace: `HOST`, its own (then it bears the sandbox's name, or a container's short
+    ID), or that of the sandbox which it joined. Several sandboxes may share one; it lasts until the last of them is
+    gone, so that those who joined keep it while its first owner is made anew. `mode` is Docker's NetworkMode: a
+    network's name, "host", "none", or "container:NAME". `exposed` are ports as Docker writes them ("80/tcp"), which
+    `publish_all` published. `container` tells that it is there for a container of ours, with which it comes and
+    goes.
     """
 
     id: str
@@ -159,6 +161,7 @@ class Sandbox:
     publish_all: bool = False
     domainname: str = ""
     dns: Dns = UNSAID
+    container: bool = False
     removing: bool = False
 
 

@@ -72,6 +72,8 @@ class SandboxRequest:
 
     *conflicts* names the things that were asked for and that do not go with every mode: "hostname", "dns", "links",
     "extra-hosts", "ports", "exposed-ports", "mac-address".
+
+    *Container* is the ID of the container that the sandbox is for, and then of the sandbox, too; "" if for none.
     """
 
     name: str
@@ -86,6 +88,7 @@ class SandboxRequest:
     exposed: tuple[str, ...] = ()
     publish_all: bool = False
     conflicts: frozenset[str] = frozenset()
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class State:
             case Endpoint():
                 self._put_endpoint(record)
             case Sandbox():
+                if (before := self.sandboxes.get(record.id)) and before.name != record.name:
+                    self._names[Sandbox].pop(before.name, None)
                 self.sandboxes[record.id] = record
                 self._names[Sandbox][record.name] = record.id
                 self._in_netns.setdefault(record.netns, {})[record.id] = None

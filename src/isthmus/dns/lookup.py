@@ -113,7 +113,8 @@ class Directory:
     def learn(self, put: Iterable[Record], drop: Iterable[Record] = ()) -> set[str]:
         """Know what was recorded, and what no longer is; return the namespaces whose sandboxes or networks changed."""
         touched: set[str] = set()
-        for one in drop:
+        # What an endpoint's names are follows from its sandbox, whichever of them is named first.
+        for one in sorted(drop, key=lambda one: isinstance(one, Sandbox)):
             match one:
                 case Endpoint():
                     touched.update(self._forget_endpoint(one))

@@ -19,20 +19,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from struct import Struct
 from types import MappingProxyType, TracebackType
 
 from isthmus.kernel import sysctl
 from isthmus.kernel.netlink import Socket, setlink
+from isthmus.mounts import BIND, RECURSIVE, SHARED, mount, unmount
 
 _CLONE_NEWNET = 0x40000000
-_MS_BIND, _MS_REC, _MS_SHARED = 0x1000, 0x4000, 0x100000
-_MNT_DETACH, _UMOUNT_NOFOLLOW = 2, 8
 _NS_GET_NSTYPE = 0xB703
-_IN_DELETE = 0x200
 _LOOPBACK = 1  # its index in each namespace
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_EVENT = Struct("@iIII")  # struct inotify_event: watch, what happened, cookie, length of the name that follows
 _READ_ONLY = os.O_RDONLY | os.O_CLOEXEC
 
 
@@ -164,12 +160,13 @@ def share(directory: str) -> None:
     that was copied from ours, so that no forgotten copy keeps a namespace alive.
     """
     Path(directory).mkdir(mode=0o755, parents=True, exist_ok=True)
-    path = os.fsencode(directory)
-    if _LIBC.mount(b"none", path, b"none", _MS_SHARED | _MS_REC, None):
-        if ctypes.get_errno() != errno.EINVAL:  # EINVAL: no mount of its own yet
-            _succeed(-1, directory)
-        _succeed(_LIBC.mount(path, path, b"none", _MS_BIND | _MS_REC, None), directory)
-        _succeed(_LIBC.mount(b"none", path, b"none", _MS_SHARED | _MS_REC, None), directory)
+    try:
+        mount("none", directory, flags=SHARED | RECURSIVE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # EINVAL: no mount of its own yet
+            raise
+        mount(directory, directory, flags=BIND | RECURSIVE)
+        mount("none", directory, flags=SHARED | RECURSIVE)
 
 
 def bind(netns: int, path: str) -> None:
@@ -179,8 +176,7 @@ def bind(netns: int, path: str) -> None:
     """
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     try:
-        source = os.fsencode(f"/proc/self/fd/{netns}")
-        _succeed(_LIBC.mount(source, os.fsencode(path), b"none", _MS_BIND, None), path)
+        mount(f"/proc/self/fd/{netns}", path, flags=BIND)
     except BaseException:
         Path(path).unlink()
         raise
@@ -188,48 +184,9 @@ def bind(netns: int, path: str) -> None:
 
 def unbind(path: str) -> None:
     """Take the mount and the file at *path* away; success if either is gone already. Open descriptors stay good."""
-    failed = _LIBC.umount2(os.fsencode(path), _MNT_DETACH | _UMOUNT_NOFOLLOW)
-    if failed and ctypes.get_errno() not in (errno.EINVAL, errno.ENOENT):  # EINVAL: a file without a mount
-        _succeed(failed, path)
-    Path(path).unlink(missing_ok=True)
-
-
-class Departures:
-    """The names that go from *directory*, such as that where iproute2 knows namespaces by theirs (inotify(7)).
-
-    `fileno` becomes readable when one went; `read` never waits.
-    """
-
-    __slots__ = ("_descriptor",)
-
-    def __init__(self, directory: str) -> None:
-        self._descriptor: int = _LIBC.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
-        _succeed(-(self._descriptor < 0), directory)
-        try:
-            _succeed(-(_LIBC.inotify_add_watch(self._descriptor, os.fsencode(directory), _IN_DELETE) < 0), directory)
-        except BaseException:
-            self.close()
+    try:
+        unmount(path)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOENT}:  # EINVAL: a file without a mount
             raise
-
-    def fileno(self) -> int:
-        """Return the descriptor to wait on."""
-        return self._descriptor
-
-    def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._descriptor)
-
-    def read(self) -> tuple[str, ...]:
-        """Return the names that went since the last time; some may be there again."""
-        names: list[str] = []
-        while True:
-            try:
-                events = os.read(self._descriptor, 64 << 10)
-            except BlockingIOError:
-                return tuple(names)
-            offset = 0
-            while offset < len(events):
-                size = _EVENT.unpack_from(events, offset)[3]
-                offset += _EVENT.size
-                names.append(os.fsdecode(events[offset : offset + size].rstrip(b"\0")))
-                offset += size
+    Path(path).unlink(missing_ok=True)

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from struct import Struct
 
-from isthmus import naming
+from isthmus import inotify, naming
 from isthmus.bpf import (
     COPY,
     COPY_BACK,
@@ -115,7 +115,7 @@ class Watch:
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
         self._rules = nfnetlink.changes((firewall_port,))
-        self._departures = namespaces.Departures(str(known))
+        self._departures = inotify.Watch(str(known), inotify.DELETED)
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
         self._known = {
