@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,21 +30,26 @@ import uvloop
 from isthmus import config, firewall, logs
 from isthmus.addresses import ula_pool
 from isthmus.api.about import About, this_machine
+from isthmus.api.containers import meaning
 from isthmus.api.events import Events
 from isthmus.api.routes import Api
 from isthmus.api.server import Server, listen
+from isthmus.api.translate import rfc3339
 from isthmus.config import NO_BRIDGE, Settings
+from isthmus.containers.manager import Containers
+from isthmus.containers.sources import Sources
 from isthmus.dhcp.manager import Device, Manager
 from isthmus.dns.lookup import Directory
 from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
+from isthmus.images.store import Images
 from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.nflog import PacketLog
 from isthmus.kernel.timed import Timed
 from isthmus.kernel.watch import Watch
-from isthmus.lan import Lan
+from isthmus.lan import Call, Lan
 from isthmus.learning import Learning
 from isthmus.model import HOST, Dns, Record
 from isthmus.names import Names
@@ -245,11 +250,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
 
-        lan.look()
-        server = Server(Api(call, lan, names.written, events, _about(settings, identity), time.time_ns))
-        await server.start(*sockets)
-        held.push_async_callback(server.close)
-        held.callback(events.close)
+        await _serve(held, settings, _about(settings, identity), call, lan, names, events, sockets)
         held.enter_context(_pidfile(Path(settings.pidfile)))
         _notify("READY=1")
         await stopping.wait()
@@ -257,6 +258,45 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         log.info("stopping; what runs goes on")
         for number in watch.filenos():
             loop.remove_reader(number)
+
+
+async def _serve(  # noqa: PLR0917 - all that has to do with clients
+    held: contextlib.AsyncExitStack,
+    settings: Settings,
+    about: About,
+    call: Call,
+    lan: Lan,
+    names: Names,
+    events: Events,
+    sockets: Iterable[socket.socket],
+) -> None:
+    """Go on with the containers of before, and serve clients at *sockets*, until *held* is let go."""
+
+    def in_use() -> Mapping[str, tuple[str, bool]]:
+        return containers.using()
+
+    store = Images(Path(settings.data_root) / "images", in_use, lambda: rfc3339(time.time_ns()))
+    store.start()
+    images = Sources(store)
+    containers = Containers(
+        call,
+        lan,
+        names.written,
+        images,
+        events.publish,
+        time.time_ns,
+        secrets.token_bytes,
+        meaning,
+        Path(settings.data_root),
+        Path(settings.exec_root),
+    )
+    await containers.start()
+    held.push_async_callback(containers.close)
+    lan.look()
+    server = Server(Api(call, lan, names.written, containers, images, store, events, about, time.time_ns))
+    await server.start(*sockets)
+    held.push_async_callback(server.close)
+    held.callback(events.close)
 
 
 def _automatic_ports() -> range:

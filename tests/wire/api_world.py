@@ -1,7 +1,7 @@
 """The API on a real engine, whose kernel and store are in memory: what all tests of the API arrange with."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -11,12 +11,16 @@ import msgspec
 
 from isthmus.addresses import DEFAULT_POOLS
 from isthmus.api.about import About
+from isthmus.api.containers import meaning
 from isthmus.api.events import Events
 from isthmus.api.message import Request, Response
 from isthmus.api.routes import Api
+from isthmus.containers.manager import Containers
+from isthmus.containers.sources import Sources
 from isthmus.dhcp.fake import FakeServers
 from isthmus.dns.lookup import Directory
 from isthmus.engine import Engine
+from isthmus.images.store import Images
 from isthmus.kernel.fake import FakeKernel
 from isthmus.lan import Lan
 from isthmus.model import HOST, pairs
@@ -43,6 +47,8 @@ ABOUT = About(
 
 START = 1_700_000_000 * 10**9
 """The time at which the clock of a world begins; each look at it is a second later."""
+
+CREATED = "2023-11-14T22:13:20Z"
 
 
 class World:
@@ -75,7 +81,32 @@ class World:
         self.wire = FakeWire()
         self.servers = FakeServers()
         self.lan = Lan(self.call, lambda _conflict: self.wire, lambda _leased: self.servers)
-        self.api = Api(self.call, self.lan, self.written, self.events, ABOUT, self.clock)
+        self.image_store = Images(Path(self.root.name, "images"), self.in_use, lambda: CREATED)
+        self.image_store.start()
+        self.images = Sources(self.image_store)
+        self.containers = Containers(
+            self.call,
+            self.lan,
+            self.written,
+            self.images,
+            self.events.publish,
+            self.clock,
+            Random(2).randbytes,
+            meaning,
+            Path(self.root.name, "data"),
+            Path(self.root.name, "exec"),
+        )
+        self.api = Api(
+            self.call,
+            self.lan,
+            self.written,
+            self.containers,
+            self.images,
+            self.image_store,
+            self.events,
+            ABOUT,
+            self.clock,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -84,6 +115,10 @@ class World:
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
         self.root.cleanup()
+
+    def in_use(self) -> Mapping[str, tuple[str, bool]]:
+        """Which images containers are of."""
+        return self.containers.using()
 
     def clock(self) -> int:
         """The time, in nanoseconds."""

@@ -91,9 +91,9 @@ def test_what_is_nobodys_route_is_not_found(world: World, method: str, path: str
 
 
 def test_dockers_other_routes_say_what_to_use_instead(world: World) -> None:
-    """Someone who runs `docker run` against us should learn why it cannot work."""
-    assert "isthmus sandbox create" in world.refused(501, "POST", "/v1.50/containers/create", {"Image": "alpine"})
-    assert "not part of Isthmus" in world.refused(501, "POST", "/images/create")
+    """Someone who runs `docker build` against us should learn why it cannot work."""
+    assert "neither builds images nor keeps volumes" in world.refused(501, "POST", "/v1.50/build")
+    assert "not part of Isthmus" in world.refused(501, "GET", "/containers/web/archive")
 
 
 def test_swarms_routes_answer_as_on_a_node_without_one(world: World) -> None:
@@ -120,7 +120,7 @@ def test_what_we_never_have_is_an_empty_list(world: World) -> None:
     """`docker images`, `docker volume ls` and `docker inspect` look there."""
     assert world.ask("GET", "/images/json") == []
     assert world.ask("GET", "/volumes") == {"Volumes": [], "Warnings": None}
-    assert world.refused(404, "GET", "/images/web/json") == "No such image: web"
+    assert world.refused(404, "GET", "/images/web/json") == "No such image: web:latest"
 
 
 # Networks.

@@ -74,7 +74,7 @@ HOSTILE = (
 )
 SENTENCES = {
     500: ("no available IP", "is not connected to the network", "the kernel refused"),
-    501: ("is not part of Isthmus", "is not supported by this version"),
+    501: ("is not part of Isthmus", "not supported", "is a sandbox"),
     503: ("This node is not part of a swarm",),
 }
 """The beginnings, or parts, of all that may be answered with such a status."""

@@ -43,6 +43,7 @@ class About:
     drivers: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unified: bool = False
 
 
 def this_machine(
@@ -66,6 +67,7 @@ def this_machine(
         pools=tuple(pools),
         drivers=tuple(sorted(drivers)),
         warnings=tuple(warnings),
+        unified=Path("/sys/fs/cgroup/cgroup.controllers").exists(),
     )
 
 
@@ -89,19 +91,32 @@ def version(about: About) -> dict[str, object]:
     return {"Platform": {"Name": "Isthmus"}, "Components": [engine], "Version": isthmus.__version__, **details}
 
 
-def info(about: About, version: Version, *, sandboxes: int, listeners: int, now: int) -> dict[str, object]:
-    """`GET /info`, with the number of *sandboxes* and of *listeners* to events at *now*, in nanoseconds."""
+def info(
+    about: About,
+    version: Version,
+    *,
+    containers: tuple[int, int, int],
+    images: int,
+    runtime: str,
+    listeners: int,
+    now: int,
+) -> dict[str, object]:
+    """`GET /info` at *now*, in nanoseconds.
+
+    *Containers* are how many run, are paused, and do not run; *images* are how many there are; *runtime* is the name of
+    what runs containers, "" if nothing does; *listeners* are who hears events.
+    """
     nothing = {"ID": "", "Expected": ""}
     shape: dict[str, object] = {
         "ID": about.id,
-        "Containers": sandboxes,
-        "ContainersRunning": sandboxes,
-        "ContainersPaused": 0,
-        "ContainersStopped": 0,
-        "Images": 0,
-        "Driver": "none",
+        "Containers": sum(containers),
+        "ContainersRunning": containers[0],
+        "ContainersPaused": containers[1],
+        "ContainersStopped": containers[2],
+        "Images": images,
+        "Driver": "overlay2",
         "DriverStatus": [],
-        "Plugins": {"Volume": [], "Network": list(about.drivers), "Authorization": None, "Log": []},
+        "Plugins": {"Volume": [], "Network": list(about.drivers), "Authorization": None, "Log": ["json-file", "none"]},
         "MemoryLimit": True,
         "SwapLimit": True,
         "CpuCfsPeriod": True,
@@ -115,9 +130,9 @@ def info(about: About, version: Version, *, sandboxes: int, listeners: int, now:
         "NFd": len(list(Path("/proc/self/fd").iterdir())),
         "NGoroutines": 0,
         "SystemTime": datetime.fromtimestamp(now / 10**9, UTC).isoformat().replace("+00:00", "Z"),
-        "LoggingDriver": "none",
-        "CgroupDriver": "none",
-        "CgroupVersion": "2",
+        "LoggingDriver": "json-file",
+        "CgroupDriver": "cgroupfs",
+        "CgroupVersion": "2" if about.unified else "1",
         "NEventsListener": listeners,
         "KernelVersion": about.kernel,
         "OperatingSystem": about.system,
@@ -137,8 +152,8 @@ def info(about: About, version: Version, *, sandboxes: int, listeners: int, now:
         "Labels": list(about.labels),
         "ExperimentalBuild": False,
         "ServerVersion": isthmus.__version__,
-        "Runtimes": {},
-        "DefaultRuntime": "",
+        "Runtimes": {runtime: {"path": runtime}} if runtime else {},
+        "DefaultRuntime": runtime,
         "Swarm": {
             "NodeID": "",
             "NodeAddr": "",

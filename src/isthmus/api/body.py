@@ -177,6 +177,167 @@ class SandboxCreate(Body, frozen=True):
     networking_config: NetworkingConfig = NetworkingConfig()
 
 
+class RestartPolicy(Body, frozen=True):
+    """When a container that ended starts again."""
+
+    name: str = ""
+    maximum_retry_count: Integer = 0
+
+
+class LogConfig(Body, frozen=True):
+    """How the output of a container is kept."""
+
+    type: str = ""
+    config: dict[str, str] = {}
+
+
+class Device(Body, frozen=True):
+    """A device of the host that a container may use."""
+
+    path_on_host: str = ""
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
+
+
+class Ulimit(Body, frozen=True):
+    """A limit of setrlimit(2)."""
+
+    name: str = ""
+    soft: Integer = 0
+    hard: Integer = 0
+
+
+class BindOptions(Body, frozen=True):
+    """How a directory of the host is mounted."""
+
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+
+
+class TmpfsOptions(Body, frozen=True):
+    """How large a mount of memory is, and its mode."""
+
+    size_bytes: Integer = 0
+    mode: Integer = 0
+
+
+class Mount(Body, frozen=True):
+    """What is to be seen at a place in a container."""
+
+    type: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: BindOptions = BindOptions()
+    tmpfs_options: TmpfsOptions = TmpfsOptions()
+
+
+class ContainerHostConfig(HostConfig, frozen=True):
+    """Docker's HostConfig, as far as we do what it says; `container_shapes.UNSUPPORTED` has the rest."""
+
+    binds: list[str] | None = None
+    log_config: LogConfig = LogConfig()
+    restart_policy: RestartPolicy = RestartPolicy()
+    auto_remove: bool = False
+    cap_add: list[str] | None = None
+    cap_drop: list[str] | None = None
+    cgroupns_mode: str = ""
+    group_add: list[str] | None = None
+    ipc_mode: str = ""
+    oom_score_adj: Integer = 0
+    pid_mode: str = ""
+    privileged: bool = False
+    readonly_rootfs: bool = False
+    security_opt: list[str] | None = None
+    tmpfs: dict[str, str] = {}
+    uts_mode: str = msgspec.field(default="", name="UTSMode")
+    userns_mode: str = ""
+    shm_size: Integer = 0
+    cpu_shares: Integer = 0
+    memory: Integer = 0
+    nano_cpus: Integer = 0
+    cpu_period: Integer = 0
+    cpu_quota: Integer = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    devices: list[Device] | None = None
+    memory_reservation: Integer = 0
+    memory_swap: Integer = 0
+    pids_limit: Integer | None = None
+    ulimits: list[Ulimit] | None = None
+    mounts: list[Mount] = []
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+    annotations: dict[str, str] = {}
+
+
+class Healthcheck(Body, frozen=True):
+    """How an engine would find out whether a container is well."""
+
+    test: list[str] | None = None
+
+
+class ContainerCreate(SandboxCreate, frozen=True):
+    """POST /containers/create."""
+
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: list[str] = []
+    cmd: list[str] | str | None = None
+    healthcheck: Healthcheck = Healthcheck()
+    image: str = ""
+    volumes: dict[str, dict[str, str]] = {}
+    working_dir: str = ""
+    entrypoint: list[str] | str | None = None
+    stop_signal: str = ""
+    stop_timeout: Integer | None = None
+    host_config: ContainerHostConfig = ContainerHostConfig()
+
+
+class ImageConfig(Body, frozen=True):
+    """What an image says of the programs that run in it (`Config` of its JSON)."""
+
+    user: str = ""
+    env: list[str] | None = None
+    cmd: list[str] | str | None = None
+    entrypoint: list[str] | str | None = None
+    working_dir: str = ""
+    exposed_ports: dict[str, dict[str, str]] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str = ""
+
+
+class ExecCreate(Body, frozen=True):
+    """POST /containers/{id}/exec."""
+
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    detach_keys: str = ""
+    tty: bool = False
+    env: list[str] = []
+    cmd: list[str] = []
+    privileged: bool = False
+    user: str = ""
+    working_dir: str = ""
+    console_size: list[Integer] | None = None
+
+
+class ExecStart(Body, frozen=True):
+    """POST /exec/{id}/start."""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: list[Integer] | None = None
+
+
 class LinkRoute(Body, frozen=True):
     """A route through a link that was made by hand."""
 
@@ -224,6 +385,11 @@ def decode(kind: type[_T], headers: Mapping[str, str], body: bytes | None) -> _T
     except msgspec.ValidationError as error:
         problem, _, path = str(error).replace("`", "").partition(" - at $.")
         raise InvalidRequest(f"invalid JSON: {problem}{f' in {path}' if path else ''}") from None
+
+
+def folded(kind: type[Struct], value: object) -> object:
+    """*value*, as JSON has it, as what Go's decoder takes it for in a *kind*."""
+    return _fold(kind)(value)
 
 
 def _check_content_type(content_type: str) -> None:

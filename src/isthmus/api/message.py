@@ -1,6 +1,6 @@
 """What came in and what goes out, without a socket: the values between `server` and `routes`."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,12 +18,27 @@ class Stream(Protocol):
         """Free what the stream holds; it may have been read to its end, in part, or not at all."""
 
 
+class Duplex(Protocol):
+    """A connection that is no HTTP any more: what the client sends, and what is sent to it."""
+
+    async def read(self) -> bytes:
+        """What came, at least a byte of it; b"" when no more will."""
+
+    async def write(self, data: bytes) -> None:
+        """Send *data*, when what was sent before is on its way."""
+
+
+Takeover = Callable[[Duplex], Awaitable[None]]
+"""What is done with a connection; when it returns, that is closed, and it is cancelled when the client goes away."""
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request as it came. *path* is decoded, of a query key the first value counts, *headers* are read in lower case.
 
     *body* is None if the client announced none (`Content-Length: 0` or nothing), which is not the same as a body that
-    turned out to be empty. *version* and *names* (the words that the route's pattern left open) are filled in by the
+    turned out to be empty. Where a body may be too large to be held, it comes as a *stream* instead. *pairs* are all of
+    the query. *version* and *names* (the words that the route's pattern left open) are filled in by the
     routing.
     """
 
@@ -34,10 +49,18 @@ class Request:
     body: bytes | None = None
     version: Version = (0, 0)
     names: tuple[str, ...] = ()
+    stream: AsyncIterator[bytes] | None = None
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def routed(self, version: Version, names: tuple[str, ...]) -> "Request":
         """Return the same as its route knows it; `dataclasses.replace` would take ten times as long."""
-        return Request(self.method, self.path, self.query, self.headers, self.body, version, names)
+        return Request(
+            self.method, self.path, self.query, self.headers, self.body, version, names, self.stream, self.pairs
+        )
+
+    def query_all(self, key: str) -> list[str]:
+        """All values of *key* in the query, in their order."""
+        return [value for name, value in self.pairs if name == key]
 
     def flag(self, key: str) -> bool:
         """Whether the query says yes to *key*, read as Docker does: everything but a few words for no is a yes."""
@@ -46,12 +69,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. *headers* are those that not all answers bear; a *stream* is sent in the place of the body."""
+    """An answer. *headers* are those that not all answers bear; a *stream* is sent in the place of the body.
+
+    With a *takeover* the connection is given over to that after the answer's head.
+    """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     stream: Stream | None = None
+    takeover: Takeover | None = None
 
 
 JSON = {"Content-Type": "application/json"}

@@ -18,10 +18,11 @@ from msgspec import json
 
 import isthmus
 from isthmus.api import about as telling
-from isthmus.api import body, filters, translate
+from isthmus.api import body, container_routes, filters, image_routes, translate
 from isthmus.api.about import NEWEST, OLDEST, About, dotted
 from isthmus.api.events import Events, Listener
 from isthmus.api.message import Request, Response, Version, answer, refusal
+from isthmus.containers.manager import Containers, Images
 from isthmus.dns.lookup import HOST_DOMAIN
 from isthmus.engine import Engine
 from isthmus.errors import (
@@ -33,8 +34,9 @@ from isthmus.errors import (
     NotImplementedHere,
     StoreUnavailable,
 )
+from isthmus.images.store import Images as Store
 from isthmus.lan import Call, Lan
-from isthmus.model import Network
+from isthmus.model import Network, pairs
 from isthmus.names import Written
 from isthmus.views import Event, SandboxView
 
@@ -47,10 +49,22 @@ class Api:
     """The whole API as one callable: a `Request` in, a `Response` out, never an exception."""
 
     def __init__(  # noqa: PLR0917 - all that there is to ask
-        self, call: Call, lan: Lan, written: Written, events: Events, about: About, clock: Callable[[], int]
+        self,
+        call: Call,
+        lan: Lan,
+        written: Written,
+        containers: Containers,
+        images: Images,
+        store: Store,
+        events: Events,
+        about: About,
+        clock: Callable[[], int],
     ) -> None:
         self.call = call
         self.lan = lan
+        self.containers = containers
+        self.images = images
+        self.store = store
         self.written = written
         self.events = events
         self.about = about
@@ -63,6 +77,10 @@ class Api:
             "Server": f"Isthmus/{isthmus.__version__} (linux)",
         }
 
+    def tell(self, kind: str, action: str, identity: str, attributes: dict[str, str]) -> None:
+        """Have it among the events that something happened to what is none of the engine's."""
+        self.events.publish(Event(kind, action, identity, pairs(attributes), self.clock()))
+
     async def __call__(self, request: Request) -> Response:
         """The answer to *request*."""
         try:
@@ -74,7 +92,8 @@ class Api:
             response = _refusal_of_all(request, group)
         except Exception as error:  # noqa: BLE001 - the edge: what nobody foresaw is logged, and the client is told so
             response = _internal(request, error)
-        return Response(response.status, response.body, {**self._common, **response.headers}, response.stream)
+        headers = {**self._common, **response.headers}
+        return Response(response.status, response.body, headers, response.stream, response.takeover)
 
 
 Handler = Callable[[Api, Request], Awaitable[Response]]
@@ -199,9 +218,16 @@ async def _version(api: Api, _request: Request) -> Response:
 
 
 async def _info(api: Api, request: Request) -> Response:
-    sandboxes = await api.call(lambda engine: len(engine.sandboxes()))
+    sandboxes = await api.call(lambda engine: [one for one in engine.sandboxes() if not one.sandbox.container])
+    running, paused, stopped = api.containers.counts()
     shape = telling.info(
-        api.about, request.version, sandboxes=sandboxes, listeners=api.events.listeners, now=api.clock()
+        api.about,
+        request.version,
+        containers=(running + len(sandboxes), paused, stopped),
+        images=len(await asyncio.to_thread(api.store.all)),
+        runtime=api.containers.runtime,
+        listeners=api.events.listeners,
+        now=api.clock(),
     )
     return answer(200, shape)
 
@@ -327,7 +353,9 @@ async def _connect(api: Api, request: Request) -> Response:
         request,
         lambda engine: engine.connect(name, sandbox, wish),
         lambda _: Response(200),
-        act=lambda: api.lan.connect(name, sandbox, wish),
+        act=lambda: container_routes.connect(
+            api, name, sandbox, connect.endpoint_config, lambda: api.lan.connect(name, sandbox, wish)
+        ),
     )
 
 
@@ -337,8 +365,15 @@ async def _disconnect(api: Api, request: Request) -> Response:
     sandbox = translate.named(disconnect.container)
 
     # `Force` is for endpoints that outlived their container, which cannot be here.
+    def work(engine: Engine) -> None:
+        engine.disconnect(name, sandbox)
+
     return await _change(
-        api, request, lambda engine: engine.disconnect(name, sandbox), lambda _: Response(200), brief=True
+        api,
+        request,
+        work,
+        lambda _: Response(200),
+        act=lambda: container_routes.disconnect(api, name, sandbox, lambda: api.call(work, brief=True)),
     )
 
 
@@ -383,28 +418,6 @@ async def _prune(api: Api, request: Request, work: Callable[[Engine], tuple[str,
 # Sandboxes, as Docker's clients see them: as containers.
 
 
-async def _containers(api: Api, request: Request) -> Response:
-    """The sandboxes, the newest first; all of them are running."""
-    wanted = translate.wanted_sandbox(_filters(request, translate.SANDBOX_FILTERS))
-    limit = request.query.get("limit", "")
-    if limit and not re.fullmatch(r"-?[0-9]{1,9}", limit):
-        raise InvalidRequest(f'invalid value for limit: {limit}: strconv.Atoi: parsing "{limit}": invalid syntax')
-    views = sorted(await api.call(lambda engine: engine.sandboxes()), key=lambda view: -view.sandbox.created)
-    views = [view for view in views if wanted(view)][: int(limit) if limit and int(limit) > 0 else None]
-    now = api.clock()
-    return answer(200, [translate.container_summary(view, now) for view in views])
-
-
-async def _container(api: Api, request: Request) -> Response:
-    (name,) = request.names
-    view = await api.call(lambda engine: engine.sandbox(name), brief=True)
-    return answer(200, translate.container_inspect(view, request.version))
-
-
-async def _images(_api: Api, _request: Request) -> Response:
-    return answer(200, [])
-
-
 async def _volumes(_api: Api, _request: Request) -> Response:
     return answer(200, {"Volumes": [], "Warnings": None})
 
@@ -435,6 +448,7 @@ async def _sandbox(api: Api, request: Request) -> Response:
 async def _create_sandbox(api: Api, request: Request) -> Response:
     create = body.decode(body.SandboxCreate, request.headers, request.body)
     wish, warnings = translate.sandbox_request(request.query.get("name", ""), create)
+    container_routes.refuse_taken(api, wish.name)
     return await _change(
         api,
         request,
@@ -446,6 +460,7 @@ async def _create_sandbox(api: Api, request: Request) -> Response:
 
 async def _remove_sandbox(api: Api, request: Request) -> Response:
     (name,) = request.names
+    container_routes.refuse_container(api, name)
     return await _change(api, request, lambda engine: engine.remove_sandbox(name), lambda _: Response(204), brief=True)
 
 
@@ -465,7 +480,7 @@ async def _prune_sandboxes(api: Api, request: Request) -> Response:
         gone = []
         for view in views:
             idle = shared.count(view.sandbox.netns) == 1 and _is_empty(engine, view)
-            if idle and may_go(view.sandbox.created, dict(view.sandbox.labels)):
+            if idle and not view.sandbox.container and may_go(view.sandbox.created, dict(view.sandbox.labels)):
                 engine.remove_sandbox(view.sandbox.id)
                 gone.append(view.sandbox.name)
         return tuple(gone)
@@ -556,8 +571,8 @@ async def _nat(api: Api, _request: Request) -> Response:
 
 async def _not_ours(_api: Api, request: Request) -> Response:
     raise NotImplementedHere(
-        f"{request.method} {request.path} is not part of Isthmus, which does the networks of containers and not the "
-        "containers: make a sandbox with `isthmus sandbox create`, or use a container engine beside it"
+        f"{request.method} {request.path} is not part of Isthmus, which runs containers on networks, and neither "
+        "builds images nor keeps volumes: use a container engine beside it for that"
     )
 
 
@@ -583,10 +598,8 @@ ROUTES = (
     Route("POST", "/networks/{name*}/rate", _limit),
     Route("POST", "/networks/{name*}/update", _update_network),
     Route("DELETE", "/networks/{name*}", _remove_network),
-    Route("GET", "/containers/json", _containers),
-    Route("GET", "/containers/{name}/json", _container),
-    Route("GET", "/images/json", _images),
-    Route("GET", "/images/{name*}/json", _none_such("No such image: {}")),
+    *(Route(*row) for row in container_routes.ROWS),
+    *(Route(*row) for row in image_routes.ROWS),
     Route("GET", "/volumes", _volumes),
     Route("GET", "/volumes/{name}", _none_such("get {}: no such volume")),
     Route("GET", "/plugins/{name*}/json", _none_such('plugin "{}" not found')),
@@ -620,16 +633,10 @@ SWARM = """
 OTHERS = """
 /auth POST; /build POST; /build/prune POST; /build/cancel POST; /session POST; /grpc POST; /commit POST
 /system/df GET; /distribution/{name*}/json GET
-/containers/create POST; /containers/prune POST; /containers/{id} DELETE; /containers/{id}/archive HEAD GET PUT
-/containers/{id}/export GET; /containers/{id}/changes GET; /containers/{id}/top GET; /containers/{id}/logs GET
-/containers/{id}/stats GET; /containers/{id}/attach/ws GET; /containers/{id}/kill POST; /containers/{id}/pause POST
-/containers/{id}/unpause POST; /containers/{id}/restart POST; /containers/{id}/start POST; /containers/{id}/stop POST
-/containers/{id}/wait POST; /containers/{id}/resize POST; /containers/{id}/attach POST; /containers/{id}/exec POST
-/containers/{id}/rename POST; /containers/{id}/update POST
-/exec/{id}/json GET; /exec/{id}/start POST; /exec/{id}/resize POST
-/images/search GET; /images/get GET; /images/load POST; /images/create POST; /images/prune POST; /images/{name*} DELETE
-/images/{name*}/get GET; /images/{name*}/history GET; /images/{name*}/push POST
-/images/{name*}/tag POST; /volumes/create POST; /volumes/prune POST; /volumes/{name} PUT DELETE
+/containers/{id}/archive HEAD GET PUT; /containers/{id}/export GET; /containers/{id}/changes GET
+/containers/{id}/stats GET; /containers/{id}/attach/ws GET
+/images/search GET; /images/get GET; /images/{name*}/get GET
+/volumes/create POST; /volumes/prune POST; /volumes/{name} PUT DELETE
 /plugins GET; /plugins/privileges GET; /plugins/pull POST; /plugins/create POST; /plugins/{name*} DELETE
 /plugins/{name*}/enable POST; /plugins/{name*}/disable POST; /plugins/{name*}/push POST
 /plugins/{name*}/upgrade POST; /plugins/{name*}/set POST

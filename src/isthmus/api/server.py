@@ -12,7 +12,8 @@ import re
 import socket
 import stat
 import struct
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -23,7 +24,7 @@ from aiohttp.http import RawRequestMessage
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
-from isthmus.api.message import Request, Response, Stream, refusal
+from isthmus.api.message import Request, Response, Stream, Takeover, refusal
 from isthmus.errors import InvalidRequest
 
 log = logging.getLogger("isthmus.api")
@@ -32,6 +33,8 @@ GROUP = "isthmus"
 """Members of this group of the system may talk to the daemon, if there is one."""
 
 _FIRST_PASSED = 3
+_STREAMED = re.compile(r"(?:/v[0-9.]+)?/images/(?:load|create)")  # what may be larger than memory
+_AHEAD = 256 << 10  # how many bytes may come on a connection before they are wanted
 _SILENT = logging.Logger("isthmus.api.access", logging.CRITICAL)  # noqa: LOG001 - one that no configuration can wake
 _READING = frozenset({"GET", "HEAD"})
 
@@ -177,27 +180,45 @@ class Server:
         )
 
     async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        streamed = http.method == "POST" and http.body_exists and _STREAMED.fullmatch(http.path) is not None
         try:
-            body = await self._body(http) if http.body_exists else None
+            body = await self._body(http) if http.body_exists and not streamed else None
         except web.HTTPRequestEntityTooLarge:
             return _closing(refusal(413, f"the body is too large: it may have at most {self._limits.body} bytes"))
         except TimeoutError:
             return _closing(refusal(408, "the body did not come in time"))
         except (web.RequestPayloadError, ValueError):
             return _closing(refusal(400, "the body is not what its headers announce"))
+        pairs = _query(http.query_string) if "?" in http.path_qs else ()
         request = Request(
             method=http.method,
             path=http.path,
-            query=_query(http.query_string) if "?" in http.path_qs else {},
+            query=dict(reversed(pairs)),
             headers=http.headers,
             body=body,
+            stream=self._pieces(http) if streamed else None,
+            pairs=pairs,
         )
         if http.method not in _READING and log.isEnabledFor(logging.INFO):
             log.info("%s %s%s", request.method, http.path_qs, _peer(http))
         response = await self._api(request)
+        if response.takeover:
+            return await _hand_over(http, response, response.takeover)
         if response.stream is None:
             return web.Response(status=response.status, body=response.body, headers=response.headers)
         return await _stream(http, response, response.stream)
+
+    async def _pieces(self, http: web.BaseRequest) -> AsyncIterator[bytes]:
+        """The body as it comes, however much that is; a client may be silent for a while, but not for ever."""
+        try:
+            while not http.content.at_eof():
+                async with asyncio.timeout(self._limits.body_time):
+                    if piece := await http.content.readany():
+                        yield piece
+        except TimeoutError:
+            raise InvalidRequest("the body did not come in time") from None
+        except (web.RequestPayloadError, ValueError) as error:
+            raise InvalidRequest(f"the body is not what its headers announce: {error}") from error
 
     async def _body(self, http: web.BaseRequest) -> bytes:
         """The body, for which we wait only if it is not here yet, and not for ever."""
@@ -207,10 +228,9 @@ class Server:
             return await http.read()
 
 
-def _query(text: str) -> dict[str, str]:
-    """The first value of each key of a query."""
-    pairs = parse_qsl(text, keep_blank_values=True, errors="replace")
-    return dict(reversed(pairs))
+def _query(text: str) -> tuple[tuple[str, str], ...]:
+    """The keys of a query with their values, in their order."""
+    return tuple(parse_qsl(text, keep_blank_values=True, errors="replace"))
 
 
 def _peer(http: web.BaseRequest) -> str:
@@ -231,6 +251,89 @@ async def _stream(http: web.BaseRequest, response: Response, stream: Stream) -> 
     return sending
 
 
+async def _hand_over(http: web.BaseRequest, response: Response, takeover: Takeover) -> web.StreamResponse:
+    """Send the head of *response*, and leave the connection to *takeover*.
+
+    Docker's clients know this as hijacking: they ask for an upgrade to `tcp`, or are content with 200 and raw bytes.
+    """
+    connection = http.protocol
+    upgrade = http.headers.get("Upgrade")
+    if not isinstance(connection, _Connection):
+        return _Taken()
+    head = [f"HTTP/1.1 {'101 UPGRADED' if upgrade else '200 OK'}"]
+    head += [f"{name}: {value}" for name, value in response.headers.items()]
+    head += ["Connection: Upgrade", f"Upgrade: {upgrade}"] if upgrade else ["Connection: close"]
+    connection.taken = taken = _TakenConnection(connection)
+    await taken.write("\r\n".join([*head, "", ""]).encode("latin-1"))
+    try:
+        await takeover(taken)
+    finally:
+        taken.close()
+    return _Taken()
+
+
+class _Taken(web.StreamResponse):
+    """Stands for an answer that was sent already, on a connection that is over."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:  # noqa: ARG002 - aiohttp's
+        """Send nothing."""
+        self.force_close()
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send nothing."""
+
+
+class _TakenConnection:
+    """A connection of which the bytes are no HTTP; see `message.Duplex`."""
+
+    def __init__(self, connection: "_Connection") -> None:
+        self._connection = connection
+        self._received: deque[bytes] = deque()
+        self._waiting: asyncio.Future[None] | None = None
+        self._size = 0
+        self._over = False
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; b"" when no more will."""
+        if data:
+            self._received.append(data)
+            self._size += len(data)
+            if self._size > _AHEAD and self._connection.transport is not None:
+                self._connection.transport.pause_reading()
+        else:
+            self._over = True
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    async def read(self) -> bytes:
+        """What came, at least a byte of it; b"" when no more will."""
+        while not self._received and not self._over:
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
+        if not self._received:
+            return b""
+        data = b"".join(self._received)
+        self._received.clear()
+        if self._size > _AHEAD and self._connection.transport is not None:
+            self._connection.transport.resume_reading()
+        self._size = 0
+        return data
+
+    def close(self) -> None:
+        """Close it, when what was sent is on its way."""
+        if self._connection.transport is not None:
+            self._connection.transport.close()
+
+    async def write(self, data: bytes) -> None:
+        """Send *data*, when what was sent before is on its way; ConnectionResetError if the client is gone."""
+        transport = self._connection.transport
+        if transport is None or transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        transport.write(data)
+        await self._connection._drain_helper()  # noqa: SLF001 - aiohttp's writers use it, too
+
+
 def _closing(response: Response) -> web.Response:
     """An answer after which the connection is of no more use, since the body was not read to its end."""
     answer = web.Response(status=response.status, body=response.body, headers=response.headers)
@@ -241,16 +344,31 @@ def _closing(response: Response) -> web.Response:
 class _Connection(RequestHandler):
     """aiohttp's connection; what it refuses before it asks us is refused in Docker's form, too."""
 
-    __slots__ = ("peer",)
+    __slots__ = ("peer", "taken")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See who is there: whoever opened the connection, whatever other process it is then given to."""
         super().connection_made(transport)
         self.peer = ""
+        self.taken: _TakenConnection | None = None
         connected = transport.get_extra_info("socket")
         if connected is not None and connected.family == socket.AF_UNIX:
             pid, uid, _gid = struct.unpack("3i", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             self.peer = f" pid={pid} uid={uid}"
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came, be it HTTP or none."""
+        if self.taken:
+            self.taken.feed(data)
+        else:
+            super().data_received(data)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Take that the client sends nothing more; if it is no HTTP, it may still listen."""
+        if self.taken:
+            self.taken.feed(b"")
+            return True
+        return super().eof_received()
 
     def handle_error(
         self,

@@ -33,6 +33,7 @@ from isthmus.options import callers_of
 from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
 from isthmus.rates import OFF, RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
+from isthmus.spans import lasting
 from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
 
 Shape = dict[str, object]
@@ -336,6 +337,12 @@ def rfc3339(nanoseconds: int) -> str:
     return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}{fraction}Z"
 
 
+def rfc3339_nano(nanoseconds: int) -> str:
+    """A time as Docker stamps lines of a log with it: nine digits behind the second, so that all are equally long."""
+    seconds, rest = divmod(nanoseconds, _SECOND)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09}Z"
+
+
 def network_summary(view: NetworkView) -> Shape:
     """An item of `GET /networks`."""
     network = view.network
@@ -477,30 +484,14 @@ def container_summary(view: SandboxView, now: int) -> Shape:
         "ImageID": "",
         "Command": "",
         "Created": sandbox.created // _SECOND,
-        "Ports": _summary_ports(view),
+        "Ports": summary_ports(view),
         "Labels": dict(sandbox.labels),
         "State": "running",
-        "Status": f"Up {_lasting((now - sandbox.created) // _SECOND)}",
+        "Status": f"Up {lasting((now - sandbox.created) // _SECOND)}",
         "HostConfig": {"NetworkMode": sandbox.mode},
-        "NetworkSettings": {"Networks": _networks(view)},
+        "NetworkSettings": {"Networks": networks(view)},
         "Mounts": [],
     }
-
-
-def _lasting(seconds: int) -> str:
-    """How long *seconds* are, in Docker's words (`go-units`)."""
-    minutes, hours = seconds // 60, (seconds + 1800) // 3600
-    if seconds < 60:
-        return "Less than a second" if seconds < 1 else "1 second" if seconds == 1 else f"{seconds} seconds"
-    if minutes < 60:
-        return "About a minute" if minutes == 1 else f"{minutes} minutes"
-    if hours == 1:
-        return "About an hour"
-    for length, limit, unit in ((1, 48, "hours"), (24, 14 * 24, "days"), (7 * 24, 60 * 24, "weeks")):
-        if hours < limit:
-            return f"{hours // length} {unit}"
-    months = hours // (30 * 24)
-    return f"{months} months" if hours < 730 * 24 else f"{hours // (365 * 24)} years"
 
 
 def container_inspect(view: SandboxView, version: Version) -> Shape:
@@ -564,27 +555,55 @@ def container_inspect(view: SandboxView, version: Version) -> Shape:
             "Labels": dict(sandbox.labels),
             **({"ExposedPorts": {port: {} for port in sandbox.exposed}} if sandbox.exposed else {}),
         },
-        "NetworkSettings": _network_settings(view, version),
+        "NetworkSettings": network_settings(view, version),
     }
 
 
-def _network_settings(view: SandboxView, version: Version) -> Shape:
+def network_settings(view: SandboxView, version: Version) -> Shape:
+    """`NetworkSettings` of what stands."""
     settings: Shape = {"SandboxID": view.sandbox.id, "SandboxKey": view.netns_path, "Ports": _all_ports(view)}
     if version < (1, 52):
-        # Fields from before there were networks; those of an address tell of the default bridge only.
+        # Those of an address tell of the default bridge only.
         legacy = next((endpoint(one) for one in view.endpoints if one.network.name == "bridge"), {})
-        numbers = {"GlobalIPv6PrefixLen", "IPPrefixLen"}
-        words = ("EndpointID", "Gateway", "GlobalIPv6Address", "IPAddress", "IPv6Gateway", "MacAddress")
-        settings |= {
-            "Bridge": "",
-            "HairpinMode": False,
-            "LinkLocalIPv6Address": "",
-            "LinkLocalIPv6PrefixLen": 0,
-            "SecondaryIPAddresses": None,
-            "SecondaryIPv6Addresses": None,
-        }
-        settings |= {key: legacy.get(key, 0 if key in numbers else "") for key in (*words, *sorted(numbers))}
-    return settings | {"Networks": _networks(view)}
+        settings |= {key: legacy.get(key, value) for key, value in no_legacy_address().items()}
+    return settings | {"Networks": networks(view)}
+
+
+def no_legacy_address() -> Shape:
+    """The fields of `NetworkSettings` from before there were networks, where there is nothing to say in them."""
+    words = ("EndpointID", "Gateway", "GlobalIPv6Address", "IPAddress", "IPv6Gateway", "MacAddress")
+    return {
+        "Bridge": "",
+        "HairpinMode": False,
+        "LinkLocalIPv6Address": "",
+        "LinkLocalIPv6PrefixLen": 0,
+        "SecondaryIPAddresses": None,
+        "SecondaryIPv6Addresses": None,
+        **dict.fromkeys(words, ""),
+        "GlobalIPv6PrefixLen": 0,
+        "IPPrefixLen": 0,
+    }
+
+
+def idle_endpoint(wish: EndpointRequest | None) -> Shape:
+    """A network's entry in `NetworkSettings.Networks` of a container that does not run."""
+    wish = wish or EndpointRequest()
+    asked: Shape = {f"IPv{version}Address": value for version, value in ((4, wish.ipv4), (6, wish.ipv6)) if value}
+    if wish.link_local:
+        asked["LinkLocalIPs"] = list(wish.link_local)
+    return {
+        "IPAMConfig": asked or None,
+        "Links": list(wish.links) or None,
+        "Aliases": list(wish.aliases) or None,
+        "MacAddress": wish.mac,
+        "DriverOpts": dict(wish.options) or None,
+        "GwPriority": wish.gateway_priority,
+        **dict.fromkeys(("NetworkID", "EndpointID", "Gateway", "IPAddress"), ""),
+        "IPPrefixLen": 0,
+        **dict.fromkeys(("IPv6Gateway", "GlobalIPv6Address"), ""),
+        "GlobalIPv6PrefixLen": 0,
+        "DNSNames": None,
+    }
 
 
 def _all_ports(view: SandboxView) -> Shape:
@@ -629,7 +648,7 @@ def _asked_ports(view: SandboxView) -> Shape:
     return dict(shape)
 
 
-def _summary_ports(view: SandboxView) -> list[Shape]:
+def summary_ports(view: SandboxView) -> list[Shape]:
     """`Ports` in `GET /containers/json`."""
     published: list[Shape] = [
         {"IP": address, "PrivatePort": one.binding.port, "PublicPort": int(port), "Type": one.binding.place.protocol}
@@ -644,7 +663,8 @@ def _summary_ports(view: SandboxView) -> list[Shape]:
     ]
 
 
-def _networks(view: SandboxView) -> Shape:
+def networks(view: SandboxView) -> Shape:
+    """`NetworkSettings.Networks` of what stands."""
     return {one.network.name: endpoint(one) for one in view.endpoints}
 
 
@@ -664,7 +684,7 @@ def sandbox(view: SandboxView) -> Shape:
         "DnsOptions": list(record.dns.options),
         "DnsSearch": list(record.dns.search),
         "ExtraHosts": [":".join(host) for host in record.dns.hosts],
-        "Networks": _networks(view),
+        "Networks": networks(view),
         "Ports": _all_ports(view),
         **_trouble(view.trouble),
     }

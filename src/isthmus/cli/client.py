@@ -6,14 +6,17 @@ is a status, headers, and a body by length, in chunks, or up to the end (RFC 911
 
 import json
 import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from io import BufferedReader
+from socket import SocketIO
+from typing import BinaryIO, cast
 
 from isthmus.errors import InvalidRequest, IsthmusError
 
 DEFAULT_HOST = "unix:///run/isthmus/isthmus.sock"
 API = "/v1.52"
+_PIECE = 1 << 16
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 
@@ -45,14 +48,14 @@ def socket_path(host: str) -> str:
 class _Reply:
     """A reply whose head has been read: its *status* and its body."""
 
-    def __init__(self, reader: BufferedReader, method: str) -> None:
+    def __init__(self, reader: BufferedReader | SocketIO, method: str) -> None:
         self._reader = reader
         version, _, rest = reader.readline().decode("latin-1").partition(" ")
         code, _, self.reason = rest.strip().partition(" ")
         if not version.startswith("HTTP/1.") or not code.isdecimal():
             raise EOFError
         self.status = int(code)
-        headers = dict(self._headers())
+        self.headers = headers = dict(self._headers())
         self._chunked = "chunked" in headers.get("transfer-encoding", "").lower()
         self._length = int(headers["content-length"]) if "content-length" in headers else None
         if method == "HEAD" or self.status in {204, 304}:
@@ -72,14 +75,17 @@ class _Reply:
         elif self._length is not None:
             yield self._exactly(self._length)
         else:
-            while piece := self._reader.read1():
+            while piece := self._reader.read(_PIECE) if isinstance(self._reader, SocketIO) else self._reader.read1():
                 yield piece
 
     def _exactly(self, size: int) -> bytes:
-        piece = self._reader.read(size)
-        if len(piece) < size:
-            raise EOFError
-        return piece
+        data = b""
+        while len(data) < size:
+            piece = self._reader.read(size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
 
 
 class Client:
@@ -104,12 +110,58 @@ class Client:
     def lines(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[object]:
         """Give the JSON values that *path* streams, one on each line, as they come."""
         with self._exchange("GET", path, query, None) as reply:
-            rest = b""
-            for piece in reply.pieces():
-                *lines, rest = (rest + piece).split(b"\n")
-                yield from (self._parse(line) for line in lines if line.strip())
-            if rest.strip():
-                yield self._parse(rest)
+            yield from self._values(reply)
+
+    def pieces(self, path: str, query: Mapping[str, str]) -> Iterator[tuple[bool, bytes]]:
+        """Give what *path* streams, piece by piece, each with whether the output of two streams is in it."""
+        with self._exchange("GET", path, query, None) as reply:
+            several = "multiplexed" in reply.headers.get("content-type", "")
+            yield from ((several, piece) for piece in reply.pieces())
+
+    def upload(self, path: str, file: BinaryIO, query: Iterable[tuple[str, str]]) -> Iterator[object]:
+        """Send all of *file* to *path*, piece by piece, and give the JSON values that come back, as they come."""
+        lines = ("Content-Type: application/x-tar", "Transfer-Encoding: chunked")
+
+        def send(connection: socket.socket) -> None:
+            connection.sendall(_head("POST", path, query, lines))
+            with suppress(BrokenPipeError):  # it was refused, and the reply says why
+                while piece := file.read(_PIECE):
+                    connection.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+                connection.sendall(b"0\r\n\r\n")
+
+        with self._talk(send, "POST") as (reply, _):
+            yield from self._values(reply)
+
+    @contextmanager
+    def upgraded(self, path: str, body: object, query: Mapping[str, str]) -> Iterator[tuple[socket.socket, bool]]:
+        """Post *body* to *path*, and have the connection for what is said on it then.
+
+        With it comes whether the output of two streams is in what is received.
+        """
+        payload = json.dumps(body).encode()
+        lines = ("Content-Type: application/json", f"Content-Length: {len(payload)}", "Upgrade: tcp")
+        head = _head("POST", path, query.items(), lines, connection="Upgrade")
+        with self._talk(lambda connection: connection.sendall(head + payload), "POST", buffering=0) as (
+            reply,
+            connection,
+        ):
+            yield connection, "multiplexed" in reply.headers.get("content-type", "")
+
+    @contextmanager
+    def waiting(self, path: str, query: Mapping[str, str]) -> Iterator[Callable[[], object]]:
+        """Post to *path* something that is answered late, and have what gives the JSON value when it comes."""
+        lines = ("Content-Type: application/json", "Content-Length: 0")
+        head = _head("POST", path, query.items(), lines)
+        with self._talk(lambda connection: connection.sendall(head), "POST") as (reply, _):
+            yield lambda: self._parse(b"".join(reply.pieces()))
+
+    def _values(self, reply: _Reply) -> Iterator[object]:
+        rest = b""
+        for piece in reply.pieces():
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from (self._parse(line) for line in lines if line.strip())
+        if rest.strip():
+            yield self._parse(rest)
 
     def _call(self, method: str, path: str, query: Mapping[str, str] | None, body: object) -> object:
         with self._exchange(method, path, query, body) as reply:
@@ -128,23 +180,25 @@ class Client:
     @contextmanager
     def _exchange(self, method: str, path: str, query: Mapping[str, str] | None, body: object) -> Iterator[_Reply]:
         payload = b"" if body is None else json.dumps(body).encode()
-        question = "&".join(f"{quote(key)}={quote(value)}" for key, value in (query or {}).items())
-        head = [
-            f"{method} {API}{path}{'?' if question else ''}{question} HTTP/1.1",
-            "Host: isthmus",
-            "Connection: close",
-        ]
-        if method == "POST":
-            head += ["Content-Type: application/json", f"Content-Length: {len(payload)}"]
+        lines = ("Content-Type: application/json", f"Content-Length: {len(payload)}") if method == "POST" else ()
+        head = _head(method, path, (query or {}).items(), lines)
+        with self._talk(lambda connection: connection.sendall(head + payload), method) as (reply, _):
+            yield reply
+
+    @contextmanager
+    def _talk(
+        self, send: Callable[[socket.socket], None], method: str, buffering: int = -1
+    ) -> Iterator[tuple[_Reply, socket.socket]]:
+        """The reply to what is sent on a connection, and that connection."""
         with socket.socket(socket.AF_UNIX) as connection:
             try:
                 self._connect(connection)
-                connection.sendall("\r\n".join([*head, "", ""]).encode() + payload)
-                with connection.makefile("rb") as reader:
-                    reply = _Reply(reader, method)
+                send(connection)
+                with connection.makefile("rb", buffering) as reader:
+                    reply = _Reply(cast("BufferedReader | SocketIO", reader), method)
                     if reply.status >= 400:
                         raise DaemonError(reply.status, _message(reply))
-                    yield reply
+                    yield reply, connection
             except (EOFError, ValueError, ConnectionResetError) as error:
                 raise Unreachable(
                     f"the daemon at {self.host} hung up in the middle of its answer: see its log"
@@ -162,6 +216,14 @@ class Client:
                 f"cannot connect to the isthmus daemon at {self.host} ({error.strerror or error}): is it running? "
                 "`isthmus daemon` starts it, -H or ISTHMUS_HOST names another"
             ) from error
+
+
+def _head(
+    method: str, path: str, query: Iterable[tuple[str, str]], lines: Iterable[str], connection: str = "close"
+) -> bytes:
+    question = "&".join(f"{quote(key)}={quote(value)}" for key, value in query)
+    first = f"{method} {API}{path}{'?' if question else ''}{question} HTTP/1.1"
+    return "\r\n".join([first, "Host: isthmus", f"Connection: {connection}", *lines, "", ""]).encode()
 
 
 def _message(reply: _Reply) -> str:

@@ -1,7 +1,8 @@
 """The program `isthmus`: finds the command, reads its line, runs it, and tells what went wrong, with an exit code.
 
 Exit codes: 0; 1 the daemon said no or is not there; 125 the command line is wrong, nothing was done; 126 and 127 as
-shells have them, and the program's own, for `sandbox exec`; 130 after Ctrl-C; 141 when nobody reads what we print.
+shells have them, and the program's own, for `run`, `exec` and `sandbox exec`; 130 after Ctrl-C; 141 when nobody reads
+what we print.
 """
 
 import os
@@ -13,20 +14,44 @@ from isthmus.cli.flags import HOST, SEE, Arguments, Command, Flag, Kind, UsageEr
 from isthmus.errors import InvalidRequest, IsthmusError
 
 _GROUPS = {
+    "container": "Manage containers: programs that run in sandboxes",
+    "image": "Manage images",
     "network": "Manage networks",
     "sandbox": "Manage sandboxes: network namespaces that stand on networks",
     "link": "Manage interfaces that are put into sandboxes by hand",
 }
 _COMMANDS = {
+    "attach": "Stand at the streams of a container",
+    "create": "Create a container",
     "daemon": "Run the daemon (its flags: isthmus daemon --help)",
     "dns": "Show what a sandbox's name stands for, or all names",
     "events": "Show what happens, as it happens",
+    "exec": "Run a program in a container that runs",
+    "images": "List images",
+    "import": "Make an image of an archive of a root file system",
     "info": "Show facts about the daemon and its machine",
+    "inspect": "Show all there is to know about containers, images or networks",
+    "kill": "Send containers a signal",
+    "load": "Load images from an archive",
+    "logs": "Show what a container wrote",
     "nat": "Show the NAT rules with their counters",
+    "pause": "Have containers stand still",
     "port": "Show which ports of the host lead to a sandbox",
+    "ps": "List containers",
     "publish": "Publish more ports of a sandbox",
+    "pull": "Fetch an image from a registry",
+    "rename": "Give a container another name",
+    "restart": "Have containers end and start again",
+    "rm": "Remove containers",
+    "rmi": "Remove images",
+    "run": "Run a program in a new container",
+    "start": "Start containers",
+    "stop": "Have containers end",
+    "top": "Show the processes of a container",
+    "unpause": "Have containers go on",
     "unpublish": "Publish ports of a sandbox no more",
     "version": "Show the versions of the program and the daemon",
+    "wait": "Wait until containers end",
 }
 
 
@@ -120,7 +145,7 @@ def _table(items: Iterable[tuple[str, str]]) -> list[str]:
     return [f"  {name:<12}{summary}" for name, summary in items]
 
 
-def _single(name: str) -> Command | None:
+def _single(name: str) -> Command | None:  # noqa: PLR0911 - one for each file
     """Give the command of this name that belongs to no group."""
     match name:
         case "dns":
@@ -139,6 +164,14 @@ def _single(name: str) -> Command | None:
             from isthmus.cli import system
 
             return {"version": system.VERSION, "info": system.INFO, "events": system.EVENTS}[name]
+        case "images" | "rmi" | "pull" | "load" | "import":
+            from isthmus.cli import image
+
+            return image.SHORT[name]
+        case _ if name in _COMMANDS:
+            from isthmus.cli import container
+
+            return container.single(name)
         case _:
             return None
 
@@ -146,6 +179,14 @@ def _single(name: str) -> Command | None:
 def _group(name: str) -> tuple[Command, ...]:
     """Give the commands of the group *name*."""
     match name:
+        case "container":
+            from isthmus.cli import container
+
+            return container.COMMANDS
+        case "image":
+            from isthmus.cli import image
+
+            return image.COMMANDS
         case "network":
             from isthmus.cli import network
 

@@ -3,19 +3,16 @@
 from isthmus.cli.client import quote
 from isthmus.cli.flags import (
     DRY_RUN,
-    EGRESS,
     INSPECT_FORMAT,
     LS_FORMAT,
     NO_TRUNC,
     QUIET,
-    RATE,
     Arguments,
     Command,
     Flag,
     Kind,
     check_filter,
     check_label,
-    check_link,
     dry_run_query,
     filter_query,
     mapping,
@@ -23,6 +20,7 @@ from isthmus.cli.flags import (
 from isthmus.cli.output import Fields, Row, each, print_created, print_inspected, print_rows, prune
 from isthmus.cli.port import lines_of
 from isthmus.cli.ports import parse_ports
+from isthmus.cli.run import NETWORK_FLAGS
 from isthmus.cli.values import Record, label_of, natural, pairs, record, records, text
 
 _FIELDS = Fields(
@@ -41,30 +39,6 @@ _FIELDS = Fields(
     },
     shown=("ID", "Name", "NetworkMode", "Networks", "Addresses"),
 )
-
-
-def _check_network(value: str) -> str:
-    from isthmus.cli import attach
-
-    return attach.check_network(value)
-
-
-def _check_server(value: str) -> str:
-    from isthmus.cli import attach
-
-    return value if value == "none" else attach.check_address(value)
-
-
-def _check_search(value: str) -> str:
-    from isthmus.cli import attach
-
-    return attach.check_search(value)
-
-
-def _check_extra_host(value: str) -> str:
-    from isthmus.cli import attach
-
-    return attach.check_extra_host(value)
 
 
 def _check_sysctl(value: str) -> str:
@@ -189,32 +163,8 @@ COMMANDS = (
         "Create a sandbox: a network namespace, with its place on networks",
         _create,
         (
-            Flag("add-host", "Line of /etc/hosts", Kind.LIST, value="name:address", check=_check_extra_host),
-            Flag("dns", "Name server; none: no resolver", Kind.LIST, value="address", check=_check_server),
-            Flag("dns-option", "Option of the resolver", Kind.LIST),
-            Flag("dns-search", "Domain to search names in", Kind.LIST, value="domain", check=_check_search),
-            Flag("domainname", "Domain name"),
-            Flag("expose", "Port, or range of ports, that -P publishes", Kind.LIST, value="port"),
-            Flag("hostname", "Host name", short="h"),
-            Flag("ip", "IPv4 address on the first network", value="address"),
-            Flag("ip6", "IPv6 address on the first network", value="address"),
+            *NETWORK_FLAGS,
             Flag("label", "Label, with or without a value", Kind.LIST, "l", "key=value", check_label),
-            EGRESS,
-            Flag("link", "Another sandbox, under a name for it", Kind.LIST, value="sandbox[:alias]", check=check_link),
-            Flag("link-local-ip", "Link-local address on the first network", Kind.LIST, value="address"),
-            Flag("mac-address", "MAC address on the first network", value="address"),
-            Flag(
-                "network",
-                "Network, host, none or container:NAME; or name=...,ip=...,ip6=...,mac-address=...,alias=...,"
-                "link-local-ip=...,driver-opt=K=V,gw-priority=N,rate=RATE",
-                Kind.LIST,
-                value="network",
-                check=_check_network,
-            ),
-            Flag("network-alias", "Further name on the first network", Kind.LIST, value="name"),
-            Flag("publish", "Publish a port: [[ADDRESS:]PORT:]PORT[/tcp|udp|sctp]", Kind.LIST, "p", "port"),
-            Flag("publish-all", "Publish all exposed ports, on ports that we choose", Kind.SWITCH, "P"),
-            RATE,
             Flag("sysctl", "Sysctl of the namespace, net.*", Kind.LIST, value="key=value", check=_check_sysctl),
             DRY_RUN,
         ),

@@ -1,0 +1,301 @@
+"""The images of this machine, below one directory. What there is follows from what lies there; nothing is counted.
+
+    layers/<digest>/tree   an unpacked layer        layers/<digest>/size   the bytes of its files
+    images/<digest>        the configuration of an image, by whose digest it is known; written last
+    references             which names stand for which images: JSON, replaced as a whole
+    coming/                what is being unpacked, or was when a daemon died; emptied at the start
+
+A layer is there once, whoever has it, and goes with the last image that does. All methods may be called from any
+thread; what they change, they change one after another.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tarfile
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, BinaryIO, cast
+
+from isthmus.errors import Ambiguous, InvalidRequest, NameTaken, NotFound
+from isthmus.images import archive
+from isthmus.images.reference import familiar
+from isthmus.images.unpack import Limits, plain, unpack
+
+RESERVE = 256 << 20
+"""How many bytes of the file system unpacking leaves free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image: its ID, its names, the digests and directories of its layers (the lowest first), and what it says.
+
+    *Configuration* is that of OCI's image-spec (`config.md`); *size* is in bytes.
+    """
+
+    id: str
+    names: tuple[str, ...]
+    diff_ids: tuple[str, ...]
+    layers: tuple[str, ...]
+    size: int
+    configuration: Mapping[str, Any]
+
+
+InUse = Callable[[], Mapping[str, tuple[str, bool]]]
+"""Tells which images containers are of: by image ID, the ID of a container, and whether one of them runs."""
+
+
+class Images:
+    """All images below *root*. *In_use* tells who needs which; *clock* the time as RFC 3339 has it."""
+
+    def __init__(self, root: Path, in_use: InUse, clock: Callable[[], str]) -> None:
+        self._root = root
+        self._in_use = in_use
+        self._clock = clock
+        self._layers, self._images, self._coming = root / "layers", root / "images", root / "coming"
+        self._changing = threading.Lock()
+        self._claims: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Clear away what a dead daemon was unpacking, and layers that no image has."""
+        shutil.rmtree(self._coming, ignore_errors=True)
+        for place in (self._layers, self._images, self._coming):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._sweep()
+
+    # What there is.
+
+    def all(self) -> tuple[Image, ...]:
+        """All images."""
+        names = self._names()
+        return tuple(self._image(f"sha256:{place.name}", names) for place in sorted(self._images.iterdir()))
+
+    def find(self, name: str) -> Image:
+        """The image that *name* stands for: a name, with or without a tag, an ID, or the beginning of one.
+
+        Raises:
+            NotFound, Ambiguous: Docker's words.
+        """
+        names = self._names()
+        with suppress(InvalidRequest):
+            if identity := names.get(familiar(name)):
+                return self._image(identity, names)
+        prefix = name.removeprefix("sha256:")
+        found = [place.name for place in self._images.iterdir() if prefix and place.name.startswith(prefix)]
+        if len(found) > 1:
+            raise Ambiguous("image", name, len(found), "ID prefix")
+        if not found:
+            shown = name if ":" in name or "@" in name else f"{name}:latest"
+            raise NotFound(f"No such image: {shown}")
+        return self._image(f"sha256:{found[0]}", names)
+
+    def _image(self, identity: str, names: Mapping[str, str]) -> Image:
+        configuration = json.loads((self._images / identity.removeprefix("sha256:")).read_bytes())
+        diff_ids = tuple(archive.diff_ids(configuration))
+        places = [self._place(one) for one in diff_ids]
+        return Image(
+            identity,
+            tuple(sorted(name for name, image in names.items() if image == identity)),
+            diff_ids,
+            tuple(str(place / "tree") for place in places),
+            sum(int((place / "size").read_text()) for place in places),
+            configuration,
+        )
+
+    def _place(self, diff_id: str) -> Path:
+        return self._layers / archive.digits(diff_id)
+
+    def _names(self) -> dict[str, str]:
+        try:
+            names: dict[str, str] = json.loads((self._root / "references").read_bytes())
+        except FileNotFoundError:
+            return {}
+        return {
+            name: identity for name, identity in names.items() if (self._images / archive.digits(identity)).exists()
+        }
+
+    # What comes.
+
+    @contextmanager
+    def spool(self) -> Iterator[BinaryIO]:
+        """A file for an archive that comes over a connection; it is gone in the end."""
+        directory = Path(mkdtemp(dir=self._coming))
+        try:
+            with (directory / "archive").open("w+b") as file:
+                yield file
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def room(self) -> int:
+        """How many bytes may still come."""
+        free = os.statvfs(self._root)
+        return max(free.f_bavail * free.f_frsize - RESERVE, 0)
+
+    def import_(
+        self, file: BinaryIO, name: str = "", *, changes: Sequence[str] = (), message: str = "", machine: str = ""
+    ) -> Image:
+        """Make an image of an archive of a root file system, under a *name* if one is given.
+
+        *Changes* are lines of a Dockerfile, such as `CMD ["sh"]`.
+
+        Raises:
+            InvalidRequest: the archive, the name or a change cannot be meant.
+        """
+        name = familiar(name) if name else ""
+        config = archive.changed({}, changes)
+        with self._claimed() as claim:
+            diff_id = self._unpack(plain(file), None, claim)
+            configuration = archive.imported(diff_id, config, message or "Imported from -", self._clock(), machine)
+            return self._keep(json.dumps(configuration).encode(), [name] if name else [])
+
+    def load(self, file: BinaryIO) -> Iterator[Image]:
+        """Make the images that an archive of `docker save`, or an OCI layout, holds; each as it is done.
+
+        Raises:
+            InvalidRequest: it is none, or something in it is not what its digest says.
+        """
+        try:
+            tar = tarfile.open(fileobj=plain(file), mode="r:")  # noqa: SIM115 - it is closed below
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
+        with tar:
+            for one in archive.images(tar):
+                names = [familiar(name) for name in one.names]
+                with self._claimed() as claim:
+                    for diff_id, member in zip(one.diff_ids, one.layers, strict=True):
+                        claim(diff_id)
+                        if not self._place(diff_id).exists():
+                            self._unpack(plain(cast("BinaryIO", archive.member(tar, member))), diff_id, claim)
+                    image = self._keep(one.configuration, names)
+                yield image
+
+    @contextmanager
+    def _claimed(self) -> Iterator[Callable[[str], None]]:
+        """What claims a layer by its digest: no layer goes that somebody is making an image of."""
+        claimed: list[str] = []
+
+        def claim(diff_id: str) -> None:
+            with self._changing:
+                claimed.append(diff_id)
+                self._claims[archive.digits(diff_id)] += 1
+
+        try:
+            yield claim
+        finally:
+            with self._changing:
+                self._claims.subtract(map(archive.digits, claimed))
+
+    def _unpack(self, tar: Any, wanted: str | None, claim: Callable[[str], None]) -> str:  # noqa: ANN401 - any file
+        """Have the layer of this archive, which must have the digest *wanted* if that is given; return its digest."""
+        directory = Path(mkdtemp(dir=self._coming))
+        try:
+            tree = directory / "tree"
+            tree.mkdir(mode=0o755)
+            digest, size = unpack(tar, str(tree), Limits(octets=self.room()))
+            if wanted not in {None, digest}:
+                raise InvalidRequest(
+                    f"the archive is damaged: a layer has the digest {digest}, and should have {wanted}"
+                )
+            (directory / "size").write_text(str(size))
+            claim(digest)
+            with suppress(OSError):  # it came to be meanwhile
+                directory.rename(self._place(digest))
+            return digest
+        finally:
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _keep(self, configuration: bytes, names: Sequence[str]) -> Image:
+        identity = f"sha256:{hashlib.sha256(configuration).hexdigest()}"
+        with self._changing:
+            self._write(self._images / archive.digits(identity), configuration)
+            self._rename({**self._names(), **dict.fromkeys(names, identity)})
+        return self.find(identity)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        fresh = self._coming / f"{path.name}.new"
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+
+    def _rename(self, names: Mapping[str, str]) -> None:
+        self._write(self._root / "references", json.dumps(names, indent=1).encode())
+
+    # What is done to them.
+
+    def tag(self, name: str, new: str) -> None:
+        """Give an image one more name, which then stands for no other."""
+        image = self.find(name)
+        with self._changing:
+            self._rename({**self._names(), familiar(new): image.id})
+
+    def remove(self, name: str, *, force: bool = False) -> list[dict[str, str]]:
+        """Take a name from an image, and the image away with its last one; return what was done, as Docker tells it.
+
+        Raises:
+            NameTaken: a container is of it, or it has several names and was named by its ID (409, Docker's words).
+        """
+        image = self.find(name)
+        by_name = ""
+        with suppress(InvalidRequest):
+            by_name = familiar(name) if familiar(name) in image.names else ""
+        short = archive.digits(image.id)[:12]
+        if not by_name and len(image.names) > 1 and not force:
+            raise NameTaken(
+                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
+            )
+        last = not by_name or image.names == (by_name,)
+        container, runs = self._in_use().get(image.id, ("", False))
+        if last and container and (runs or not force):
+            how = "cannot be forced" if runs else "must be forced"
+            kind = "running" if runs else "stopped"
+            raise NameTaken(
+                f"conflict: unable to {'remove repository reference' if by_name else 'delete'} "
+                f"{f'{chr(34)}{name}{chr(34)}' if by_name else short} ({how}) - "
+                + (
+                    f"container {container[:12]} is using its referenced image {short}"
+                    if by_name
+                    else f"image is being used by {kind} container {container[:12]}"
+                )
+            )
+        with self._changing:
+            gone = [by_name] if by_name else list(image.names)
+            done = [{"Untagged": one} for one in gone]
+            self._rename({known: identity for known, identity in self._names().items() if known not in gone})
+            if last and not container:
+                (self._images / archive.digits(image.id)).unlink(missing_ok=True)
+                done.append({"Deleted": image.id})
+                done += [{"Deleted": one} for one in self._sweep()]
+        return done
+
+    def prune(self, keep: Callable[[Image], bool]) -> tuple[list[dict[str, str]], int]:
+        """Remove all images that no container is of and that *keep* does not spare; return what was done, and bytes."""
+        done: list[dict[str, str]] = []
+        freed, used = 0, self._in_use()
+        for image in self.all():
+            if image.id not in used and not keep(image):
+                freed += image.size
+                done += self.remove(image.id, force=True)
+        return done, freed
+
+    def _sweep(self) -> list[str]:
+        """Remove layers that no image has; return their digests."""
+        needed = {
+            archive.digits(diff_id)
+            for place in self._images.iterdir()
+            for diff_id in archive.diff_ids(json.loads(place.read_bytes()))
+        }
+        gone = [one for one in self._layers.iterdir() if one.name not in needed and self._claims[one.name] <= 0]
+        for place in gone:
+            # First out of sight, so that half of it is nobody's layer.
+            away = Path(mkdtemp(dir=self._coming)) / "gone"
+            place.rename(away)
+            shutil.rmtree(away.parent, ignore_errors=True)
+        return [f"sha256:{place.name}" for place in gone]

@@ -1,0 +1,299 @@
+"""Unpacking a layer: a tar archive becomes a directory that overlayfs can stack on others.
+
+Nothing in an archive is trusted. Every place is found from the layer's own root by openat2(2) with `RESOLVE_IN_ROOT`,
+so no name and no link, whoever made it, leads outside; what a name stands for already is replaced, never written
+through. Owners, modes, times and capabilities are kept, devices are made, and what a layer takes away from those below
+(`.wh.NAME`, `.wh..wh..opq`; OCI image-spec, `layer.md`) is written as overlayfs reads it.
+"""
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import os
+import stat
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO, BinaryIO, cast
+
+from isthmus.errors import InvalidRequest, IsthmusError
+from isthmus.mounts import open_inside
+
+_CHUNK = 1 << 20
+_BLOCK = 512
+_WHITEOUT, _OPAQUE, _META = ".wh.", ".wh..wh..opq", ".wh..wh."
+_XATTR = "SCHILY.xattr."
+_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, UnicodeError)
+_MAGIC: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+    (b"\x1f\x8b", lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file))),
+    (b"BZh", bz2.BZ2File),
+    (b"\xfd7zXZ\0", lzma.LZMAFile),
+)
+_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much an archive may be unpacked to: *octets* of files, and *entries*."""
+
+    octets: int = 1 << 40
+    entries: int = 2_000_000
+
+
+class Hashing:
+    """A file that is read once, from its beginning to its end, with the SHA-256 of what was read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self._last = b""
+
+    def read(self, size: int = -1) -> bytes:
+        """The next *size* bytes, fewer only at the end."""
+        data = self._file.read(size)
+        self._hash.update(data)
+        self._last = (self._last + data)[-_BLOCK:] if len(data) < _BLOCK else data[-_BLOCK:]
+        return data
+
+    def finish(self) -> str:
+        """Read to the end; return the digest of all, such as `sha256:0123...`.
+
+        Raises:
+            EOFError: what was read does not end as a tar archive does, with a block of zeros.
+        """
+        while self.read(_CHUNK):
+            pass
+        if self._last != bytes(_BLOCK):
+            raise EOFError("its end is not there")
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+def plain(file: BinaryIO) -> IO[bytes]:
+    """What *file* holds, decompressed if it is compressed.
+
+    Raises:
+        InvalidRequest: by what we cannot read.
+    """
+    start = file.tell()
+    head = file.read(6)
+    file.seek(start)
+    if head.startswith(_ZSTANDARD):
+        raise InvalidRequest("the archive is compressed with zstd, which is not supported: use gzip, bzip2, xz or none")
+    for magic, opener in _MAGIC:
+        if head.startswith(magic):
+            return opener(file)
+    return file
+
+
+def unpack(archive: IO[bytes], directory: str, limits: Limits = Limits()) -> tuple[str, int]:
+    """Unpack the tar *archive* into an empty *directory*; return its digest and the size of its files in bytes.
+
+    Raises:
+        InvalidRequest: it is damaged, cut off, too large, or leads outside.
+        IsthmusError: it cannot be written here.
+    """
+    source = Hashing(archive)
+    root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        layer = _Layer(root, limits)
+        with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r|", errorlevel=1) as tar:
+            for member in tar:
+                layer.add(tar, member)
+        layer.finish()
+        return source.finish(), layer.octets
+    except _DAMAGED as error:
+        raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
+    except OSError as error:
+        if isinstance(error, gzip.BadGzipFile):
+            raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
+        raise IsthmusError(f"cannot unpack {error.filename or 'the archive'}: {error.strerror or error}") from error
+    finally:
+        os.close(root)
+
+
+class _Layer:
+    """A directory that is being filled from an archive."""
+
+    def __init__(self, root: int, limits: Limits) -> None:
+        self._root = root
+        self._limits = limits
+        self._entries = 0
+        self._times: dict[str, tuple[int, int]] = {}
+        self.octets = 0
+
+    def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        """Make what *member* is."""
+        self._count(member)
+        parts = _parts(member.name)
+        if not parts:
+            if member.isdir():
+                self._dress(self._root, ".", member)
+            return
+        with self._parent(parts[:-1], member.name) as parent:
+            name = parts[-1]
+            if name == _OPAQUE:
+                os.setxattr(f"/proc/self/fd/{parent}", "trusted.overlay.opaque", b"y")
+            elif name.startswith(_META):
+                pass  # of aufs, and for nobody else
+            elif name.startswith(_WHITEOUT):
+                _clear(parent, name.removeprefix(_WHITEOUT))
+                os.mknod(name.removeprefix(_WHITEOUT), stat.S_IFCHR, 0, dir_fd=parent)
+            else:
+                self._make(tar, member, parent, name)
+                if member.isdir():
+                    self._times["/".join(parts)] = _times(member)
+
+    def finish(self) -> None:
+        """Give directories their times, which making things in them changed."""
+        for path, times in self._times.items():
+            with suppress(OSError), _opened(open_inside(self._root, path, os.O_RDONLY | os.O_DIRECTORY)) as place:
+                os.utime(place, ns=times)
+
+    def _count(self, member: tarfile.TarInfo) -> None:
+        self._entries += 1
+        self.octets += max(member.size, 0) if member.isreg() else 0
+        if self._entries > self._limits.entries:
+            raise InvalidRequest(f"the archive is too large: it has more than {self._limits.entries} entries")
+        if self.octets > self._limits.octets:
+            raise InvalidRequest(
+                f"the archive is too large: it holds more than the {self._limits.octets} bytes allowed"
+            )
+
+    @contextmanager
+    def _parent(self, parts: list[str], name: str) -> Iterator[int]:
+        """The directory that things of these *parts* are in, made if it is not there."""
+        path = "/".join(parts)
+        try:
+            place = open_inside(self._root, path or ".", os.O_PATH | os.O_DIRECTORY)
+        except FileNotFoundError:
+            place = self._make_parents(parts)
+        except NotADirectoryError:
+            raise InvalidRequest(f"the archive cannot be meant: {name} lies below what is no directory") from None
+        except OSError as error:
+            raise InvalidRequest(f"the archive cannot be meant: {name} leads nowhere ({error.strerror})") from None
+        with _opened(place):
+            yield place
+
+    def _make_parents(self, parts: list[str]) -> int:
+        for count in range(1, len(parts) + 1):
+            with (
+                _opened(open_inside(self._root, "/".join(parts[: count - 1]) or ".", os.O_PATH | os.O_DIRECTORY)) as at,
+                suppress(FileExistsError),
+            ):
+                os.mkdir(parts[count - 1], 0o755, dir_fd=at)
+        return open_inside(self._root, "/".join(parts), os.O_PATH | os.O_DIRECTORY)
+
+    def _make(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+        if member.isdir():
+            if not _is_directory(parent, name):
+                _clear(parent, name)
+                os.mkdir(name, 0o700, dir_fd=parent)
+        else:
+            _clear(parent, name)
+        if member.isreg():
+            self._write(tar, member, parent, name)
+        elif member.issym():
+            os.symlink(member.linkname, name, dir_fd=parent)
+        elif member.islnk():
+            self._link(member, parent, name)
+            return
+        elif member.ischr() or member.isblk():
+            kind = stat.S_IFCHR if member.ischr() else stat.S_IFBLK
+            if not (member.devmajor or member.devminor):
+                raise InvalidRequest(f"the archive cannot be meant: {member.name} is a device 0:0, which only we make")
+            os.mknod(name, kind | 0o600, os.makedev(member.devmajor, member.devminor), dir_fd=parent)
+        elif member.isfifo():
+            os.mkfifo(name, 0o600, dir_fd=parent)
+        elif not member.isdir():
+            raise InvalidRequest(f"the archive cannot be meant: {member.name} is of an unknown kind {member.type!r}")
+        self._dress(parent, name, member)
+
+    def _write(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
+        source = tar.extractfile(member)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(name, flags, 0o600, dir_fd=parent), "wb") as file:
+            left = member.size
+            while left and source:
+                data = source.read(min(left, _CHUNK))
+                if not data:
+                    raise EOFError(f"{member.name} is cut off")
+                file.write(data)
+                left -= len(data)
+
+    def _link(self, member: tarfile.TarInfo, parent: int, name: str) -> None:
+        """A hard link to what was unpacked before; never to what a symbolic link leads to."""
+        target = "/".join(_parts(member.linkname))
+        try:
+            there = open_inside(self._root, target, os.O_PATH | os.O_NOFOLLOW)
+        except OSError as error:
+            raise InvalidRequest(
+                f"the archive cannot be meant: {member.name} is a link to {member.linkname} ({error.strerror})"
+            ) from None
+        with _opened(there):
+            os.link(f"/proc/self/fd/{there}", name, dst_dir_fd=parent, follow_symlinks=True)
+
+    def _dress(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
+        """Give it its owner, mode, attributes and time, in an order that loses none of them."""
+        os.chown(name, member.uid, member.gid, dir_fd=parent, follow_symlinks=False)
+        if not member.issym():
+            os.chmod(name, member.mode & 0o7777, dir_fd=parent)
+        for key, value in member.pax_headers.items():
+            attribute = key.removeprefix(_XATTR)
+            # Others would be read by overlayfs, or by security modules of this machine.
+            if key.startswith(_XATTR) and (attribute == "security.capability" or attribute.startswith("user.")):
+                place = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+                with _opened(place), suppress(OSError):
+                    os.setxattr(f"/proc/self/fd/{place}", attribute, value.encode("utf-8", "surrogateescape"))
+        os.utime(name, ns=_times(member), dir_fd=parent, follow_symlinks=False)
+
+
+def _times(member: tarfile.TarInfo) -> tuple[int, int]:
+    time = max(int(float(member.mtime) * 10**9), 0)
+    return time, time
+
+
+def _parts(path: str) -> list[str]:
+    """The names on the way to *path*, from the root of the layer.
+
+    Raises:
+        InvalidRequest: it leads upwards.
+    """
+    parts = [part for part in path.split("/") if part not in {"", "."}]
+    if ".." in parts or "\0" in path:
+        raise InvalidRequest(f"the archive cannot be meant: {path} leads outside")
+    return parts
+
+
+def _is_directory(parent: int, name: str) -> bool:
+    with suppress(FileNotFoundError):
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    return False
+
+
+def _clear(parent: int, name: str) -> None:
+    """Remove what is there, if it is no directory with something in it."""
+    try:
+        os.unlink(name, dir_fd=parent)
+    except FileNotFoundError:
+        pass
+    except (IsADirectoryError, PermissionError):
+        _remove_tree(parent, name)
+
+
+def _remove_tree(parent: int, name: str) -> None:
+    place = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    with _opened(place):
+        for inner in os.listdir(place):  # noqa: PTH208 - by its descriptor
+            _clear(place, inner)
+    os.rmdir(name, dir_fd=parent)
+
+
+@contextmanager
+def _opened(descriptor: int) -> Iterator[int]:
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
