@@ -280,14 +280,14 @@ def serve(netns: str, address: str = "") -> None:
     threading.Thread(target=answer, daemon=True).start()
 
 
-def fetch(netns: str, address: str, patience: float = 2.0) -> str:
+def fetch(netns: str, address: str, patience: float = 2.0, port: int = 80) -> str:
     """The address under which the web server at *address* sees a client in *netns*."""
     with inside(netns):
         client = socket.socket()
     with client:
         client.settimeout(patience)
         try:
-            client.connect((address, 80))
+            client.connect((address, port))
             client.sendall(b"GET / HTTP/1.0\r\n\r\n")
             return client.makefile().read().split()[-1]
         except OSError as error:
@@ -345,6 +345,7 @@ class Demo:
                 ("macvlan: sandboxes with MACs of their own on the LAN, by the parent ens34", self.macvlan),
                 ("host: the host's own namespace. none: nothing but what is put there by hand", self.host_and_none),
                 ("container:web: one namespace for two, which outlives its owner", self.container),
+                ("Containers: programs in sandboxes, with this machine's own root file system", self.containers),
                 ("The stock docker client", self.docker_client),
                 ("What may happen to it", self.accidents),
                 ("Everything is removed", self.the_end),
@@ -512,6 +513,30 @@ class Demo:
         self.isthmus(f"sandbox exec side -- ping -c 1 {address_of('db')}")
         self.check("container", "what listened there is back", lambda: seen_as("db", "10.5.0.9", address_of("db")))
 
+    def containers(self) -> None:
+        """Containers: programs in sandboxes, with this machine's own root file system."""
+        if why := why_no_containers():
+            self._row(Row("run", "containers", f"not tried: {why}", ok=True))
+            return
+        look = "python3 -c 'import os; print(*sorted(os.listdir(\"/sys/class/net\")))'"
+        self.check("run", "--network none: only lo", lambda: self.says(f"run --rm --network none host {look}", "lo"))
+        self.check("run", "the default network", lambda: self.says(f"run --rm host {look}", "eth0 lo"))
+        uplink = "run --rm --network host host cat /sys/class/net/ens34/operstate"
+        self.check("run", "--network host: the host's ens34", lambda: self.says(uplink, "up"))
+        self.check("run", "--network front: web, by its name", lambda: self.pings("front", "web"))
+        self.check("run", "--network mynet (macvlan): the LAN's router", lambda: self.pings("mynet", "10.0.36.254"))
+        self.check("run", "--network container:web", self.joins_web)
+        self.isthmus(f"run -d --name stall --network front -p 8088:80 host python3 -uc {shlex.quote(TELLER)}")
+        until(lambda: "ready" in sh(f"{ISTHMUS} logs stall"), "stall is not ready")
+        self.check("run", "-p 8088:80: the outside is seen as itself", self.stall_sees)
+        self.check("run", "exec", lambda: self.says("exec stall hostname -i", address_in_front("stall")))
+        self.check("run", "logs", lambda: self.says("logs --tail 1 stall", OUTSIDE))
+        self.check(
+            "run",
+            "the machine's secrets are hidden",
+            lambda: self.says("exec stall wc -c /etc/shadow", "0 /etc/shadow"),
+        )
+
     def docker_client(self) -> None:
         """The stock docker client."""
         if not shutil.which("docker"):
@@ -530,17 +555,25 @@ class Demo:
         self.check(
             "docker", "network disconnect, rm", lambda: expect(self.command(f"{docker} network rm shore"), "shore")
         )
+        if not why_no_containers():
+            run = f"{docker} run --rm --network container:stall host hostname"
+            self.check("docker", "run --network container:", lambda: expect(self.command(run), self.hostname("stall")))
 
     def accidents(self) -> None:
         """What may happen to it."""
         self.command("nft add rule inet isthmus user-forward ip daddr 192.0.2.0/24 drop")
         self.check("daemon", "kill -9 under a ping of 100 a second", self.dies)
+        if not why_no_containers():
+            self.check("daemon", "a container lived through it, with its log", self.stall_sees)
         self.check("daemon", "a rule in user-forward lived through it", keeps_the_users_rule)
         self.check("daemon", "ip link delete, of web's veth", self.loses_a_link)
         self.check("daemon", "nft flush ruleset", self.loses_its_rules)
 
     def the_end(self) -> None:
         """Everything is removed."""
+        for name in sh(f"{ISTHMUS} ps -aq").split():
+            with suppress(Failed):  # it is a sandbox
+                sh(f"{ISTHMUS} rm -f {name}")
         for name in self.isthmus("sandbox ls -q").split():
             sh(f"{ISTHMUS} sandbox rm {name}")
         self.isthmus("network prune --force")
@@ -614,6 +647,33 @@ class Demo:
                 raise
             return str(refusal).rpartition("failed: ")[2]
         raise Failed("it was published twice")
+
+    def says(self, command: str, expected: str) -> str:
+        """That a command of ours prints what is *expected*."""
+        return expect(" ".join(self.isthmus(command).split()), expected)
+
+    def pings(self, network: str, name: str) -> str:
+        """That a container on *network* has an answer of *name*."""
+        said = self.isthmus(f"run --rm --network {network} host ping -n -c 1 -W 3 {name}")
+        match = re.search(r"from ([\d.]+).*time=([\d.]+ ms)", said)
+        if not match:
+            raise Failed(f"{name} does not answer")
+        return f"{match[1]} answers after {match[2]}"
+
+    def joins_web(self) -> str:
+        """That a container has the namespace of the sandbox web."""
+        said = self.isthmus("run --rm --network container:web host ip -o -4 address show eth0").split()
+        return expect(said[3], "10.5.0.9/24")
+
+    def stall_sees(self) -> str:
+        """That stall answers the outside through the host's port, knows who asks, and has it in its log."""
+        seen = fetch("outside", HOST_ADDRESS, port=8088)
+        expect(seen, OUTSIDE)
+        return expect(f"the server saw {sh(f'{ISTHMUS} logs --tail 1 stall').strip()}", f"the server saw {OUTSIDE}")
+
+    def hostname(self, container: str) -> str:
+        """The name that a container has for itself."""
+        return sh(f"{ISTHMUS} exec {container} hostname").strip()
 
     def loses_the_shim(self) -> str:
         """That the host's own interface on a macvlan network is put back."""
@@ -707,12 +767,43 @@ class Demo:
         print(json.dumps({"kind": kind, **facts}), flush=True)
 
 
+TELLER = """
+import socket
+listener = socket.create_server(("", 80))
+print("ready")
+while True:
+    client, (peer, *_) = listener.accept()
+    print(peer)
+    client.recv(4096)
+    client.sendall(f"HTTP/1.0 200 OK\\r\\n\\r\\n{peer}\\n".encode())
+    client.close()
+"""
+"""A program that tells every client, and its log, under which address it sees him."""
+
+
+def why_no_containers() -> str:
+    """What containers need and is not here; "" if all is."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    missing = [name for name in ("runc", "conmon") if not shutil.which(name, path=path)]
+    if " ".join(Path("/proc/self/uid_map").read_text().split()) != "0 0 4294967295":
+        return "an ordinary user has no control groups"
+    return f"{' and '.join(missing)} not installed" if missing else ""
+
+
+def address_in_front(container: str) -> str:
+    """The address of *container* on the network front."""
+    return sh(f"{ISTHMUS} inspect -f {{{{.NetworkSettings.Networks.front.IPAddress}}}} {container}").strip()
+
+
 def build_world() -> None:
     """Make /run our own, and in it the namespaces of the outside, the LAN's router and what lies behind that."""
     sh("mount --make-rprivate /")
     sh("mount -t tmpfs tmpfs /run")
+    Path("/run/demo/groups").mkdir(parents=True)
+    # A /sys of this namespace's own shows its own links, and lies over the control groups, which are the machine's.
+    sh("mount --rbind /sys/fs/cgroup /run/demo/groups")
     sh("mount -t sysfs sysfs /sys")
-    Path("/run/demo").mkdir()
+    sh("mount --rbind /run/demo/groups /sys/fs/cgroup")
     Path("/run/demo/daemon.json").write_text('{"bip": "192.168.0.11/24"}\n')
     for name in ("outside", "router", "far"):
         sh(f"ip netns add {name}")
