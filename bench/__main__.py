@@ -11,11 +11,12 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import addresses, attach, footprint, lan, names, path, peers, ports, profile, world
+from bench import addresses, attach, containers, footprint, lan, names, path, peers, ports, profile, world
 from bench.report import Machine, Report, put_into
 
 PARTS = (
-    *("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "names", "scale"),
+    *("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "names"),
+    *("containers", "scale"),
     "restart",
 )
 
@@ -80,6 +81,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "ports": partial(ports.measure, here, daemon, report, path_pace, listings),
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
         "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
+        "containers": partial(containers.measure, here, daemon, report, listings, 100),
         "scale": scale,
         "restart": lambda: footprint.restart(here, daemon, made, report, restarts),
     }
