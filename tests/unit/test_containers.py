@@ -304,13 +304,23 @@ def test_what_is_kept_means_the_same_when_it_is_read_again() -> None:
 
 
 def test_networks_come_and_go_in_what_is_kept() -> None:
-    """So a restart has what was connected."""
-    kept = containers.text_of(asked(HostConfig={"NetworkMode": "front"}))
+    """So a restart has what was connected; compose takes a container off its first network and puts it on all."""
+    kept = containers.text_of(containers.placed(asked(HostConfig={"NetworkMode": "front"})))
+
+    def networks(text: str) -> tuple[str, list[str]]:
+        request = containers.meaning("web", text).sandbox
+        return request.mode, [name for name, _ in request.endpoints]
+
+    assert networks(kept) == ("front", ["front"])
     more = containers.with_network(kept, "back", body.EndpointConfig(aliases=["b"]))
-    assert [name for name, _ in containers.meaning("web", more).sandbox.endpoints] == ["back"]
+    assert networks(more) == ("front", ["front", "back"])
     less = containers.without_network(more, "front", "f" * 64)
-    assert containers.meaning("web", less).sandbox.mode == "back"
-    assert containers.meaning("web", containers.without_network(less, "back")).sandbox.mode == "none"
+    assert networks(less) == ("back", ["back"])
+    nothing = containers.without_network(less, "back")
+    assert networks(nothing) == ("none", [])
+    assert networks(containers.with_network(nothing, "front", body.EndpointConfig())) == ("front", ["front"])
+    assert networks(containers.text_of(containers.placed(asked()))) == ("bridge", ["bridge"])
+    assert networks(containers.text_of(containers.placed(asked(HostConfig={"NetworkMode": "host"})))) == ("host", [])
 
 
 # When it starts again.

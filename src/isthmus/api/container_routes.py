@@ -107,7 +107,7 @@ async def _create(api: "Api", request: Request) -> Response:
     if not create.image:
         raise InvalidRequest("no image specified: name one, such as host for this machine's own root file system")
     image = api.images.find(create.image)
-    create = containers.merged(create, image.config)
+    create = containers.placed(containers.merged(create, image.config))
     name = request.query.get("name", "").removeprefix("/")
     told = containers.warnings(name or "unnamed", create)
     identity, warnings = await api.containers.create(name, containers.text_of(create))
@@ -464,6 +464,9 @@ async def connect(
     real = await api.call(lambda engine: engine.network(network).network.name, brief=True)
     asked = containers.with_network(view.record.asked, real, config)
     wish = translate.endpoint_request(config)
+    mode = view.asked.sandbox.mode
+    if mode == "host" or mode.startswith("container:"):
+        raise InvalidRequest(f"a container in the network mode {mode} cannot be put on a network")
     if not view.sandbox and any(real == one for one, _ in view.asked.sandbox.endpoints):
         raise Forbidden(f"endpoint with name {view.record.name} already exists in network {real}")
     await api.containers.connect(real, identity, wish, asked)

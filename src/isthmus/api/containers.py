@@ -33,6 +33,7 @@ from isthmus.model import pairs
 from isthmus.spans import lasting
 
 _SECOND = 10**9
+_BY_DEFAULT = {"": "bridge", "default": "bridge"}
 _NEVER = "0001-01-01T00:00:00Z"
 _POLICIES = frozenset({"no", "always", "unless-stopped", "on-failure"})
 _PROPAGATIONS = frozenset({"private", "rprivate", "shared", "rshared", "slave", "rslave"})
@@ -81,10 +82,14 @@ def decode(headers: Mapping[str, str], content: bytes | None) -> body.ContainerC
             raise NotImplementedHere(f"HostConfig.{key} is not supported: Isthmus has no {what}")
     if given.get("memoryswappiness") not in {None, -1}:
         raise NotImplementedHere("HostConfig.MemorySwappiness is not supported: Isthmus leaves it to the kernel")
-    if create.volumes:
-        raise NotImplementedHere(
-            "volumes are not supported: bind a directory of the host (-v /there:/here), or use memory (--tmpfs)"
-        )
+    # Some clients name what they bind here, too.
+    bound = {one.target for one in _mounts(create.host_config)}
+    for target in create.volumes:
+        if posixpath.normpath(target) not in bound:
+            raise NotImplementedHere(
+                f"volumes are not supported, such as {target}: bind a directory of the host (-v /there:/here), or use "
+                "memory (--tmpfs)"
+            )
     if create.healthcheck.test not in (None, [], ["NONE"]):
         raise NotImplementedHere("Healthcheck is not supported: Isthmus does not look whether a container is well")
     return create
@@ -114,6 +119,27 @@ def merged(create: body.ContainerCreate, image: Mapping[str, object]) -> body.Co
     )
 
 
+def placed(create: body.ContainerCreate) -> body.ContainerCreate:
+    """*create* with the network of its mode among those that it is put on, from which it can be taken like any other.
+
+    In the modes `host` and `container:` there is none.
+    """
+    mode = create.host_config.network_mode
+    main = _BY_DEFAULT.get(mode, mode)
+    configs = create.networking_config.endpoints_config
+    if _has_no_networks(mode) or main in configs:
+        return create
+    every = {
+        main: configs.get(mode, body.EndpointConfig()),
+        **{key: one for key, one in configs.items() if key != mode},
+    }
+    return msgspec.structs.replace(create, networking_config=body.NetworkingConfig(every))
+
+
+def _has_no_networks(mode: str) -> bool:
+    return mode == "host" or mode.startswith("container:")
+
+
 def words(given: list[str] | str | None) -> list[str] | None:
     """A command, which may be one word."""
     return [given] if isinstance(given, str) else given
@@ -136,14 +162,17 @@ def meaning(name: str, asked: str) -> Asked:
         InvalidRequest, NotImplementedHere: it cannot be meant, or not be done.
     """
     create = create_of(asked)
-    sysctls = create.host_config.sysctls
-    ours = msgspec.structs.replace(
-        create,
-        host_config=msgspec.structs.replace(
-            create.host_config, sysctls={key: value for key, value in sysctls.items() if key.startswith("net.")}
-        ),
+    sysctls, mode = create.host_config.sysctls, create.host_config.network_mode
+    configs = create.networking_config.endpoints_config
+    if not _has_no_networks(mode) and (mode := _BY_DEFAULT.get(mode, mode)) not in configs:
+        # It was taken from the network of its mode.
+        mode = next(iter(configs), "none")
+    host = msgspec.structs.replace(
+        create.host_config,
+        network_mode=mode,
+        sysctls={key: value for key, value in sysctls.items() if key.startswith("net.")},
     )
-    request, _ = translate.sandbox_request(name, ours)
+    request, _ = translate.sandbox_request(name, msgspec.structs.replace(create, host_config=host))
     return Asked(wish(create), replace(request, labels=pairs(create.labels)))
 
 
@@ -363,13 +392,10 @@ def with_network(asked: str, network: str, config: body.EndpointConfig) -> str:
 
 
 def without_network(asked: str, *names: str) -> str:
-    """What was *asked*, without the network of these *names*; who had no other then has none."""
+    """What was *asked*, without the network of these *names*."""
     create = create_of(asked)
-    configs = {key: value for key, value in create.networking_config.endpoints_config.items() if key not in names}
-    host = create.host_config
-    if host.network_mode in names or (host.network_mode in {"", "default"} and "bridge" in names):
-        host = msgspec.structs.replace(host, network_mode=next(iter(configs), "none"))
-    return text_of(msgspec.structs.replace(create, host_config=host, networking_config=body.NetworkingConfig(configs)))
+    configs = {key: one for key, one in create.networking_config.endpoints_config.items() if key not in names}
+    return text_of(msgspec.structs.replace(create, networking_config=body.NetworkingConfig(configs)))
 
 
 def exec_wish(create: body.ExecCreate) -> ExecWish:
@@ -508,12 +534,7 @@ def _network_settings(view: View, version: Version) -> Shape:
 
 def _idle_networks(view: View) -> Shape:
     """The networks of a container that does not run: what was asked for, and nothing of what it would get."""
-    request = view.asked.sandbox
-    wishes = dict(request.endpoints)
-    mode = {"default": "bridge", "": "bridge"}.get(request.mode, request.mode)
-    if not mode.startswith("container:") and mode not in wishes:
-        wishes = {mode: None, **wishes}  # type: ignore[dict-item]
-    return {name: translate.idle_endpoint(one) for name, one in wishes.items()}
+    return {name: translate.idle_endpoint(one) for name, one in view.asked.sandbox.endpoints}
 
 
 def summary(view: View, now: int) -> Shape:

@@ -585,9 +585,8 @@ def no_legacy_address() -> Shape:
     }
 
 
-def idle_endpoint(wish: EndpointRequest | None) -> Shape:
+def idle_endpoint(wish: EndpointRequest) -> Shape:
     """A network's entry in `NetworkSettings.Networks` of a container that does not run."""
-    wish = wish or EndpointRequest()
     asked: Shape = {f"IPv{version}Address": value for version, value in ((4, wish.ipv4), (6, wish.ipv6)) if value}
     if wish.link_local:
         asked["LinkLocalIPs"] = list(wish.link_local)

@@ -69,6 +69,7 @@ class _Container:
         self.lock = asyncio.Lock()
         self.process: Process | None = None
         self.paused = False
+        self.moving: asyncio.Future[None] | None = None
         self.again: asyncio.TimerHandle | None = None
         self.ended: set[asyncio.Future[None]] = set()
         self.gone: set[asyncio.Future[None]] = set()
@@ -334,7 +335,7 @@ class Containers:
         record = Record(identity, name, self._clock(), asked, image.id)
         one = _Container(record, meant, self._root / identity)
         try:
-            await self._call(lambda engine: _check(engine, name, meant.sandbox), brief=True)
+            await self._call(lambda engine: _check_name(engine, name), brief=True)
             one.directory.mkdir(mode=0o711)
             self._save(one, record, durable=True)
         except BaseException:
@@ -403,9 +404,7 @@ class Containers:
         record, wish, request = one.record, one.wish, one.asked.sandbox
         image = self._images.find(record.image)
         if request.mode.startswith("container:"):
-            owner = self.id_of(request.mode.removeprefix("container:"))
-            if owner and not self._known[owner].running:
-                raise Forbidden(f"cannot join network of a non running container: {owner}")
+            await self._await_owner(request.mode.removeprefix("container:"))
         await self._lan.create_sandbox(replace(request, container=record.id, name=record.name))
         sandbox = await self._call(lambda engine: engine.sandbox(record.id), brief=True)
         if self._overlay or image.machine:
@@ -422,6 +421,17 @@ class Containers:
             log=f"k8s-file:{one.directory / 'log'}" if wish.logged else "none",
             log_size=wish.log_size,
         )
+
+    async def _await_owner(self, name: str) -> None:
+        """Wait while the container whose namespace is to be joined is on its way back; refuse if it does not run."""
+        identity = self.id_of(name)
+        if identity is None:
+            return  # it may be a sandbox
+        owner = self._known[identity]
+        if owner.moving:
+            await asyncio.wait([owner.moving], timeout=policy.STOP_TIMEOUT)
+        if not owner.running:
+            raise Forbidden(f"cannot join network of a non running container: {identity}")
 
     def _namespace_of(self, mode: str, kind: str) -> str:
         """The path of the namespace of a *kind* of the container that *mode* names; "" if it names none."""
@@ -586,13 +596,21 @@ class Containers:
     async def restart(self, name: str, patience: float | None = None, signal_name: str = "") -> None:
         """Have a container end and start again; start it if it does not run."""
         one = self._named(name)
+        one.moving = moving = asyncio.get_running_loop().create_future()
+        try:
+            await self._restart(one, name, patience, signal_name)
+        finally:
+            moving.set_result(None)
+            one.moving = None
+        self._tell(one, "restart")
+
+    async def _restart(self, one: _Container, name: str, patience: float | None, signal_name: str) -> None:
         remove, one.asked = one.wish.remove, replace(one.asked, wish=replace(one.wish, remove=False))
         try:
             await self.stop(name, patience, signal_name)
         finally:
             one.asked = replace(one.asked, wish=replace(one.wish, remove=remove))
         await self._start(one, fresh=True)
-        self._tell(one, "restart")
 
     async def pause(self, name: str, *, on: bool) -> None:
         """Have all of a container stand still, or go on."""
@@ -842,14 +860,6 @@ def name_taken(name: str, identity: str) -> NameTaken:
         f'Conflict. The container name "/{name}" is already in use by container "{identity}". You have to remove (or '
         "rename) that container to be able to reuse that name."
     )
-
-
-def _check(engine: Engine, name: str, request: SandboxRequest) -> None:
-    """Refuse what cannot be started however things come to stand: a name of a sandbox, a network that is not there."""
-    _check_name(engine, name)
-    for network in (request.mode, *(network for network, _ in request.endpoints)):
-        if network not in {"default", "none", "host", "bridge", ""} and not network.startswith("container:"):
-            engine.network(network)
 
 
 def _check_name(engine: Engine, name: str) -> None:
