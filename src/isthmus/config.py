@@ -139,6 +139,7 @@ class Settings:
     default_address_pools: tuple[Pool, ...]
     denied_address_pools: tuple[IPNetwork, ...]
     address_lease: int
+    default_runtime: str
     default_network_opts: tuple[tuple[str, Pairs], ...]
     dns: tuple[IPAddress, ...]
     dns_opts: tuple[str, ...]
@@ -188,6 +189,7 @@ KEYS = (
     Key("default-address-pools", Kind.POOLS, "where subnets of new networks come from", "default-address-pool"),
     Key("denied-address-pools", Kind.LIST, "CIDR in which no subnet is to be chosen", "denied-address-pool"),
     Key("address-lease", Kind.TEXT, "how long an address is kept for a sandbox that left (default 24h)"),
+    Key("default-runtime", Kind.TEXT, "OCI runtime of containers, by name or path (default runc, or crun)"),
     Key("default-network-opts", Kind.OPTIONS, "option of new networks of a driver", "default-network-opt"),
     Key("dns", Kind.LIST, "DNS server for sandboxes"),
     Key("dns-opts", Kind.LIST, "resolver option for sandboxes", "dns-opt"),
@@ -209,7 +211,7 @@ REFUSED = {
 _IGNORED = """
     allow-nondistributable-artifacts api-cors-header builder cdi-spec-dirs cgroup-parent containerd
     containerd-namespace containerd-plugin-namespace containerd-plugins-namespace cpu-rt-period cpu-rt-runtime
-    cri-containerd default-cgroupns-mode default-init default-ipc-mode default-runtime default-shm-size
+    cri-containerd default-cgroupns-mode default-init default-ipc-mode default-shm-size
     default-ulimits deprecated-key-path exec-opts experimental features graph http-proxy https-proxy init init-path
     insecure-registries log-driver log-format log-opts max-concurrent-downloads max-concurrent-uploads
     max-download-attempts metrics-addr min-api-version network-control-plane-mtu network-diagnostic-port
@@ -219,7 +221,7 @@ _IGNORED = """
     tlsverify userns-remap
 """
 IGNORED = frozenset(_IGNORED.split())
-"""Keys of dockerd's that have nothing to do with networks; in the file they are passed over."""
+"""Keys of dockerd's that have nothing to do with networks, and that containers do without; passed over in the file."""
 
 _OLD_NAMES = {"host-gateway-ip": "host-gateway-ips"}
 _BY_NAME = {key.name: key for key in KEYS}
@@ -410,6 +412,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         default_address_pools=read.pools("default-address-pools") or DEFAULT_POOLS,
         denied_address_pools=read.each("denied-address-pools", _network),
         address_lease=LEASE if lease is None else lease,
+        default_runtime=read.text("default-runtime", ""),
         default_network_opts=read.options("default-network-opts"),
         dns=read.each("dns", _address),
         dns_opts=read.each("dns-opts", _word),

@@ -289,6 +289,7 @@ async def _serve(  # noqa: PLR0917 - all that has to do with clients
         meaning,
         Path(settings.data_root),
         Path(settings.exec_root),
+        runtime=settings.default_runtime,
     )
     await containers.start()
     held.push_async_callback(containers.close)

@@ -30,10 +30,9 @@ _encoder = msgspec.json.Encoder()
 class Bundles:
     """Makes bundles. *Private* are directories of ours that no container gets to see with the machine's own root."""
 
-    def __init__(self, written: Written, private: tuple[Path, ...], *, overlay: bool = True) -> None:
+    def __init__(self, written: Written, private: tuple[Path, ...]) -> None:
         self._written = written
         self._private = tuple(map(str, private))
-        self._overlay = overlay
         self.available = _available()
 
     def mount(self, directory: Path, image: Found) -> None:
@@ -41,7 +40,7 @@ class Bundles:
         if image.machine:
             Rootfs(directory).bind("/")
         else:
-            Rootfs(directory).mount(image.layers, overlay=self._overlay)
+            Rootfs(directory).mount(image.layers)
 
     def write(  # noqa: PLR0917 - all that a bundle follows from
         self,

@@ -96,7 +96,10 @@ class _Container:
 
 
 class Containers:
-    """All containers. *Read* makes of a name and of what was asked for what that means."""
+    """All containers. *Read* makes of a name and of what was asked for what that means.
+
+    *Runtime* is the name or the path of an OCI runtime; "" leaves that to us.
+    """
 
     def __init__(  # noqa: PLR0917 - all that a container needs
         self,
@@ -112,7 +115,6 @@ class Containers:
         exec_root: Path,
         *,
         runtime: str = "",
-        overlay: bool = True,
     ) -> None:
         self._call = call
         self._lan = lan
@@ -123,10 +125,9 @@ class Containers:
         self._read = read
         self._root = data_root / "containers"
         self._exits = data_root / "exits"
-        self._overlay = overlay
         self._runtime = Runtime(exec_root / "runtime", self._exits, runtime)
         self._states = exec_root / "runtime"
-        self._bundles = Bundles(written, (data_root, exec_root), overlay=overlay)
+        self._bundles = Bundles(written, (data_root, exec_root))
         self.execs = Execs(self._runtime, random)
         self._known: dict[str, _Container] = {}
         self._by_name: dict[str, str] = {}
@@ -280,14 +281,6 @@ class Containers:
                 used[one.record.image] = one.record.id, one.running
         return used
 
-    def users_of(self, network: str) -> tuple[str, ...]:
-        """The names of the containers that do not run and were put on the network of this name."""
-        return tuple(
-            one.record.name
-            for one in self._known.values()
-            if not one.running and any(name == network for name, _ in one.asked.sandbox.endpoints)
-        )
-
     async def view(self, name: str) -> View:
         """The container that *name* stands for."""
         one = self._named(name)
@@ -407,10 +400,8 @@ class Containers:
             await self._await_owner(request.mode.removeprefix("container:"))
         await self._lan.create_sandbox(replace(request, container=record.id, name=record.name))
         sandbox = await self._call(lambda engine: engine.sandbox(record.id), brief=True)
-        if self._overlay or image.machine:
-            self._bundles.mount(one.directory, image)
-        else:
-            await asyncio.to_thread(self._bundles.mount, one.directory, image)
+        # Where there is no overlayfs, it is copied, which takes its time.
+        await asyncio.to_thread(self._bundles.mount, one.directory, image)
         self._bundles.write(record.id, one.directory, wish, image, sandbox, self._namespace_of)
         await self._runtime.create(
             record.id,

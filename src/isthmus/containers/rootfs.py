@@ -55,7 +55,7 @@ class Rootfs:
         self._directory = directory
         self.path = directory / "root"
 
-    def mount(self, layers: Sequence[str], *, overlay: bool = True) -> None:
+    def mount(self, layers: Sequence[str]) -> None:
         """Have it at `path`, with all that the container wrote when it ran before; success if it is there.
 
         Raises:
@@ -65,7 +65,7 @@ class Rootfs:
             return
         self.path.mkdir(mode=0o755, exist_ok=True)
         try:
-            if not (overlay and self._overlay(layers)):
+            if not self._overlay(layers):
                 self._copy(layers)
         except OSError as error:
             raise IsthmusError(f"cannot make the root file system {self.path}: {error.strerror or error}") from error
@@ -77,6 +77,9 @@ class Rootfs:
         upper, work = self._directory / "upper", self._directory / "work"
         if (self._directory / "copied").exists():
             return False
+        if not layers:
+            (self._directory / "nothing").mkdir(exist_ok=True)
+            layers = (str(self._directory / "nothing"),)
         upper.mkdir(mode=0o755, exist_ok=True)
         work.mkdir(mode=0o755, exist_ok=True)
         # Short names, as all of them have to go into one page: descriptors of this process, with the topmost first.
