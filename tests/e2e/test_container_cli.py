@@ -209,7 +209,6 @@ def test_images_by_our_own_words(ours: Ours, tmp_path: Path) -> None:
     (tmp_path / "bad").write_bytes(b"bad" * 999)
     assert "damaged" in ours.refused("load", "-i", str(tmp_path / "bad"))
     assert "Untagged: other:latest" in ours.docker("rmi", "other")
-    assert "deleted:" in ours.docker("image", "prune", "-af") or ours.docker("images", "-q", "app") == ""
 
 
 def test_a_directory_or_file_of_variables_and_mounts(ours: Ours, tmp_path: Path) -> None:

@@ -611,8 +611,17 @@ def _log(own: Box) -> str:
     return ""
 
 
-@pytest.mark.parametrize("seen", BEGINNING)
-@pytest.mark.parametrize("flags", [(), ("--rm",), ("--restart", "always")], ids=["plain", "rm", "always"])
+LATE = ("its root", "its monitor", "its output")
+
+
+@pytest.mark.parametrize(
+    ("seen", "flags"),
+    [
+        *((seen, ()) for seen in BEGINNING),
+        *((seen, ("--rm",)) for seen in LATE),
+        *((seen, ("--restart", "always")) for seen in LATE),
+    ],
+)
 def test_a_crash_while_it_starts_leaves_nothing_that_is_not_known(own: Box, seen: str, flags: tuple[str, ...]) -> None:
     """Wherever the daemon dies, the next one has the whole container or nothing, and removing it removes all."""
     words = own.command("run", "-d", "--name", "one", *flags, IMAGE, "sh", "-c", "echo began; exec sleep 1000")

@@ -4,7 +4,8 @@ What is not named is refused with EPERM, unknown calls among them. Some calls de
 has, some on the processor. Pure.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from functools import lru_cache
 
 Rule = dict[str, object]
 
@@ -89,7 +90,8 @@ _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # Linux, 32 bit, Linu
 _EPERM, _ENOSYS = 1, 38
 
 
-def profile(capabilities: Collection[str], machine: str) -> dict[str, object]:
+@lru_cache(16)
+def profile(capabilities: tuple[str, ...], machine: str) -> Mapping[str, object]:
     """Return OCI's `linux.seccomp` for who has these *capabilities* on a *machine* as uname(2) calls it.
 
     An unknown machine gets the rules, and the runtime its own architecture.
