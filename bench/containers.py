@@ -45,7 +45,7 @@ def measure(world: World, daemon: Daemon, report: Report, times: int, many: int)
     for name in ("bin", "signal", "proc", "sys", "dev", "etc"):
         (tree / name).mkdir(parents=True)
     shutil.copy(busybox, tree / "bin" / "busybox")
-    daemon.add_network(_NETWORK, "10.76.0.0/16")
+    daemon.add_network(_NETWORK, "10.83.0.0/16")
     with _Signal(world.directory / "signal") as signal:
         floor, none, front, sandboxes = [], [], [], []
         for number in range(times):
