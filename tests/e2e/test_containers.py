@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -267,6 +268,25 @@ def test_events_tell_a_containers_whole_life(here: Box) -> None:
     assert [one["Action"] for one in events if one["Type"] == "network"] == ["connect", "disconnect"]
     died = next(one for one in events if one["Action"] == "die")
     assert died["Actor"]["Attributes"]["exitCode"] == "6"
+
+
+def test_what_was_asked_for_is_done_though_who_asked_goes_away(here: Box) -> None:
+    """Half a start, or half a removal, helps nobody."""
+    path = f"/proc/{here.host.pid}/root/run/isthmus/isthmus.sock"
+
+    def ask_and_go(method: str, what: str) -> None:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(path)
+            client.sendall(
+                f"{method} /v1.44/containers/one{what} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode()
+            )
+
+    here.docker("create", "--name", "one", IMAGE, "sleep", "1000")
+    ask_and_go("POST", "/start")
+    here.becomes("one", "running")
+    here.note()
+    ask_and_go("DELETE", "?force=1")
+    until(lambda: "one" not in here.docker("ps", "-a"), "it is not removed")
 
 
 # Isolation.

@@ -129,6 +129,15 @@ def _of_container(handler: "Handler") -> "Handler":
     return checked
 
 
+def _to_its_end(handler: "Handler") -> "Handler":
+    """A handler whose work goes on if the client goes away: half a start, or half a removal, helps nobody."""
+
+    async def whole(api: "Api", request: Request) -> Response:
+        return await api.containers.whole(handler(api, request))
+
+    return whole
+
+
 async def _start(api: "Api", request: Request) -> Response:
     if request.query.get("checkpoint"):
         raise NotImplementedHere("checkpoints are not supported")
@@ -498,11 +507,11 @@ def refuse_taken(api: "Api", name: str) -> None:
 
 ROWS: "tuple[tuple[str, str, Handler], ...]" = (
     ("GET", "/containers/json", _list),
-    ("POST", "/containers/create", _create),
-    ("POST", "/containers/prune", _prune),
+    ("POST", "/containers/create", _to_its_end(_create)),
+    ("POST", "/containers/prune", _to_its_end(_prune)),
     ("GET", "/containers/{name}/json", _inspect),
     *(
-        (method, f"/containers/{{name}}{path}", _of_container(handler))
+        (method, f"/containers/{{name}}{path}", _of_container(_to_its_end(handler)))
         for method, path, handler in (
             ("DELETE", "", _remove),
             ("POST", "/start", _start),
@@ -512,10 +521,15 @@ ROWS: "tuple[tuple[str, str, Handler], ...]" = (
             ("POST", "/pause", _pause),
             ("POST", "/unpause", _unpause),
             ("POST", "/rename", _rename),
+            ("POST", "/exec", _create_exec),
+        )
+    ),
+    *(
+        (method, f"/containers/{{name}}{path}", _of_container(handler))
+        for method, path, handler in (
             ("POST", "/resize", _resize),
             ("POST", "/wait", _wait),
             ("POST", "/attach", _attach),
-            ("POST", "/exec", _create_exec),
             ("POST", "/update", _update),
             ("GET", "/logs", _logs),
             ("GET", "/top", _top),

@@ -11,11 +11,11 @@ import logging
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ log = logging.getLogger("isthmus.containers")
 
 _GRACE = 1.0  # for how long, in seconds, a monitor may take to tell how its container ended
 _encoder = msgspec.json.Encoder()
+_T = TypeVar("_T")
 
 
 class Lan(Protocol):
@@ -132,7 +133,7 @@ class Containers:
         self._known: dict[str, _Container] = {}
         self._by_name: dict[str, str] = {}
         self._watch: Watch | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[Any]] = set()
         self._stopping = False
 
     # The beginning and the end of the daemon.
@@ -310,6 +311,13 @@ class Containers:
 
     # A container's life.
 
+    async def whole(self, work: Awaitable[_T]) -> _T:
+        """What *work* gives, which is done to its end, be there somebody to wait for it or not."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
     async def create(self, name: str, asked: str) -> tuple[str, tuple[str, ...]]:
         """Make a container, which does not run yet; return its ID.
 
@@ -365,23 +373,28 @@ class Containers:
             self._save(one, record)
             try:
                 await self._make(one)
-                attachments = [Attachment(one.directory) for _ in one.attaching]
+                self._let_attach(one)
                 await self._runtime.start(record.id)
             except BaseException as error:
                 await asyncio.shield(self._undo_start(one, error))
                 raise
-            for waiting, attachment in zip(tuple(one.attaching), attachments, strict=True):
-                if waiting.cancelled():
-                    attachment.close()
-                else:
-                    waiting.set_result(attachment)
-            one.attaching.clear()
             self._save(one, replace(record, started=max(self._clock(), record.ended + 1)))
             self._tell(one, "start")
+            self._let_attach(one)
             if process := held(one.directory / "pid", record.id):
                 self._hold(one, process)
             else:
                 self._settle_soon(one)
+
+    def _let_attach(self, one: _Container) -> None:
+        """Give their streams to those who wait for them, before the program begins, so that they miss nothing."""
+        for waiting in tuple(one.attaching):
+            if not waiting.done():
+                try:
+                    waiting.set_result(Attachment(one.directory))
+                except IsthmusError as gone:
+                    waiting.set_exception(gone)
+        one.attaching.clear()
 
     def _hold(self, one: _Container, process: Process) -> None:
         """Hold the process of a container that runs, and hear when it ends, be there a monitor to tell or not."""
@@ -647,7 +660,7 @@ class Containers:
             NameTaken: it runs (409, in Docker's words).
         """
         one = self._named(name)
-        if one.record.removing:
+        if one.record.removing and one.lock.locked():
             raise NameTaken(f"removal of container {name} is already in progress")
         async with one.lock:
             if (one.running or one.again) and not force:
@@ -834,12 +847,12 @@ class Containers:
         told = {"image": one.wish.image, "name": one.record.name, **dict(one.asked.sandbox.labels), **attributes}
         self._publish(Event("container", action, one.record.id, pairs(told), self._clock()))
 
-    def _spawn(self, work: "asyncio.coroutines.Coroutine[None, None, None]") -> None:  # type: ignore[name-defined]
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    def _done(self, task: "asyncio.Task[None]") -> None:
+    def _done(self, task: "asyncio.Future[None]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a container was not looked after: %s", error, exc_info=error)
