@@ -29,19 +29,12 @@ OWN = ("/tmp", "/run", "/var/tmp")  # noqa: S108 - places in a container, which 
 """Directories that a container with the machine's root has to itself, beside /proc, /sys and /dev."""
 
 SECRET = (
-    "/root",
-    "/home",
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/gshadow",
-    "/etc/gshadow-",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/ssh",
-    "/etc/ssl/private",
-    "/boot",
-    "/var/log",
-    "/var/spool",
+    *("/root", "/home", "/boot", "/var/backups", "/var/log", "/var/spool", "/var/lib/private"),
+    *("/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/security/opasswd"),
+    *("/etc/sudoers", "/etc/sudoers.d", "/etc/ssh", "/etc/ssl/private", "/etc/letsencrypt", "/etc/krb5.keytab"),
+    *("/etc/wireguard", "/etc/openvpn", "/etc/ipsec.d", "/etc/ipsec.secrets", "/etc/swanctl"),
+    *("/etc/NetworkManager", "/etc/netplan", "/etc/docker", "/etc/isthmus"),
+    *("/var/lib/docker", "/var/lib/containers", "/var/lib/containerd"),
 )
 """What a container with the machine's root does not get to see, unless it is privileged."""
 
