@@ -193,8 +193,9 @@ async def _pull(api: "Api", request: Request) -> Response:
                     process.kill()
                 raise
             if process.returncode:
-                said = complained.decode(errors="replace").strip().splitlines()
-                raise InvalidRequest(f"cannot pull {name}: {said[-1] if said else 'skopeo did not say why'}")
+                said = (complained.decode(errors="replace").strip().splitlines() or ["skopeo did not say why"])[-1]
+                why = said.partition('msg="')[2].rstrip('"') or said
+                raise InvalidRequest(f"cannot pull {name}: {why}")
             with open(f"{file.name}.pulled", "rb") as pulled:  # noqa: ASYNC230, PTH123 - of the file system, here
                 async for _ in _loaded(api, pulled):
                     yield _line({"status": f"Status: Downloaded newer image for {name}"})
