@@ -80,6 +80,14 @@ def test_pipes_go_through(ours: Ours) -> None:
     assert ours.attempt("exec", "one", "nosuch").returncode == 127
 
 
+def test_more_than_all_buffers_hold_goes_both_ways_at_once(ours: Ours) -> None:
+    """A program that answers while it is still being sent to must not wait for us, who wait for it."""
+    text = "0123456789abcde\n" * 1_000_000
+    assert ours.docker("run", "-i", "--rm", "busybox", "cat", stdin=text) == text
+    ours.docker("run", "-d", "--name", "one", "busybox", "sleep", "1000")
+    assert ours.docker("exec", "-i", "one", "cat", stdin=text) == text
+
+
 def test_a_terminal_is_one_and_is_left_by_its_keys(ours: Ours) -> None:
     """Raw keys go in, the size is that of ours, and ctrl-p ctrl-q leaves it running."""
     import fcntl

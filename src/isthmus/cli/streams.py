@@ -84,26 +84,38 @@ def proxied(send: Signal) -> Iterator[None]:
 
 
 def relay(connection: socket.socket, *, several: bool, stdin: bool) -> None:
-    """Bring standard input to *connection* and what comes from it to standard output, until that ends."""
+    """Bring standard input to *connection* and what comes from it to standard output, until that ends.
+
+    What is received is always read, also while the program does not take what it is sent: it may itself be waiting
+    for us to read. No more of standard input is read than can be sent.
+    """
     out = Demultiplexer(several=several)
-    waiting = [connection.fileno(), *([sys.stdin.fileno()] if stdin else [])]
-    poll = select.poll()
-    for descriptor in waiting:
-        poll.register(descriptor, select.POLLIN)
+    descriptor, source = connection.fileno(), sys.stdin.fileno() if stdin else -1
+    pending = b""
     while True:
-        for descriptor, _ in poll.poll():
-            if descriptor == connection.fileno():
-                try:
-                    data = connection.recv(_PIECE)
-                except ConnectionResetError:
-                    return
-                if not data:
-                    return
-                out.feed(data)
-            elif data := os.read(descriptor, _PIECE):
-                with suppress(BrokenPipeError):
-                    connection.sendall(data)
-            else:
-                poll.unregister(descriptor)
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN | (select.POLLOUT if pending else 0))
+        if source >= 0 and not pending:
+            poll.register(source, select.POLLIN)
+        ready = dict(poll.poll())
+        if ready.get(descriptor, 0) & ~select.POLLOUT:
+            try:
+                data = connection.recv(_PIECE)
+            except ConnectionResetError:
+                return
+            if not data:
+                return
+            out.feed(data)
+        if source in ready:
+            pending = os.read(source, _PIECE)
+            if not pending:
+                source = -1
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_WR)
+        if pending:
+            try:
+                pending = pending[connection.send(pending, socket.MSG_DONTWAIT) :]
+            except BlockingIOError:
+                pass
+            except (BrokenPipeError, ConnectionResetError):
+                source, pending = -1, b""  # nobody reads it; there may still be output
