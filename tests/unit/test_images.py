@@ -142,6 +142,10 @@ def test_what_a_layer_takes_away_is_written_as_overlayfs_reads_it(place: str) ->
         [file("odd", type=b"Z"), file("x/../../../y", b"")],
         [file("f", b"x"), file("f/below", b"x")],
         [link("hard", "nowhere", tarfile.LNKTYPE)],
+        [file(".wh...")],
+        [file("a/.wh...")],
+        [file("a/.wh..")],
+        [file("a/.wh.")],
     ],
 )
 def test_what_leads_outside_or_nowhere_is_refused(place: str, entries: list[Entry]) -> None:

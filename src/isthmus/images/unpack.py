@@ -139,8 +139,12 @@ class _Layer:
             elif name.startswith(_META):
                 pass  # of aufs, and for nobody else
             elif name.startswith(_WHITEOUT):
-                _clear(parent, name.removeprefix(_WHITEOUT))
-                os.mknod(name.removeprefix(_WHITEOUT), stat.S_IFCHR, 0, dir_fd=parent)
+                hidden = name.removeprefix(_WHITEOUT)
+                # It is in this very directory; `..` would be the one above, which may be none of the layer's.
+                if hidden in {"", ".", ".."}:
+                    raise InvalidRequest(f"the archive cannot be meant: {member.name} takes away no name")
+                _clear(parent, hidden)
+                os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
             else:
                 self._make(tar, member, parent, name)
                 if member.isdir():
