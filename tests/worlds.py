@@ -21,9 +21,11 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Forwarding,
     Ifb,
     Key,
     Namespace,
+    Neighbour,
     Nickname,
     Port,
     Redirect,
@@ -35,6 +37,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
 )
 
 Interface = IPv4Interface | IPv6Interface
@@ -532,7 +535,7 @@ def _acts_on(one: Resource) -> Iterator[Act]:
     match one:
         case Namespace(name=name):
             yield Act("delete_namespace", (name,))
-        case Bridge() | Vlan() | Child() | Ifb():
+        case Bridge() | Vlan() | Child() | Ifb() | Vxlan():
             yield from _on_link(one.netns, one.name)
         case Shaper() | Redirect():
             yield Act(f"delete_{type(one).__name__.lower()}", (one.link, one.netns))
@@ -553,6 +556,8 @@ def _acts_on(one: Resource) -> Iterator[Act]:
         case Table():
             yield Act("flush_ruleset")
             yield Act("edit_table")
+        case Forwarding() | Neighbour():
+            yield Act("delete_entry", (one.key,))
         case Sysctl() | Nickname():
             pass  # nothing hangs on it
 

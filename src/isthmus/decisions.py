@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import islice
 from operator import itemgetter
 
@@ -62,16 +62,17 @@ from isthmus.model import (
     Lease,
     Network,
     Pairs,
+    Peer,
     Place,
     Record,
     Sandbox,
     pairs,
 )
+from isthmus.naming import dns_names, veth
 from isthmus.naming import mac as mac_of
-from isthmus.naming import veth
 from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash, versions
-from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Unanswered, WhichLease, WhoHas
+from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.rates import RATE, Rates
 from isthmus.rates import parse as parse_rates
 from isthmus.render import SYSCTLS, gateway_endpoint
@@ -153,8 +154,15 @@ class Decisions:
         self._random = random
         self._claims: dict[tuple[str, IPAddress], int] = {}
 
-    def network(self, request: NetworkRequest, host: Host) -> Network:
-        """The network that *request* asks for on this *host*."""
+    def network(self, request: NetworkRequest, host: Host, evidence: Evidence | None = None) -> Network:
+        """The network that *request* asks for on this *host*.
+
+        Raises:
+            Unanswered: there is *evidence*, and it does not suffice.
+        """
+        inquiry = Inquiry(evidence)
+        if isinstance(granted := inquiry.granted("", request.name), Network):
+            return granted
         if request.name in PREDEFINED:
             raise Predefined.creating(request.name)
         if not request.name.strip():
@@ -171,6 +179,23 @@ class Decisions:
             )
         if request.ipam_driver not in {"default", "null", DHCP, ""}:
             raise NotFound(f'could not find plugin "{request.ipam_driver}" among the IPAM drivers: plugin not found')
+        network = self._wanted(request)
+        self._ipam(network)
+        _ipv6(network)
+        if network.config_only:
+            parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
+            return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
+        if driver.addressed:
+            network = replace(network, subnets=self._subnets(network, request.subnets, driver, host))
+        network = driver.completed(network, self._networks_made())
+        driver.check(network, host, self._networks_made())
+        if network.scope == "global":
+            inquiry.reserve(Reserve(network))
+            self._settle(inquiry)
+        return network
+
+    def _wanted(self, request: NetworkRequest) -> Network:
+        """The network of *request* as it is before it is held against others."""
         options = dict(self._rules.driver_options.get(request.driver, ())) | dict(request.options)
         network = Network(
             id=self._id(),
@@ -190,14 +215,8 @@ class Decisions:
         )
         if not (network.ipv4 or network.ipv6):
             raise InvalidRequest("IPv4 or IPv6 must be enabled")
-        self._ipam(network)
-        _ipv6(network)
-        if network.config_only:
-            parsed = parse_ipam(request.subnets, ipv4=True, ipv6=True)
-            return replace(network, subnets=tuple(one for one in parsed if isinstance(one, Subnet)))
-        if driver.addressed:
-            network = replace(network, subnets=self._subnets(network, request.subnets, driver, host))
-        driver.check(network, host, self._networks_made())
+        if self._rules.shared and not network.config_only and _driver(network.driver).traits(network).spanning:
+            return replace(network, scope="global")
         return network
 
     def update(self, network: Network, request: NetworkUpdate, host: Host) -> Network:
@@ -207,6 +226,8 @@ class Decisions:
                 f"{network.name} is a pre-defined network and cannot be updated: the daemon's configuration says what "
                 "it is like"
             )
+        if network.scope == "global":
+            raise Forbidden(f"{network.name} is shared by several hosts and cannot be updated: make another one")
         driver = _driver(network.driver)
         options = _merged(network.options, request.options, request.gone_options)
         for key in sorted({key for key, _ in {*options} ^ {*network.options}} - driver.changeable):
@@ -405,17 +426,15 @@ class Decisions:
         if questions:
             now = self._clock()
             self._claims = {claim: until for claim, until in self._claims.items() if until > now}
-            asked = (one for one in questions if isinstance(one, WhoHas))
-            self._claims.update(((one.segment, one.address), now + CLAIM) for one in asked)
+            self._claims.update((claim, now + CLAIM) for claim in _claimed(questions))
             raise Unanswered(questions)
         for claim in inquiry.answered():
             self._claims.pop(claim, None)
 
     def withdraw(self, questions: Iterable[Question]) -> None:
         """Offer to others what was held for who had these *questions*."""
-        for one in questions:
-            if isinstance(one, WhoHas):
-                self._claims.pop((one.segment, one.address), None)
+        for claim in _claimed(questions):
+            self._claims.pop(claim, None)
 
     def _traits(self, network: str) -> Traits:
         record = self._state.networks[network]
@@ -450,21 +469,11 @@ class Decisions:
         addresses: tuple[IPInterface, ...] = ()
         leases: tuple[DhcpLease, ...] = ()
         if driver.addressed:
-            traits = driver.traits(network)
-            ifname = self._interface(user, traits.prefix, dict(request.options).get(IFNAME, ""), before)
-            mac = self._mac(user, network, request, traits)
-            if network.ipam_driver == DHCP:
-                leases = self._leased(user, network, demanded, mac, inquiry)
-                addresses = tuple(lease.address for lease in leases)
-            else:
-                addresses = self._addresses(network, user.name, demanded, before, inquiry)
-            if traits.macs and not mac:
-                mac = mac_of(network.id, addresses[0].ip if addresses else self._id())
-            if traits.probe is not Probe.OFF and not leases:
-                for address in addresses:
-                    inquiry.ask(WhoHas(traits.segment, address.ip, mac, traits.probe))
-        return Endpoint(
-            id=self._id(),
+            ifname = self._interface(user, driver.traits(network).prefix, dict(request.options).get(IFNAME, ""), before)
+            mac, addresses, leases = self._place(user, network, request, before, inquiry)
+        granted = inquiry.granted(network.id, user.name)
+        endpoint = Endpoint(
+            id=granted.id if granted else self._id(),
             network=network.id,
             sandbox=user.id,
             created=self._clock(),
@@ -479,6 +488,35 @@ class Decisions:
             gateway_priority=request.gateway_priority,
             leases=leases,
         )
+        if network.scope == "global":
+            inquiry.reserve(Reserve(offer(user, endpoint), driver.traits(network).segment))
+        return endpoint
+
+    def _place(
+        self,
+        user: Sandbox,
+        network: Network,
+        request: EndpointRequest,
+        before: Iterable[Endpoint],
+        inquiry: Inquiry,
+    ) -> tuple[str, tuple[IPInterface, ...], tuple[DhcpLease, ...]]:
+        """The MAC that *user* has on *network*, its addresses, and the leases that they come from, if they do."""
+        traits, demanded = self._traits(network.id), _demanded(request)
+        mac = self._mac(user, network, request, traits)
+        leases: tuple[DhcpLease, ...] = ()
+        if network.ipam_driver == DHCP:
+            leases = self._leased(user, network, demanded, mac, inquiry)
+            addresses = tuple(lease.address for lease in leases)
+        elif isinstance(granted := inquiry.granted(network.id, user.name), Peer):
+            addresses = granted.addresses
+        else:
+            addresses = self._addresses(network, user.name, demanded, before, inquiry)
+        if traits.macs and not mac:
+            mac = mac_of(network.id, addresses[0].ip if addresses else self._id())
+        if traits.probe is not Probe.OFF and not leases:
+            for address in addresses:
+                inquiry.ask(WhoHas(traits.segment, address.ip, mac, traits.probe))
+        return mac, addresses, leases
 
     def _mac(self, user: Sandbox, network: Network, request: EndpointRequest, traits: Traits) -> str:
         """The MAC that *user* has on *network* whatever its address; "" if it follows from that, or there is none."""
@@ -870,6 +908,24 @@ class Decisions:
 
     def _id(self) -> str:
         return self._random(32).hex()
+
+
+def offer(user: Sandbox, endpoint: Endpoint) -> Peer:
+    """*endpoint* of *user* as other hosts are to see it, but for which host this is."""
+    names = dns_names(user, endpoint)
+    return Peer(endpoint.id, endpoint.network, "", IPv4Address(0), user.name, endpoint.mac, endpoint.addresses, names)
+
+
+def _claimed(questions: Iterable[Question]) -> Iterator[tuple[str, IPAddress]]:
+    """The addresses, by segment, that *questions* are about."""
+    for one in questions:
+        match one:
+            case WhoHas(segment, address):
+                yield segment, address
+            case Reserve(Peer(addresses=addresses), segment):
+                yield from ((segment, address.ip) for address in addresses)
+            case _:
+                pass
 
 
 def _driver(name: str) -> Driver:

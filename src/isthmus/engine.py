@@ -37,13 +37,14 @@ from isthmus.model import (
     IPAddress,
     Lease,
     Network,
+    Peer,
     Place,
     Record,
     Sandbox,
     Setting,
     pairs,
 )
-from isthmus.naming import PARENT
+from isthmus.naming import PARENT, hidden
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
@@ -54,7 +55,18 @@ from isthmus.resources import Address, Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
-from isthmus.views import Checked, Created, Event, LinkView, NatRule, NetworkView, PortView, SandboxView, Standing
+from isthmus.views import (
+    Checked,
+    Created,
+    Event,
+    LinkView,
+    NatRule,
+    NetworkView,
+    Offers,
+    PortView,
+    SandboxView,
+    Standing,
+)
 
 
 class Engine:
@@ -142,9 +154,10 @@ class Engine:
                     of_host = True
                     netns.update(self._state.sandboxes[link.sandbox].netns for link in self._state.links.values())
                 case Shaken(netns=name):
-                    # It may be a nickname.
+                    # It may be a nickname, or a network's own namespace.
                     user = self._state.sandbox_named(name)
                     netns.add(user.netns if user else name)
+                    of_host = of_host or any(hidden(network) == name for network in self._state.networks)
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
                 case Appeared(name=name):
@@ -246,10 +259,10 @@ class Engine:
         """The network that *name* stands for."""
         return present.network(self._state, self._state.network(name), self._told())
 
-    def create_network(self, request: NetworkRequest) -> Created:
-        """Make a network."""
+    def create_network(self, request: NetworkRequest, evidence: Evidence | None = None) -> Created:
+        """Make a network; raises what `connect` raises."""
         host = self._look()
-        network = self._decide.network(request, host)
+        network = self._decide.network(request, host, evidence)
         self._carry_out((network,), lambda: self._host(host))
         self._announce("network", "create", network.id, {"name": network.name, "type": network.driver})
         return Created(network.id)
@@ -295,6 +308,8 @@ class Engine:
         if endpoints:
             users = ((self._state.sandboxes[endpoint.sandbox].name, endpoint.id) for endpoint in endpoints)
             raise NetworkInUse(network.name, users)
+        if peers := self._state.peers_on(network.id):
+            raise NetworkInUse(network.name, ((peer.name, peer.id) for peer in peers))
         if any(other.config_from == network.name for other in self._state.networks.values()):
             raise Forbidden(f'configuration network "{network.name}" is in use')
         self._take_away((network,), self._host, with_them=self._state.leases_on(network.id))
@@ -570,6 +585,43 @@ class Engine:
             told[about] = (*told.get(about, ()), f"{topic}: {text}")
         return told
 
+    # What other hosts tell.
+
+    def offers(self) -> Offers:
+        """What this host has of the networks that it shares with others, as these are to see it."""
+        return present.offers(self._state)
+
+    def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
+        """Know what others have on the networks that are shared, and no more what they had.
+
+        A network of which a sandbox here stands stays, whatever others say.
+        """
+        state = self._state
+        put = tuple(
+            one
+            for one in put
+            if isinstance(one, Network)
+            or one.network in state.networks
+            or one.network in {other.id for other in put if isinstance(other, Network)}
+        )
+        networks = [one for one in put if isinstance(one, Network) and state.networks.get(one.id) != one]
+        self._commit(put=networks)
+        if networks:
+            self.reconcile(self._host())
+        peers = [one for one in put if isinstance(one, Peer)]
+        gone = [known for one in drop if isinstance(one, Peer) and (known := state.peer(one.network, one.id))]
+        self._commit(put=peers, drop=[one for one in gone if one not in peers])
+        for network in dict.fromkeys(one.network for one in (*peers, *gone)):
+            changed = [one for one in (*peers, *gone) if one.network == network]
+            self.reconcile(render.peers(state, state.networks[network], changed))
+        for one in drop:
+            if isinstance(one, Network) and one.id in state.networks and not state.on_network(one.id):
+                left = (state.networks[one.id],)
+                self._take_away(left, self._host, with_them=(*state.leases_on(one.id), *state.peers_on(one.id)))
+                self._announce("network", "destroy", one.id, {"name": one.name, "type": one.driver})
+        for one in networks:
+            self._announce("network", "create", one.id, {"name": one.name, "type": one.driver})
+
     # What is counted.
 
     def nat(self) -> tuple[NatRule, ...]:
@@ -614,7 +666,7 @@ class Engine:
         What is *kept* of it is recorded in the same moment.
         """
         leaving = tuple(
-            record if isinstance(record, Setting | Lease) else replace(record, removing=True) for record in old
+            record if isinstance(record, Setting | Lease | Peer) else replace(record, removing=True) for record in old
         )
         self._commit(put=leaving)
         self.reconcile(area())
@@ -683,7 +735,8 @@ class Engine:
 
     def _look(self) -> Host:
         """Look at the host, and see which networks have to wait for a link of its."""
-        host = self._seen = self._kernel.host()
+        seen = self._kernel.host()
+        host = self._seen = replace(seen, advertised=_advertised(self._rules.advertise, seen))
         missing = {
             network.id: BUILTIN[network.driver].waits_for(network, host)
             for network in self._state.networks.values()
@@ -775,6 +828,14 @@ class Engine:
     def _announce_endpoint(self, action: str, network: Network, user: Sandbox) -> None:
         attributes = {"container": user.id, "name": network.name, "type": network.driver}
         self._announce("network", action, network.id, attributes)
+
+
+def _advertised(wanted: str, host: Host) -> IPAddress | None:
+    """The address *wanted*, or that of the link of that name, if the *host* has it."""
+    link = host.link(wanted)
+    own = [address for one in host.links for address in one.addresses]
+    usable = [one.ip for one in (link.addresses if link else own) if not one.is_link_local]
+    return next((one for one in sorted(usable, key=lambda one: one.version) if link or str(one) == wanted), None)
 
 
 class _Stage:

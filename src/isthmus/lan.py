@@ -27,7 +27,7 @@ from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError
 from isthmus.model import DhcpLease, IPAddress
 from isthmus.options import Probe
-from isthmus.questions import Evidence, Question, Unanswered, WhichLease, WhoHas
+from isthmus.questions import Evidence, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
 from isthmus.views import Checked, Created, Event, Finding, LanClient, Standing
 from isthmus.wire.advice import Finding as Trial
@@ -179,13 +179,15 @@ class Lan:
     async def _ask(self, questions: Iterable[Question]) -> Evidence:
         """The answers to all *questions*, which are asked at once."""
         addresses: dict[tuple[str, Probe], dict[IPAddress, str]] = {}
-        leases = []
+        leases, reserved = [], []
         for question in questions:
             match question:
                 case WhoHas(segment, address, mac, probe):
                     addresses.setdefault((segment, probe), {})[address] = mac
                 case WhichLease():
                     leases.append(question)
+                case Reserve():
+                    reserved.append(question)
         async with asyncio.TaskGroup() as group:
             probes = {where: group.create_task(self._probe(*where, holders)) for where, holders in addresses.items()}
             granted = {question.key: group.create_task(self._acquire(question)) for question in leases}

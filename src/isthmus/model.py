@@ -114,6 +114,23 @@ class Endpoint:
         return min((lease.mtu for lease in self.leases if lease.mtu), default=None)
 
 
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """An endpoint on another host, the *node*, whose frames for it go to the address *via*.
+
+    *Name* is its sandbox's; *names* are all that it answers to on the network.
+    """
+
+    id: str
+    network: str
+    node: str
+    via: IPAddress
+    name: str
+    mac: str
+    addresses: tuple[IPInterface, ...]
+    names: tuple[str, ...] = ()
+
+
 HOST_GATEWAY = "host-gateway"
 """What stands for the host's address among further names."""
 
@@ -252,7 +269,7 @@ class Lease:
     until: int
 
 
-Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease
+Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | Peer
 
 
 ETHERNET_MTU = 1500
@@ -278,12 +295,14 @@ class Host:
     *frames_filtered* tells whether frames between ports of a bridge have to pass the packet filter (`br_netfilter`):
     None if this kernel knows no such thing, True if others have rules that may count on it. *mtu* is that of the link
     by which its default routes leave that are not ours, the least if they leave by several; Ethernet's if it has none.
+    *advertised* is the address by which other hosts reach it, if that is set and the host has it now.
     """
 
     links: tuple[HostLink, ...] = ()
     routes: tuple[str, ...] = ()
     frames_filtered: bool | None = None
     mtu: int = ETHERNET_MTU
+    advertised: IPAddress | None = None
 
     def link(self, name: str) -> HostLink | None:
         """The foreign link of that *name*, if there is one."""

@@ -81,6 +81,16 @@ def dummy(network_id: str) -> tuple[str, str]:
     return f"dm-{network_id[:12]}", f"dn-{network_id[:12]}"
 
 
+def hidden(network_id: str) -> str:
+    """The namespace of an overlay network; no sandbox can have that name."""
+    return f"_ov-{network_id[:12]}"
+
+
+def tunnel(vni: int) -> str:
+    """The tunnel of this number in the namespace of its network."""
+    return f"vxlan{vni}"
+
+
 def shim(network_id: str) -> str:
     """The interface by which the host itself stands on a network of children of a link of its own."""
     return f"mv-{network_id[:12]}"

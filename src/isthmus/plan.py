@@ -20,7 +20,8 @@ round only:
 * An IPv4 address that goes takes along the later ones of its subnet (unless `promote_secondaries` is set), and the last
   one all IPv4 routes of its link. So where one address of a link is removed, its others and its routes are made again:
   making what is there is success.
-* What shapes the traffic of a link goes with that link, and so does a redirection. One whose target goes stays, and
+* What shapes the traffic of a link goes with that link, and so does a redirection, and so do forwarding entries and
+  neighbours. One whose target goes stays, and
   drops what comes: it is taken away before, or led elsewhere.
 * A rule outlives the links and routes that it leads to, but not its namespace.
 * An address may move from one link to another, so all removing comes before all making.
@@ -40,8 +41,10 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Forwarding,
     Ifb,
     Key,
+    Neighbour,
     Nickname,
     Redirect,
     Resource,
@@ -52,6 +55,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
     link_key,
     provided,
     satisfied,
@@ -64,6 +68,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
     Ifb: ("owner",),
+    Vxlan: ("owner", "vni", "port", "local", "learning"),
     Rule: ("table",),
     Table: ("digest",),
 }
@@ -183,7 +188,10 @@ def fits(desired: Resource, actual: Resource) -> bool:
     """Whether *actual* can become what is *desired* without being made anew."""
     if type(desired) is not type(actual):
         return False
-    return all(getattr(desired, field) == getattr(actual, field) for field in _FIXED.get(type(desired), ()))
+    return all(
+        (wanted := getattr(desired, field)) is None or wanted == getattr(actual, field)
+        for field in _FIXED.get(type(desired), ())
+    )
 
 
 def sysctl_link(name: str) -> str | None:
@@ -219,9 +227,9 @@ def _dead(going: Iterable[Key], have: Mapping[Key, Resource]) -> set[Key]:
 
 
 def _lifelines(resource: Resource) -> tuple[Key, ...]:
-    """That without which *resource* is gone. A veth outlives its bridge, a nickname its namespace."""
+    """That without which *resource* is gone. A veth and a tunnel outlive their bridge, a nickname its namespace."""
     match resource:
-        case Veth():
+        case Veth() | Vxlan():
             return tuple(key for key in resource.needs if key[0] == "namespace")
         case Nickname():
             return ()
@@ -239,7 +247,8 @@ def _falls(resource: Resource, dead: AbstractSet[Key], want: Mapping[Key, Resour
         return resource.permits != (TABLES[0] not in want) and TABLES[0] in dead
     if isinstance(resource, Redirect):
         return link_key(resource.netns, resource.link) in dead
-    return isinstance(resource, Address | Route | Rule | Shaper) and not dead.isdisjoint(resource.needs)
+    hanging = isinstance(resource, Address | Forwarding | Neighbour | Route | Rule | Shaper)
+    return hanging and not dead.isdisjoint(resource.needs)
 
 
 def _guards(resource: Resource) -> bool:

@@ -5,7 +5,7 @@ from ipaddress import ip_network
 
 from isthmus import firewall
 from isthmus.addresses import covered
-from isthmus.decisions import by_dhcp
+from isthmus.decisions import by_dhcp, offer
 from isthmus.drivers import BUILTIN
 from isthmus.drivers.traits import Traits
 from isthmus.firewall import TRANSLATING
@@ -25,6 +25,7 @@ from isthmus.views import (
     LinkView,
     NatRule,
     NetworkView,
+    Offers,
     PortView,
     SandboxView,
     Standing,
@@ -86,6 +87,14 @@ def ports(state: State, record: Sandbox, bindings: Iterable[Binding]) -> tuple[P
 
 def _path(paths: Mapping[str, str], netns: str) -> str:
     return paths[HOST] if netns == HOST else f"{paths['*']}/{netns}"
+
+
+def offers(state: State) -> Offers:
+    """What there is on the networks that hosts share."""
+    shared = tuple(one for one in state.networks.values() if one.scope == "global" and not one.removing)
+    standing = (one for network in shared for one in state.on_network(network.id) if not one.removing)
+    offered = tuple(offer(state.sandboxes[one.sandbox], one) for one in standing)
+    return Offers(shared, offered, tuple(peer for network in shared for peer in state.peers_on(network.id)))
 
 
 def standing(state: State, paths: Mapping[str, str]) -> Standing:

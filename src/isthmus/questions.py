@@ -1,14 +1,14 @@
-"""What has to be asked of the wire before an endpoint can be had, and what it answered.
+"""What has to be asked of others before an endpoint can be had, and what they answered.
 
 On a LAN others have addresses, too, and servers give them out. The engine waits for nobody: where a decision needs to
 know what the wire says, it raises `Unanswered` with its questions, and nothing was changed. Who asked for the decision
-asks the wire (`lan`), and comes again with the evidence.
+asks the wire (`lan`), and comes again with the evidence. What several hosts share is asked of their store likewise.
 """
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import DhcpLease, IPAddress
+from isthmus.model import DhcpLease, IPAddress, Network, Peer
 from isthmus.options import Probe
 
 
@@ -46,22 +46,42 @@ class WhichLease:
         return self.network, self.sandbox, self.version
 
 
-Question = WhoHas | WhichLease
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Whether what the *record* says can be had by this host, of all that share a store with it; if so, it is ours.
+
+    A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks.
+    """
+
+    record: Network | Peer
+    segment: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What tells it from all others: the network and the sandbox's name, or the network's name alone."""
+        return (self.record.network, self.record.name) if isinstance(self.record, Peer) else ("", self.record.name)
+
+
+Question = WhoHas | WhichLease | Reserve
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """The answers so far: by segment and address the MAC of who has it, "" for nobody; by `WhichLease.key` the lease.
 
-    A lease of None tells that no server gave one in time. What is not in here was not asked yet.
+    A lease of None tells that no server gave one in time; *granted* has, by `Reserve.key`, what is ours. What is not in
+    here was not asked yet, or has to be asked anew: others were first, of whom the state knows by now.
     """
 
     holders: Mapping[tuple[str, IPAddress], str] = field(default_factory=dict)
     leases: Mapping[tuple[str, str, int], DhcpLease | None] = field(default_factory=dict)
+    granted: Mapping[tuple[str, str], Reserve] = field(default_factory=dict)
 
     def __or__(self, other: "Evidence") -> "Evidence":
         """Both together."""
-        return Evidence({**self.holders, **other.holders}, {**self.leases, **other.leases})
+        return Evidence(
+            {**self.holders, **other.holders}, {**self.leases, **other.leases}, {**self.granted, **other.granted}
+        )
 
 
 class Unanswered(Exception):
@@ -69,7 +89,7 @@ class Unanswered(Exception):
 
     def __init__(self, questions: Iterable[Question]) -> None:
         self.questions = tuple(questions)
-        super().__init__(f"the wire has to be asked first: {self.questions}")
+        super().__init__(f"others have to be asked first: {self.questions}")
 
 
 class Inquiry:
@@ -93,7 +113,11 @@ class Inquiry:
 
     def answered(self) -> Collection[tuple[str, IPAddress]]:
         """The addresses, by segment, of which it is known who has them."""
-        return self._evidence.holders.keys() if self._evidence else ()
+        if self._evidence is None:
+            return ()
+        granted = self._evidence.granted.values()
+        ours = {(one.segment, at.ip) for one in granted if isinstance(one.record, Peer) for at in one.record.addresses}
+        return self._evidence.holders.keys() | ours
 
     def ask(self, question: WhoHas) -> None:
         """See that it is known who has an address."""
@@ -106,6 +130,16 @@ class Inquiry:
             return self._evidence.leases[question.key] if self._evidence else None
         self._open[question] = None
         return None
+
+    def granted(self, network: str, name: str) -> Network | Peer | None:
+        """What was reserved by this key, if it is ours."""
+        found = self._evidence.granted.get((network, name)) if self._evidence else None
+        return found.record if found else None
+
+    def reserve(self, question: Reserve) -> None:
+        """See that something is ours before all others."""
+        if self._evidence is not None and question.key not in self._evidence.granted:
+            self._open[question] = None
 
     def close(self) -> tuple[Question, ...]:
         """The questions that are left; if there are any, the decision does not stand."""

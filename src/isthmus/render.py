@@ -15,7 +15,7 @@ from isthmus import firewall
 from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
-from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
+from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Peer, Sandbox
 from isthmus.naming import Owner, ifb, veth
 from isthmus.naming import table as table_of
 from isthmus.options import FOLLOW, Callers
@@ -37,6 +37,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
     announcing,
 )
 from isthmus.rules import Rules
@@ -51,7 +52,7 @@ SYSCTLS = "com.docker.network.endpoint.sysctls"
 FRAMES = tuple(f"net.bridge.bridge-nf-call-{filter_}" for filter_ in ("arptables", "ip6tables", "iptables"))
 """The sysctls that send frames between ports of a bridge through the packet filter."""
 
-_LINKS = (Bridge, Vlan, Veth, Child, Ifb)
+_LINKS = (Bridge, Vlan, Veth, Child, Ifb, Vxlan)
 
 DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 BOTH = frozenset(DEFAULT)
@@ -137,6 +138,15 @@ def sandbox(
         shaped=frozenset(shaped),
     )
     return Area(tuple(wanted), scope)
+
+
+def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
+    """What this host has to know of those who are on *network* elsewhere, as far as it is about who *changed*."""
+    changed, driver = tuple(changed), BUILTIN[network.driver]
+    known = (state.peer(network.id, one.id) for one in changed)
+    wanted = tuple(dict.fromkeys(driver.peers(network, filter(None, known))))
+    told = {one.key for one in (*wanted, *driver.peers(network, changed))}
+    return Area(() if network.removing else wanted, Scope(told=frozenset(told)))
 
 
 def ports(
@@ -238,13 +248,16 @@ def host(
         *_senders(state, _guarded(state), host, waiting),
     ]
     links: set[tuple[str, str]] = set()
+    namespaces: set[str] = set()
     ports: set[str] = set()
     versions: set[int] = set()
     for network in (one for one in state.networks.values() if not one.config_only):
         resources = (
             *BUILTIN[network.driver].network(network, host),
             *_reach(state, network.id, partial(_live, state)),
+            *BUILTIN[network.driver].peers(network, state.peers_on(network.id)),
         )
+        namespaces.update(one.name for one in resources if isinstance(one, Namespace))
         links.update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
         ports.update(one.name for one in resources if isinstance(one, Port))
         if not network.removing and network.id not in waiting:
@@ -261,8 +274,8 @@ def host(
     switches = {one.match[0] for one in wanted if isinstance(one, Element) and one.set == "switched"}
     for version, interfaces in closed.items():
         wanted.extend(firewall.closed(version, (name for name in interfaces if name not in switches)))
-    sysctls = frozenset((HOST, one.name) for one in wanted if isinstance(one, Sysctl))
-    scope = Scope(links=frozenset(links), ports=frozenset(ports), sysctls=sysctls, firewall=True)
+    sysctls = frozenset((one.netns, one.name) for one in wanted if isinstance(one, Sysctl))
+    scope = Scope(frozenset(namespaces), frozenset(links), frozenset(ports), sysctls, firewall=True)
     return Area(tuple(wanted), scope)
 
 

@@ -116,9 +116,10 @@ class Bridge:
 class Veth:
     """A pair of Ethernet devices: one end, *name*, in *netns*; the other, *peer* with the MAC *mac*, in *peer_netns*.
 
-    *isolated* keeps a bridge's port from its other isolated ports (Docker's `icc=false`). Without *ipv6* neither end
-    has an IPv6 address of any kind. With *announce* the peer tells its neighbours of its IPv4 addresses when it goes
-    up (`arp_notify`).
+    *isolated* keeps a bridge's port from its other isolated ports (Docker's `icc=false`). With *told* its bridge sends
+    there only what is for those of whom it was told (`Forwarding`), or for all. Without *ipv6* neither end has an IPv6
+    address of any kind. With *announce* the peer tells its neighbours of its IPv4 addresses when it goes up
+    (`arp_notify`).
     """
 
     netns: str
@@ -132,6 +133,7 @@ class Veth:
     isolated: bool | None = None
     ipv6: bool | None = None
     announce: bool | None = None
+    told: bool | None = None
     up: bool = True
     peer_up: bool = True
 
@@ -151,7 +153,7 @@ class Veth:
         mtu, mode = _mtu(self.mtu), _addrgen(self.ipv6)
         peer = f"{self.peer}{mac}{mtu}{where}"
         add = f"{_ip(self.netns)} link add {self.name}{mtu}{master} type veth peer name {peer}"
-        isolate = self._isolate() if self.isolated else ""
+        isolate = self._isolate() if self.isolated or self.told else ""
         quiet = " addrgenmode none" if self.master else mode
         near = f"{_ip(self.netns)} link set {self.name}{quiet} up"
         return f"{add} && {isolate}{near} && {self._announce()}{_ip(self.peer_netns)} link set {self.peer}{mode} up"
@@ -167,9 +169,9 @@ class Veth:
         return _announce(self.peer_netns, self.peer, self.announce)
 
     def _isolate(self) -> str:
-        if self.isolated is None:
-            return ""
-        return f"bridge{_n(self.netns)} link set dev {self.name} isolated {'on' if self.isolated else 'off'} && "
+        isolated = "" if self.isolated is None else f" isolated {'on' if self.isolated else 'off'}"
+        learning = "" if self.told is None else f" learning {_not(self.told)} flood {_not(self.told)}"
+        return f"bridge{_n(self.netns)} link set dev {self.name}{isolated}{learning} && " if isolated + learning else ""
 
     def remove(self) -> str:
         return f"{_ip(self.netns)} link delete {self.name}"
@@ -285,6 +287,112 @@ class Ifb:
 
     def remove(self) -> str:
         return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Vxlan:
+    """A tunnel of the number *vni* (RFC 7348), up, and a port of the bridge *master* in *netns*.
+
+    Its packets leave and come by the host's namespace, by the UDP *port*, from the address *local* if that is given.
+    Either it is *learning* who is where by what comes, or it knows only what it is told (`Forwarding`), and answers
+    itself for those whose addresses it is told (`Neighbour`).
+    """
+
+    netns: str
+    name: str
+    vni: int
+    master: str
+    owner: Owner
+    port: int
+    local: IPAddress | None = None
+    learning: bool = False
+    mtu: int | None = None
+    up: bool = True
+
+    @property
+    def key(self) -> Key:
+        return link_key(self.netns, self.name)
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (*_inside(self.netns), link_key(self.netns, self.master))
+
+    def make(self) -> str:
+        where = f" netns {self.netns}" if self.netns else ""
+        local = f" local {self.local}" if self.local else ""
+        ways = "learning" if self.learning else "nolearning proxy"
+        add = (
+            f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
+        )
+        quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
+        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} up && {quiet}"
+
+    def change(self) -> str:
+        return f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)} master {self.master} up"
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} link delete {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """Where frames for *mac* go: to the port *link* of a bridge, or through the tunnel *link* to the host *remote*.
+
+    For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them.
+    """
+
+    netns: str
+    link: str
+    mac: str
+    remote: IPAddress | None = None
+
+    @property
+    def key(self) -> Key:
+        return ("forwarding", self.netns, self.link, self.mac, str(self.remote) if self.mac == NOBODY else "")
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link),)
+
+    def make(self) -> str:
+        return self._say("append" if self.mac == NOBODY else "replace")
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return self._say("delete")
+
+    def _say(self, verb: str) -> str:
+        where = f"dst {self.remote} self permanent" if self.remote else "master static"
+        return f"bridge{_n(self.netns)} fdb {verb} {self.mac} dev {self.link} {where}"
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Which *mac* has an *address* that is reached over a link of ours."""
+
+    netns: str
+    link: str
+    address: IPAddress
+    mac: str
+
+    @property
+    def key(self) -> Key:
+        return ("neighbour", self.netns, self.link, str(self.address))
+
+    @property
+    def needs(self) -> tuple[Key, ...]:
+        return (link_key(self.netns, self.link),)
+
+    def make(self) -> str:
+        return f"{_ip(self.netns)} neigh replace {self.address} lladdr {self.mac} dev {self.link} nud permanent"
+
+    def change(self) -> str:
+        return self.make()
+
+    def remove(self) -> str:
+        return f"{_ip(self.netns)} neigh delete {self.address} dev {self.link}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -573,8 +681,26 @@ class Element:
         return f"nft {verb} element {self.family} {TABLE} {self.set} '{{ {match}{value} }}'"
 
 
-Link = Bridge | Vlan | Veth | Child | Ifb
-Resource = Namespace | Nickname | Link | Port | Shaper | Redirect | Address | Route | Rule | Sysctl | Table | Element
+NOBODY = "00:00:00:00:00:00"
+"""Stands for all those of whom a tunnel was not told (`Forwarding`)."""
+
+Link = Bridge | Vlan | Veth | Child | Ifb | Vxlan
+Resource = (
+    Namespace
+    | Nickname
+    | Link
+    | Port
+    | Shaper
+    | Redirect
+    | Forwarding
+    | Neighbour
+    | Address
+    | Route
+    | Rule
+    | Sysctl
+    | Table
+    | Element
+)
 
 ORDER: tuple[type, ...] = (
     Namespace,
@@ -583,10 +709,13 @@ ORDER: tuple[type, ...] = (
     Vlan,
     Port,
     Ifb,
+    Vxlan,
     Veth,
     Child,
     Shaper,
     Redirect,
+    Forwarding,
+    Neighbour,
     Sysctl,
     Address,
     Route,
@@ -653,6 +782,10 @@ def _ip(netns: str) -> str:
 
 def _mtu(mtu: int | None) -> str:
     return f" mtu {mtu}" if mtu else ""
+
+
+def _not(value: bool) -> str:  # noqa: FBT001 - a value, not a mode
+    return "off" if value else "on"
 
 
 def _addrgen(ipv6: bool | None) -> str:  # noqa: FBT001 - a value, not a mode

@@ -29,7 +29,8 @@ class Rules:
     those of new networks by driver. In the IP versions of *forward* the host is made to forward where a network needs
     it; *closing* keeps it, then, from forwarding between interfaces of others. Without *default_bridge* there is no
     network `bridge`. Our rules are made for the IP versions of *firewall*; packets that bear one of *marks* may enter
-    every network. Ports of the host are chosen from *automatic* where nobody names one.
+    every network. Ports of the host are chosen from *automatic* where nobody names one. With *shared* there is a store
+    that other hosts have, too; they reach this one by the address that it *advertises*, or the one of that link.
     """
 
     pools: tuple[Pool, ...]
@@ -43,3 +44,5 @@ class Rules:
     default_bridge: DefaultBridge | None = None
     boot_id: str = ""
     automatic: range = AUTOMATIC
+    shared: bool = False
+    advertise: str = ""

@@ -16,7 +16,7 @@ from isthmus.addresses import AddressPool, IPNetwork
 from isthmus.drivers import BUILTIN
 from isthmus.egress import EGRESS
 from isthmus.errors import Ambiguous, NetworkNotFound, SandboxNotFound
-from isthmus.model import Binding, Endpoint, HandLink, IPAddress, Lease, Network, Place, Record, Sandbox, Setting
+from isthmus.model import Binding, Endpoint, HandLink, IPAddress, Lease, Network, Peer, Place, Record, Sandbox, Setting
 
 _T = TypeVar("_T", Network, Sandbox)
 
@@ -44,6 +44,7 @@ class State:
         self._in_segment: dict[str, dict[str, None]] = {}
         self._leases: dict[str, dict[str, Lease]] = {}
         self._ends: list[tuple[int, str, str]] = []
+        self._peers: dict[str, dict[str, Peer]] = {}
         self._keepers: dict[tuple[str, IPAddress], Lease] = {}
         self._last: dict[tuple[str, IPNetwork], IPAddress] = {}
         for record in sorted(records, key=_order):
@@ -58,6 +59,7 @@ class State:
         yield from self.links.values()
         yield from (Setting(key, value) for key, value in self.settings.items())
         yield from (lease for leases in self._leases.values() for lease in leases.values())
+        yield from (peer for peers in self._peers.values() for peer in peers.values())
 
     def put(self, record: Record) -> None:
         """Know *record*, instead of what bore its ID before."""
@@ -81,6 +83,8 @@ class State:
                 self.settings[record.id] = record.value
             case Lease():
                 self._put_lease(record)
+            case Peer():
+                self._put_peer(record)
 
     def drop(self, record: Record) -> None:
         """Forget *record*."""
@@ -108,6 +112,8 @@ class State:
                 self.settings.pop(record.id, None)
             case Lease():
                 self._drop_lease(record)
+            case Peer():
+                self._drop_peer(record)
 
     def network(self, name: str) -> Network:
         """The network that *name* stands for.
@@ -142,6 +148,14 @@ class State:
     def on_network(self, network: str) -> tuple[Endpoint, ...]:
         """The endpoints on the network of this ID, in the order of their making."""
         return tuple(self.endpoints[key] for key in self._on_network.get(network, ()))
+
+    def peers_on(self, network: str) -> tuple[Peer, ...]:
+        """The endpoints that other hosts have on the network of this ID."""
+        return tuple(self._peers.get(network, {}).values())
+
+    def peer(self, network: str, identity: str) -> Peer | None:
+        """The endpoint of this ID that another host has on the network of this ID."""
+        return self._peers.get(network, {}).get(identity)
 
     def of_sandbox(self, sandbox: str) -> tuple[Endpoint, ...]:
         """The endpoints of the sandbox of this ID, in the order of their making."""
@@ -244,6 +258,7 @@ class State:
         networks = [self.networks[key] for key in self._in_segment[segment]]
         endpoints = [endpoint for network in networks for endpoint in self.on_network(network.id)]
         used = [address.ip for endpoint in endpoints for address in endpoint.addresses]
+        used += [one.ip for network in networks for peer in self.peers_on(network.id) for one in peer.addresses]
         reserved = [address for network in networks for subnet in network.subnets for address in subnet.reserved]
         leases = [lease for network in networks for lease in self.leases_on(network.id)]
         for network in networks:
@@ -288,6 +303,21 @@ class State:
             for address in endpoint.addresses:
                 if address.ip in pool.subnet.cidr:
                     self._last[endpoint.network, pool.subnet.cidr] = address.ip
+
+    def _put_peer(self, peer: Peer) -> None:
+        if before := self.peer(peer.network, peer.id):
+            self._drop_peer(before)
+        self._peers.setdefault(peer.network, {})[peer.id] = peer
+        for pool in self.pools.get(peer.network, ()):
+            for address in peer.addresses:
+                if pool.has(address.ip):
+                    pool.take(address.ip)
+
+    def _drop_peer(self, peer: Peer) -> None:
+        if self._peers.get(peer.network, {}).pop(peer.id, None):
+            for pool in self.pools.get(peer.network, ()):
+                for address in peer.addresses:
+                    pool.release(address.ip)
 
     def _put_lease(self, lease: Lease) -> None:
         before = self.lease(lease.network, lease.name)
@@ -343,5 +373,7 @@ def _order(record: Record) -> tuple[int, int]:
             return 1, place.port
         case Lease():
             return 2, record.until
+        case Peer():
+            return 1, 0
         case _:
             return 1, record.created

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Sandbox
+from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
 from isthmus.questions import WhichLease
 
 
@@ -99,6 +99,19 @@ class LanClient:
     lease: DhcpLease | None
     netns: str
     ifname: str
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
+
+    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them.
+    """
+
+    networks: tuple[Network, ...]
+    offered: tuple[Peer, ...]
+    peers: tuple[Peer, ...]
+    address: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,9 @@ def test_a_neighbour_is_fixed_for_good() -> None:
     """Overlays answer for hosts that no ARP reaches; an entry that ages would cut them off."""
     message = read(ndmsg, netlink.newneigh(7, IPv4Address("10.0.0.9"), MAC))
     assert (message["family"], message["ifindex"], message["state"]) == (2, 7, 0x80)
-    assert dict(message["attrs"]) == {"NDA_DST": "10.0.0.9", "NDA_LLADDR": MAC}
+    assert dict(message["attrs"]) == {"NDA_DST": "10.0.0.9", "NDA_LLADDR": MAC, "NDA_PROTOCOL": 105}
+    one = read(ndmsg, netlink.getneigh(7, IPv4Address("10.0.0.9")))
+    assert (one["header"]["type"], one["header"]["flags"], one.get_attr("NDA_DST")) == (30, 1, "10.0.0.9")
     assert read(ndmsg, netlink.delneigh(7, IPv6Address("fd00::9"))).get_attr("NDA_DST") == "fd00::9"
     assert read(ndmsg, netlink.dumpneighs(index=7, family=2)).get_attr("NDA_IFINDEX") == 7
 
@@ -251,6 +253,7 @@ def test_a_forwarding_entry_is_on_a_port_or_behind_a_host() -> None:
     """The same words mean the bridge's table for a port and the tunnel's own for a remote host."""
     port = read(ndmsg, netlink.newfdb(7, MAC))
     assert (port["family"], port["flags"], dict(port["attrs"])) == (7, netlink.NTF_MASTER, {"NDA_LLADDR": MAC})
+    assert port["state"] == netlink.NUD_NOARP  # a permanent one is for the bridge itself
     tunnel = read(ndmsg, netlink.newfdb(7, MAC, remote=IPv4Address("192.0.2.1")))
     assert (tunnel["flags"], tunnel.get_attr("NDA_DST")) == (netlink.NTF_SELF, "192.0.2.1")
     gone = read(ndmsg, netlink.delfdb(7, MAC, remote=IPv4Address("192.0.2.1")))
@@ -317,6 +320,9 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         forward_delay=None,
         stp=None,
         nf_call=None,
+        learning=None,
+        flood=None,
+        vxlan=None,
     )
 
 
@@ -326,17 +332,22 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         ("macvlan", [("IFLA_MACVLAN_MODE", "passthru")], {"macvlan_mode": netlink.MacvlanMode.PASSTHRU}),
         ("ipvlan", [("IFLA_IPVLAN_MODE", 1)], {"ipvlan_mode": netlink.IpvlanMode.L3}),
         ("vlan", [("IFLA_VLAN_ID", 5)], {"vlan_id": 5}),
+        (
+            "vxlan",
+            [("IFLA_VXLAN_ID", 4100), ("IFLA_VXLAN_PORT", 4789), ("IFLA_VXLAN_LOCAL", "192.0.2.1")],
+            {"vxlan": netlink.VxlanMessage(4100, 4789, IPv4Address("192.0.2.1"), learning=False)},
+        ),
     ],
 )
 def test_what_stands_on_a_link_is_read(
-    kind: str, data: list[tuple[str, object]], read_as: dict[str, int | None]
+    kind: str, data: list[tuple[str, object]], read_as: dict[str, object]
 ) -> None:
     """A mode that is read wrongly is made anew for ever."""
     info = {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
     link = netlink.link(
         written(ifinfmsg, netlink.RTM_NEWLINK, {"index": 7}, [("IFLA_LINK", 3), ("IFLA_LINKINFO", info)])
     )
-    fields = ("macvlan_mode", "ipvlan_mode", "ipvlan_flag", "vlan_id")
+    fields = ("macvlan_mode", "ipvlan_mode", "ipvlan_flag", "vlan_id", "vxlan")
     assert (link.kind, link.link) == (kind, 3)
     assert {name: getattr(link, name) for name in fields} == {**dict.fromkeys(fields), **read_as}
 
@@ -375,7 +386,7 @@ def test_a_neighbour_that_pyroute2_writes_is_read() -> None:
         {"family": 7, "ifindex": 7, "state": 0x80, "flags": 4},
         [("NDA_LLADDR", MAC), ("NDA_MASTER", 5)],
     )
-    assert netlink.neighbour(message) == netlink.NeighbourMessage(28, 7, 7, 0x80, 4, None, MAC, 5)
+    assert netlink.neighbour(message) == netlink.NeighbourMessage(28, 7, 7, 0x80, 4, None, MAC, 5, 0)
 
 
 @pytest.mark.parametrize("decode", [netlink.link, netlink.address, netlink.route, netlink.neighbour])

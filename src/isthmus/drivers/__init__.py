@@ -7,10 +7,10 @@ A driver sees values only: no socket, no store, no other driver. To add one, wri
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
-from isthmus.drivers import bridge, children, shared
+from isthmus.drivers import bridge, children, overlay, shared
 from isthmus.drivers.traits import Traits
 from isthmus.firewall import Subject
-from isthmus.model import Endpoint, Host, IPAddress, Network
+from isthmus.model import Endpoint, Host, IPAddress, Network, Peer
 from isthmus.resources import Resource
 
 
@@ -41,6 +41,9 @@ class Driver(Protocol):
             Forbidden: it collides with another network.
         """
 
+    def completed(self, network: Network, others: Iterable[Network]) -> Network:
+        """*network* with what its user left to us to choose beside the *others*, and what has to last."""
+
     def traits(self, network: Network) -> Traits:
         """The ways of the *network*."""
 
@@ -62,6 +65,9 @@ class Driver(Protocol):
         What does not need to know them leaves them unread.
         """
 
+    def peers(self, network: Network, known: Iterable[Peer]) -> Iterator[Resource]:
+        """What this host has to know of those who are on the network on other hosts."""
+
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """What joins a sandbox with the namespace *netns* to the network; without default routes."""
 
@@ -81,5 +87,6 @@ BUILTIN: Mapping[str, Driver] = {
     "ipvlan": children.IPVLAN,
     "macvlan": children.MACVLAN,
     "null": shared.NULL,
+    "overlay": overlay,
 }
 """The drivers by name."""

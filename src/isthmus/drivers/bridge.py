@@ -18,7 +18,7 @@ from isthmus.drivers.traits import Traits
 from isthmus.egress import EGRESS, Egress, egress_of
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import TRANSLATING, Mode, Policy, Subject
-from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
+from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs, Peer
 from isthmus.naming import Owner
 from isthmus.options import (
     FOLLOW,
@@ -188,6 +188,11 @@ def _check_uplink(uplink: str, host: Host) -> None:
         )
 
 
+def completed(network: Network, others: Iterable[Network]) -> Network:
+    """As it is: nothing is left to us."""
+    return network
+
+
 def traits(network: Network) -> Traits:
     """The host is the gateway, and behind it there is nobody but ours; or it is not, on a LAN that has its own."""
     options = parse(network.options)
@@ -276,6 +281,11 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
             yield from firewall.held(everybody)
     else:
         yield from firewall.switch(device, detoured=host.frames_filtered is True)
+
+
+def peers(network: Network, known: Iterable[Peer]) -> Iterator[Resource]:
+    """Nothing: nobody is elsewhere."""
+    yield from ()
 
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:

@@ -23,7 +23,7 @@ from isthmus.addresses import HOST_ADDRESS, Subnet
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption, InvalidRequest
 from isthmus.firewall import Subject
-from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs
+from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs, Peer
 from isthmus.naming import Owner
 from isthmus.options import MTU, PREFIX, Options, Probe, check_mtu
 from isthmus.resources import Address, Child, IPNetwork, Resource, Route, Sysctl, Veth, Vlan, setting_of
@@ -118,6 +118,10 @@ class Children:
         if options.exclusive or theirs.exclusive or not shared:
             raise Forbidden(f"network {other.name} is already using parent interface {options.parent}")
 
+    def completed(self, network: Network, others: Iterable[Network]) -> Network:
+        """As it is: nothing is left to us."""
+        return network
+
     def traits(self, network: Network) -> Traits:
         """The LAN has its own router, or none (as in Docker since 29); we are not it."""
         options = self._options(network)
@@ -180,6 +184,10 @@ class Children:
             yield Address(HOST, shim, ip_interface(address), mine)
             for prefix in _prefixes(subnet, addresses):
                 yield Route(HOST, prefix, shim, mine)
+
+    def peers(self, network: Network, known: Iterable[Peer]) -> Iterator[Resource]:
+        """Nothing: nobody is elsewhere."""
+        yield from ()
 
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """A child of the parent, born inside, with its addresses; it announces them when it goes up."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden
 from isthmus.firewall import Subject
-from isthmus.model import Endpoint, Host, IPAddress, Network
+from isthmus.model import Endpoint, Host, IPAddress, Network, Peer
 from isthmus.resources import Resource
 
 
@@ -30,6 +30,10 @@ class Shared:
         """Refuse a second network (moby, drivers/host and drivers/null)."""
         if any(other.driver == self.name and other.id != network.id for other in others):
             raise Forbidden(f'only one instance of "{self.name}" network is allowed')
+
+    def completed(self, network: Network, others: Iterable[Network]) -> Network:
+        """As it is: nothing is left to us."""
+        return network
 
     def traits(self, network: Network) -> Traits:
         """There are no interfaces of ours."""
@@ -49,6 +53,10 @@ class Shared:
 
     def reach(self, network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]:
         """Nothing."""
+        yield from ()
+
+    def peers(self, network: Network, known: Iterable[Peer]) -> Iterator[Resource]:
+        """Nothing: nobody is elsewhere."""
         yield from ()
 
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:

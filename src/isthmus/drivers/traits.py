@@ -23,7 +23,8 @@ class Traits:
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
     that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may. It
     *polices* if what leaves it can be held to an egress policy. It is *shapeable* if all that an endpoint receives and
-    sends passes by a link of its own in the host's namespace.
+    sends passes by a link of its own in the host's namespace. It is *spanning* if it is on several hosts at once, which
+    know of it, and of who is on it, by the store that they share.
     """
 
     prefix: str = "eth"
@@ -40,4 +41,5 @@ class Traits:
     callers: Callers | None = None
     polices: bool = False
     shapeable: bool = False
+    spanning: bool = False
     probe: Probe = Probe.OFF

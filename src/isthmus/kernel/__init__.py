@@ -25,7 +25,8 @@ class Scope:
     addresses and its routes. *leaving* are such, too, of links that shall go: what goes with them is not looked for, so
     such a link comes alone, and a pair with its other end `ELSEWHERE`. *ports* are links of others in the host's
     namespace, seen if they are on a bridge of ours. *nicknames* are names by which namespaces of ours may be known
-    besides their own. *elements* are keys of such in our table; with *firewall* that is seen, with all its elements.
+    besides their own. *told* are keys of forwarding entries and neighbours, seen on links of ours whether these are
+    named or not. *elements* are keys of such in our table; with *firewall* that is seen, with all its elements.
     With *everything*, all that bears our mark is. Sysctls are seen only where they are named, rules only in the
     namespaces *ruled*, and what shapes or redirects only on those links of ours that are *shaped*.
     """
@@ -36,6 +37,7 @@ class Scope:
     sysctls: frozenset[tuple[str, str]] = frozenset()
     nicknames: frozenset[str] = frozenset()
     leaving: frozenset[tuple[str, str]] = frozenset()
+    told: frozenset[Key] = frozenset()
     elements: frozenset[Key] = frozenset()
     ruled: frozenset[str] = frozenset()
     shaped: frozenset[tuple[str, str]] = frozenset()

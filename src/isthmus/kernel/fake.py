@@ -18,6 +18,8 @@ knows of Linux was tried on 6.18:
   comes to stand beside it.
 * The ipvlans of one parent have one mode: that of the latest. They have no MAC but their parent's.
 * A gateway must be covered by an address or a direct route of the same link, unless it is link-local.
+* Two tunnels of one number and port exclude each other, in whatever namespaces they are. What a tunnel was told goes
+  with it, its neighbours also when it goes down; what a bridge was told of a port goes when that leaves.
 * What shapes or redirects the traffic of a link goes with it. A redirection whose target goes stays, without one.
 * A rule goes with its namespace only; where the table that it leads to is empty, the next rule has its turn.
 
@@ -50,6 +52,7 @@ from errno import (
     EXFULL,
 )
 from ipaddress import ip_interface
+from types import UnionType
 
 from isthmus import firewall
 from isthmus.errors import Refused
@@ -64,10 +67,12 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Forwarding,
     Ifb,
     IPNetwork,
     Key,
     Namespace,
+    Neighbour,
     Nickname,
     Port,
     Redirect,
@@ -79,6 +84,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
     announcing,
 )
 
@@ -108,8 +114,10 @@ class _Link:
     isolated: bool = False
     ipv6: bool = True
     inet6: bool = True
+    told: bool = False
     peer: _End | None = None
     parent: _End | None = None
+    tunnel: Vxlan | None = None
     mode: str = ""
     flag: str = ""
     vid: int = 0
@@ -146,6 +154,7 @@ class FakeKernel:
         self._rules: dict[tuple[str, IPAddress], int] = {}
         self._shapers: dict[_End, int] = {}
         self._redirects: dict[_End, str] = {}
+        self._entries: dict[Key, Forwarding | Neighbour] = {}
         self._sysctls: dict[_End, str] = {}
         self._digest: str | None = None
         self._elements: dict[Key, _Element] = {}
@@ -170,6 +179,7 @@ class FakeKernel:
         other._rules = self._rules.copy()
         other._shapers = self._shapers.copy()
         other._redirects = self._redirects.copy()
+        other._entries = self._entries.copy()
         other._sysctls = self._sysctls.copy()
         other._digest = self._digest
         other._elements = self._elements.copy()
@@ -237,6 +247,7 @@ class FakeKernel:
             Rule(netns, source, table) for (netns, source), table in self._rules.items() if netns in scope.ruled
         )
         seen.update(one for end in scope.shaped for one in self._shaping(end))
+        seen.update(one for key, one in self._entries.items() if (one.netns, one.link) in ends or key in scope.told)
         if not scope.everything:
             seen.update(one for end in scope.leaving if (one := self._alone(end)))
         seen.update(port for name in scope.ports if (port := self._port(name)))
@@ -385,7 +396,8 @@ class FakeKernel:
 
     def nomaster(self, name: str, netns: str = HOST) -> None:
         """Take a link off its bridge."""
-        self._set(f"ip{_in(netns)} link set {name} nomaster", (netns, name), master=None, isolated=False)
+        self._there(f"ip{_in(netns)} link set {name} nomaster", netns, name)
+        self._leave_bridge((netns, name))
 
     def add_address(self, name: str, interface: IPInterface, netns: str = HOST) -> None:
         """Give a link an address that is not ours."""
@@ -418,6 +430,11 @@ class FakeKernel:
         """Take all filters from what comes in by a link."""
         if self._redirects.pop((netns, name), None) is None:
             raise _refused(f"tc{_in(netns)} filter delete dev {name} ingress", ENOENT)
+
+    def delete_entry(self, key: Key) -> None:
+        """Take a forwarding entry or a neighbour away."""
+        if self._entries.pop(key, None) is None:
+            raise _refused(f"bridge fdb delete {key}", ENOENT)
 
     def set_rate(self, name: str, rate: int, netns: str = HOST) -> None:
         """Let another *rate* go out by a link."""
@@ -501,7 +518,7 @@ class FakeKernel:
                 self._drop_namespace(resource.name)
             case Nickname():
                 self._nicknames.pop(resource.name, None)
-            case Bridge() | Vlan() | Veth() | Child() | Ifb():
+            case Bridge() | Vlan() | Veth() | Child() | Ifb() | Vxlan():
                 link = self._links.get((resource.netns, resource.name))
                 if link and link.owner == resource.owner:
                     self._drop_link((resource.netns, resource.name))
@@ -509,7 +526,7 @@ class FakeKernel:
                 end = (resource.netns, resource.name)
                 link = self._links.get(end)
                 if link and link.master == resource.master:
-                    self._links[end] = replace(link, master=None, isolated=False)
+                    self._leave_bridge(end)
             case Address():
                 self._drop_address((resource.netns, resource.link, resource.interface))
             case Route():
@@ -521,6 +538,9 @@ class FakeKernel:
                 self._shapers.pop((resource.netns, resource.link), None)
             case Redirect():
                 self._redirects.pop((resource.netns, resource.link), None)
+            case Forwarding() | Neighbour():
+                if resource.key in self._entries:
+                    del self._entries[resource.key]
             case Rule():
                 if self._rules.get((resource.netns, resource.source)) == resource.table:
                     del self._rules[resource.netns, resource.source]
@@ -552,6 +572,10 @@ class FakeKernel:
                 self._set(operation, end, up=True)
             case Ifb():
                 self._bring_ifb(operation, resource)
+            case Vxlan():
+                self._bring_vxlan(operation, resource)
+            case Forwarding() | Neighbour():
+                self._bring_entry(operation, resource)
             case Shaper():
                 self._shape(operation, resource)
             case Redirect():
@@ -610,8 +634,9 @@ class FakeKernel:
         self._check(operation, mtu=new.mtu, mac=new.mac)
         if new.master:
             self._enslave(operation, end, new.master)
-        isolated = new.isolated if self._links[end].master else None
-        self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, isolated=isolated)
+        port = bool(self._links[end].master)
+        isolated, told = (new.isolated, new.told) if port else (None, None)
+        self._set(operation, end, mtu=new.mtu, ipv6=new.ipv6, up=new.up, isolated=isolated, told=told)
         self._announce(peer, new.announce)
         self._set(operation, peer, mtu=new.mtu, ipv6=new.ipv6, up=new.peer_up, mac=new.mac)
         if new.ipv6:
@@ -629,6 +654,33 @@ class FakeKernel:
             self._make_here(operation, end)
             self._links[end] = _Link("ifb", new.owner, mac=self._mac(), up=False, inet6=end[0] == HOST)
         self._set(operation, end, up=new.up)
+
+    def _bring_vxlan(self, operation: Operation, new: Vxlan) -> None:
+        end = (new.netns, new.name)
+        link = self._links.get(end)
+        if link and (not link.owner or not link.tunnel):
+            raise _refused(operation, EEXIST)
+        if link and link.owner and not fits(new, self._seen(end, link.owner)):
+            self._drop_link(end)  # a wrong one of ours
+            link = None
+        if link is None:
+            self._make_here(operation, end)
+            self._check(operation, mtu=new.mtu)
+            self._check_master(operation, end, new.master)
+            for at, other in list(self._links.items()):
+                if other.tunnel and (other.tunnel.vni, other.tunnel.port) == (new.vni, new.port):
+                    if not other.owner:
+                        raise _refused(operation, EEXIST)
+                    self._drop_link(at)  # left behind by us
+            self._links[end] = _Link("vxlan", new.owner, mac=self._mac(), up=False, inet6=end[0] == HOST, tunnel=new)
+        self._enslave(operation, end, new.master)
+        self._set(operation, end, mtu=new.mtu, up=new.up)
+
+    def _bring_entry(self, operation: Operation, new: Forwarding | Neighbour) -> None:
+        link = self._there(operation, new.netns, new.link)
+        if isinstance(new, Forwarding) and (bool(new.remote) != bool(link.tunnel) or not (link.tunnel or link.master)):
+            raise _refused(operation, EINVAL if new.remote else EOPNOTSUPP)
+        self._entries[new.key] = new
 
     def _shape(self, operation: object, new: Shaper) -> None:
         self._there(operation, new.netns, new.link)
@@ -793,7 +845,9 @@ class FakeKernel:
             raise _refused(operation, EBUSY)
         if link.kind == "bridge":
             raise _refused(operation, ELOOP)
-        self._links[end] = replace(link, master=master, isolated=False)
+        if link.master:
+            self._leave_bridge(end)
+        self._links[end] = replace(self._links[end], master=master)
 
     def _reach(self, operation: object, new: Route) -> None:
         netns, name, via, version = new.netns, new.link, new.via, new.destination.version
@@ -845,6 +899,7 @@ class FakeKernel:
         up: bool | None = None,
         ipv6: bool | None = None,
         isolated: bool | None = None,
+        told: bool | None = None,
         master: str | None = "",
     ) -> None:
         link = self._there(operation, *end)
@@ -858,12 +913,14 @@ class FakeKernel:
             up=link.up if up is None else up,
             ipv6=link.ipv6 if ipv6 is None else ipv6,
             isolated=link.isolated if isolated is None else isolated,
+            told=link.told if told is None else told,
             master=link.master if master == "" else master,
         )
         if up is False:
             for key in [key for key in self._addresses if key[:2] == end and key[2].version == 6]:
                 del self._addresses[key]
             self._drop_routes(end, versions=(4, 6))
+            self._forget_told(end, Neighbour)
         for other, standing in list(self._on(end)):
             if up is not None and up != link.up and standing.kind == "vlan":
                 self._set(operation, other, up=up)
@@ -908,6 +965,7 @@ class FakeKernel:
         netns, name = end
         self._shapers.pop(end, None)
         self._redirects.pop(end, None)
+        self._forget_told(end, Forwarding | Neighbour)
         for source, target in self._redirects.items():
             if (source[0], target) == end:
                 self._redirects[source] = ELSEWHERE
@@ -916,11 +974,25 @@ class FakeKernel:
         if link.kind == "bridge":
             for at, port in self._links.items():
                 if at[0] == netns and port.master == name:
-                    self._links[at] = replace(port, master=None, isolated=False)
+                    self._leave_bridge(at)
         for other in [other for other, _ in self._on(end)]:
             self._drop_link(other)
         if link.peer in self._links:
             self._drop_link(link.peer)
+
+    def _leave_bridge(self, end: _End) -> None:
+        """Have a link be a port no more: with the bridge it loses what made it one, and what that was told of it."""
+        link = self._links[end]
+        self._links[end] = replace(link, master=None, isolated=False, told=False)
+        if not link.tunnel:
+            self._forget_told(end, Forwarding)
+
+    def _forget_told(self, end: _End, kind: type[Forwarding | Neighbour] | UnionType) -> None:
+        self._entries = {
+            key: one
+            for key, one in self._entries.items()
+            if not (isinstance(one, kind) and (one.netns, one.link) == end)
+        }
 
     def _drop_address(self, key: tuple[str, str, IPInterface]) -> None:
         if key not in self._addresses:
@@ -958,6 +1030,8 @@ class FakeKernel:
     def _seen(self, end: _End, owner: Owner) -> Resource:
         netns, name = end
         link = self._links[end]
+        if link.tunnel:
+            return replace(link.tunnel, master=link.master or "", owner=owner, mtu=link.mtu, up=link.up)
         if link.parent and link.kind == "vlan":
             return Vlan(netns, name, link.parent[1], link.vid, owner, link.up)
         if link.kind == "ifb":
@@ -991,6 +1065,7 @@ class FakeKernel:
             isolated=link.isolated,
             ipv6=link.ipv6 if link.ipv6 == peer.ipv6 else None,
             announce=self._announces(link.peer),
+            told=link.told,
             up=link.up,
             peer_up=peer.up,
         )

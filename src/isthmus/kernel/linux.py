@@ -32,7 +32,7 @@ from errno import (
     ESRCH,
     EXFULL,
 )
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,31 +42,46 @@ from isthmus.kernel import ELSEWHERE, Count, Scope, netlink, tc
 from isthmus.kernel.flows import Flows
 from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
+    AF_BRIDGE,
     IFF_LOOPBACK,
     NLM_F_CREATE,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
+    NTF_SELF,
+    NUD_NOARP,
+    NUD_PERMANENT,
     AddressMessage,
     AddrGenMode,
     IpvlanFlag,
     IpvlanMode,
     LinkMessage,
     MacvlanMode,
+    NeighbourMessage,
     NetlinkError,
     RouteMessage,
+    VxlanMessage,
     address,
     deladdr,
+    delfdb,
     dellink,
     dellink_group,
+    delneigh,
     delroute,
     delrule,
     dumpaddrs,
+    dumpfdb,
     dumplinks,
+    dumpneighs,
     dumproutes,
     dumprules,
+    getfdb,
+    getneigh,
     link,
+    neighbour,
     newaddr,
+    newfdb,
     newlink,
+    newneigh,
     newroute,
     newrule,
     route,
@@ -84,9 +99,12 @@ from isthmus.resources import (
     Bridge,
     Child,
     Element,
+    Forwarding,
     Ifb,
+    Key,
     Link,
     Namespace,
+    Neighbour,
     Nickname,
     Port,
     Redirect,
@@ -98,6 +116,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
 )
 
 PEER = "peer of "
@@ -109,6 +128,7 @@ DYING = 105_105
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
 _CHILDREN = frozenset({"macvlan", "ipvlan"})
+_LEFT_BEHIND = _CHILDREN | {"vxlan"}
 _MODULES = {"vlan": "8021q"}
 _FRAMES = "/proc/sys/net/bridge/bridge-nf-call-iptables"
 _LOCAL_TABLE = 255
@@ -118,6 +138,9 @@ _TRIES = 8
 _MOST_MTU = 65535
 _INET6_LEAST_MTU = 1280  # RFC 8200, section 5; below it the kernel has no IPv6 on a link
 _BATCHES = 32  # half as many namespaces as `Spaces` keeps open in any case
+
+
+_On = Shaper | Redirect | Address | Route | Forwarding | Neighbour
 
 
 def whose(alias: str) -> Owner | None:
@@ -211,6 +234,7 @@ class LinuxKernel:
         for netns, name in scope.shaped:
             if (space := spaces.find(netns)) and (message := space.link(name)) and whose(message.alias):
                 found.update(_shaping(space, message))
+        found.update(self._told(scope.told))
         found.update(self._settings(scope.sysctls))
         for ruled in filter(None, map(spaces.find, scope.ruled)):
             found.update(_rules(ruled))
@@ -330,10 +354,12 @@ class LinuxKernel:
         spaces = self._spaces
         views = {HOST: _View(spaces.host)}
         by_number: dict[int, _View] = {}
+        ends: dict[str, _View] = {}
         for name in spaces.names():
             if space := spaces.find(name):
                 found.add(Namespace(name))
                 view = views[name] = _View(space)
+                ends.update((one.alias, view) for one in view.links.values() if one.alias.startswith(PEER))
                 if len(view.links) > 1 and (number := spaces.number(space)) is not None:
                     by_number[number] = view
         for view in views.values():
@@ -342,7 +368,9 @@ class LinuxKernel:
                     self._dying.setdefault(view.name, {})  # somebody died before he could reap
                 if owner := naming.owner(message.alias):
                     number = message.link_netnsid
-                    far = view if number is None else by_number.get(number) if view.name == HOST else None
+                    # A number means something only where it was given.
+                    near = by_number.get(number or 0) if view.name == HOST else ends.get(PEER + message.alias)
+                    far = view if number is None else near
                     self._observe_in(view, message, owner, far, views[HOST], found)
 
     def _observe_in(  # noqa: PLR0917 (one loop, in two halves)
@@ -360,6 +388,8 @@ class LinuxKernel:
             found.add(_bridge(view.name, message, owner))
         elif message.kind == "ifb":
             found.add(Ifb(view.name, message.name, owner, message.up))
+        elif message.kind == "vxlan":
+            found.add(_vxlan(view.name, message, owner, view.links.get(message.master)))
         elif message.kind == "veth" and far and other:
             found.add(_veth(view.name, message, far.name, other, owner, view.links.get(message.master)))
             found.update(far.things(other, owner))
@@ -400,17 +430,10 @@ class LinuxKernel:
         if owner is None or (space.name, message.ifindex) in seen:
             return
         seen.add((space.name, message.ifindex))
-        if message.kind == "bridge":
-            found.add(_bridge(space.name, message, owner))
-            found.update(_things(space, message, owner))
-            return
-        if _stands(message):
-            found.add(self._standing(space, message, owner))
-            found.update(_things(space, message, owner))
-            return
-        if message.kind == "ifb":
-            found.add(Ifb(space.name, message.name, owner, message.up))
         if message.kind != "veth":
+            alone = tuple(self._alone(space, message, owner))
+            found.update(alone)
+            found.update(_things(space, message, owner) if alone and message.kind != "ifb" else ())
             return
         far = self._other_end(space, message)
         if message.alias.startswith(PEER):
@@ -434,8 +457,26 @@ class LinuxKernel:
             yield _veth(space.name, message, ELSEWHERE, None, owner, None)
         elif message.kind == "ifb":
             yield Ifb(space.name, message.name, owner, message.up)
+        elif message.kind == "vxlan":
+            yield _vxlan(space.name, message, owner, space.link(message.master) if message.master else None)
         elif _stands(message):
             yield self._standing(space, message, owner)
+
+    def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
+        """Yield what links of ours were told, of the entries with these *keys*."""
+        known: dict[tuple[str, str], tuple[Space, LinkMessage] | None] = {}
+        for kind, netns, name, what, *_ in keys:
+            if (netns, name) not in known:
+                space = self._spaces.find(netns)
+                message = space.link(name) if space else None
+                known[netns, name] = (space, message) if space and message and whose(message.alias) else None
+            if not (there := known[netns, name]):
+                continue
+            space, message = there
+            index, tunnel = message.ifindex, message.kind == "vxlan"
+            wanted = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
+            with suppress(NetlinkError):  # there is none
+                yield from _entries(netns, message, [neighbour(space.socket.ask(wanted))])
 
     def _standing(
         self,
@@ -497,8 +538,10 @@ class LinuxKernel:
         match operation.resource:
             case Veth() as pair:
                 self._make_veth(operation, pair, work)
-            case (Address() | Route() | Rule()) as inner:
+            case (Address() | Forwarding() | Neighbour() | Route() | Rule()) as inner:
                 self._make_inner(operation, inner, work)
+            case Vxlan() as tunnel:
+                self._make_vxlan(operation, tunnel, work)
             case (Namespace() | Nickname() | Sysctl()) as resource:
                 self._make_file(operation, resource)
             case Bridge() as switch:
@@ -543,9 +586,12 @@ class LinuxKernel:
             index, other = self._index, self._index + 1
             data = veth(pair.peer, netns=birthplace, index=other, mac=pair.mac or "", mtu=mtu, queues=1)
             quiet = AddrGenMode.NONE if self._speaks_inet6(mtu) and (master or pair.ipv6 is False) else None
+            open_ = False if pair.told else None
             errors = home.socket.attempt(
                 newlink("veth", pair.name, index=index, master=master, mac=mac, mtu=mtu, queues=1, data=data),
-                setlink(index, alias=alias, addr_gen_mode=quiet, isolated=pair.isolated or None),
+                setlink(
+                    index, alias=alias, addr_gen_mode=quiet, isolated=pair.isolated or None, learning=open_, flood=open_
+                ),
                 setlink(index, up=pair.up),
             )
             if not errors:
@@ -565,6 +611,8 @@ class LinuxKernel:
             raise Refused(operation, EBUSY, _NO_INDEX)
         work.indices[pair.netns, pair.name] = index
         work.indices[pair.peer_netns, pair.peer] = other
+        if home is not self._spaces.host:
+            self._spaces.tie(away)
         if pair.ipv6:
             self._permit_ipv6(operation, away, pair.peer)
         batch = self._batch(work, away)
@@ -627,8 +675,9 @@ class LinuxKernel:
             master = self._index_of(operation, home, pair.master, work)
             if master != message.master:
                 yield setlink(index, master=master)
-            if pair.isolated is not None:
-                yield setlink(index, isolated=pair.isolated)
+            if pair.isolated is not None or pair.told is not None:
+                open_ = None if pair.told is None else not pair.told
+                yield setlink(index, isolated=pair.isolated, learning=open_, flood=open_)
         if pair.mtu is not None and pair.mtu != message.mtu:
             yield setlink(index, mtu=pair.mtu)
         if (pair.master or pair.ipv6 is False) and message.addr_gen_mode not in {None, AddrGenMode.NONE}:
@@ -771,7 +820,10 @@ class LinuxKernel:
                 setlink(index, alias=naming.mark(switch.owner), mtu=switch.mtu, addr_gen_mode=mode),
             )
             if not errors:
+                if switch.ipv6:
+                    self._permit_ipv6(operation, space, switch.name)
                 self._send(operation, space, self._rising(space, switch, index))
+                self._spaces.tie(space)
                 work.indices[switch.netns, switch.name] = index
                 return
             if errors[0].index or errors[0].errno != EBUSY:
@@ -790,6 +842,72 @@ class LinuxKernel:
             with suppress(OSError):
                 self._spaces.write(space, f"net/ipv6/conf/{switch.name}/accept_dad", "0")
         yield setlink(index, up=switch.up)
+
+    def _make_vxlan(self, operation: Operation, tunnel: Vxlan, work: _Work) -> None:
+        space = self._space(operation, tunnel.netns)
+        master = self._index_of(operation, space, tunnel.master, work)
+        birthplace = -1 if space is self._spaces.host else space.netns
+        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, learning=tunnel.learning)
+        alias, quiet = naming.mark(tunnel.owner), AddrGenMode.NONE if self._speaks_inet6(tunnel.mtu or 0) else None
+        for _ in range(_TRIES):
+            self._index += 2
+            index = self._index
+            birth = newlink("vxlan", tunnel.name, index=index, mtu=tunnel.mtu or 0, netns=birthplace, data=data)
+            errors = self._spaces.host.socket.attempt(birth)
+            if not errors:
+                marking = (
+                    setlink(index, alias=alias, master=master, addr_gen_mode=quiet),
+                    setlink(index, learning=False),
+                    setlink(index, up=tunnel.up),
+                )
+                self._send(operation, space, marking)
+                work.indices[tunnel.netns, tunnel.name] = index
+                return
+            if errors[0].errno == EBUSY:
+                self._index += _chance(2)
+            elif errors[0].errno != EEXIST:
+                raise _refused(operation, errors[0])
+            elif self._complete_vxlan(operation, tunnel, space, master):
+                return
+        raise Refused(operation, EBUSY, _NO_INDEX)
+
+    def _complete_vxlan(self, operation: Operation, tunnel: Vxlan, space: Space, master: int) -> bool:
+        """Bring a tunnel that is there to what it shall be; False if one of ours was in the way, and is not now.
+
+        Raises:
+            Refused: its name or its number is somebody else's.
+        """
+        there = space.link(tunnel.name)
+        if there is None:
+            self._free_vni(operation, tunnel)
+            return False
+        owner = naming.owner(there.alias)
+        # One without a mark, in a namespace of ours, was cut short when it was made.
+        if (owner or space is not self._spaces.host) and there.kind == "vxlan":
+            if owner and fits(tunnel, _vxlan(space.name, there, owner, None)):
+                self._send(operation, space, _vxlan_changes(tunnel, there, master))
+                return True
+            space.socket.request(dellink(there.ifindex))
+            return False
+        raise _taken(operation, tunnel.name, space)
+
+    def _free_vni(self, operation: Operation, tunnel: Vxlan) -> None:
+        """Delete the tunnel of ours that has a number and port, wherever it is left.
+
+        Raises:
+            Refused: they are somebody else's.
+        """
+        for name in (HOST, *self._spaces.names()):
+            space = self._spaces.find(name)
+            for other in map(link, space.socket.dump(dumplinks(kind="vxlan"))) if space else ():
+                if space and other.vxlan and other.vxlan[:2] == (tunnel.vni, tunnel.port):
+                    if name == HOST and naming.owner(other.alias) is None:
+                        raise Refused(
+                            operation, EEXIST, f"{other.name} on this host has the VXLAN number {tunnel.vni} already"
+                        )
+                    space.socket.request(dellink(other.ifindex))
+                    return
+        raise Refused(operation, EEXIST, f"somebody else on this host has the VXLAN number {tunnel.vni} already")
 
     def _make_port(self, operation: Operation, port: Port, work: _Work) -> None:
         space = self._space(operation, port.netns)
@@ -841,20 +959,27 @@ class LinuxKernel:
         if refused := next((one for one in errors if one.index != 1), None):
             raise _refused(operation, refused)
 
-    def _make_inner(self, operation: Operation, resource: Address | Route | Rule, work: _Work) -> None:
-        """Let the message that makes an address, a route or a rule wait."""
+    def _make_inner(
+        self, operation: Operation, resource: Address | Forwarding | Neighbour | Route | Rule, work: _Work
+    ) -> None:
+        """Let the message wait that makes what is on a link, or a rule."""
         waiting = work.batches.get(resource.netns)
         space = waiting.space if waiting else self._space(operation, resource.netns)
         if isinstance(resource, Rule):
             self._batch(work, space).add(operation, newrule(resource.source, resource.table))
             return
         index = self._index_of(operation, space, resource.link, work)
-        if isinstance(resource, Address):
-            message = newaddr(index, resource.interface, broadcast=_broadcast(resource.interface))
-        else:
-            message = newroute(resource.destination, gateway=resource.via, oif=index, table=resource.table)
-            if isinstance(operation, Change):
-                message = _replacing(message)
+        message: bytes
+        match resource:
+            case Address(interface=interface):
+                message = newaddr(index, interface, broadcast=_broadcast(interface))
+            case Forwarding(mac=mac, remote=remote):
+                message = newfdb(index, mac, remote=remote)
+            case Neighbour(address=neighbour_address, mac=mac):
+                message = newneigh(index, neighbour_address, mac)
+            case Route(destination=destination, via=via, table=table):
+                message = newroute(destination, gateway=via, oif=index, table=table)
+                message = _replacing(message) if isinstance(operation, Change) else message
         batch = self._batch(work, space)
         if isinstance(resource, Route):
             batch.rise()  # there is no route over a link that is down
@@ -939,9 +1064,9 @@ class LinuxKernel:
                 if space := self._spaces.find(resource.netns):
                     self._remove_link(space, resource)
 
-    def _remove_link(self, space: Space, resource: Link | Port | Shaper | Redirect | Address | Route) -> None:
+    def _remove_link(self, space: Space, resource: Link | Port | _On) -> None:
         """Take a link away, or what is on it."""
-        name = resource.link if isinstance(resource, Shaper | Redirect | Address | Route) else resource.name
+        name = resource.link if isinstance(resource, _On) else resource.name
         message = space.link(name)
         if message is None:
             return
@@ -949,8 +1074,10 @@ class LinuxKernel:
         match resource:
             case Veth() if ours and message.kind == "veth":
                 self._retire(space, message)
-            case Bridge() if ours:
+            case Bridge() | Vxlan() if ours:
                 space.socket.request(dellink(index))
+            case Forwarding() | Neighbour():
+                space.socket.request(_forgetting(index, resource))
             case Vlan() | Child() if ours and _stands(message):
                 space.socket.request(*_deletion(index))
             case Ifb() if ours and message.kind == "ifb":
@@ -1025,7 +1152,7 @@ class LinuxKernel:
 class _View:
     """All that is in one namespace, at one moment."""
 
-    __slots__ = ("_addresses", "_routes", "links", "name")
+    __slots__ = ("_addresses", "_entries", "_routes", "links", "name")
 
     def __init__(self, space: Space) -> None:
         self.name = space.name
@@ -1038,11 +1165,16 @@ class _View:
                 self._addresses.setdefault(held.ifindex, []).append(held)
             for found in map(route, wire.dump(dumproutes(kind=_UNICAST))):
                 self._routes.setdefault(found.oif, []).append(found)
+        self._entries: dict[int, list[NeighbourMessage]] = {}
+        if any(message.kind == "vxlan" for message in self.links.values()):
+            for entry in map(neighbour, (*wire.dump(dumpfdb()), *wire.dump(dumpneighs()))):
+                self._entries.setdefault(entry.ifindex, []).append(entry)
 
-    def things(self, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:
-        """Yield our addresses and routes on a link."""
+    def things(self, message: LinkMessage, owner: Owner) -> Iterator[Address | Route | Forwarding | Neighbour]:
+        """Yield our addresses and routes on a link, and what it was told."""
         index = message.ifindex
-        return _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
+        yield from _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
+        yield from _entries(self.name, message, self._entries.get(index, ()))
 
 
 def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
@@ -1059,12 +1191,30 @@ def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) 
     return min((min(links[one.oif].mtu, _MOST_MTU) for one in defaults.values()), default=ETHERNET_MTU)
 
 
-def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Address | Route]:
-    """Yield our addresses and routes on one link, asking for no others."""
+def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Address | Route | Forwarding | Neighbour]:
+    """Yield our addresses and routes on one link, and what it was told, asking for no others."""
     wire, index = space.socket, message.ifindex
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
-    return _inner(space.name, message, owner, addresses, routes)
+    yield from _inner(space.name, message, owner, addresses, routes)
+    tunnel = message.kind == "vxlan"
+    if tunnel or (message.learning is False and message.flood is False):
+        told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if tunnel else ()))
+        yield from _entries(space.name, message, map(neighbour, told))
+
+
+def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage]) -> Iterator[Forwarding | Neighbour]:
+    """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself."""
+    tunnel = message.kind == "vxlan"
+    for one in entries:
+        if one.family != AF_BRIDGE:
+            if one.protocol == PROTOCOL and one.address:
+                yield Neighbour(netns, message.name, one.address, one.mac)
+        elif one.flags & NTF_SELF:
+            if tunnel and one.address and one.state & NUD_PERMANENT:
+                yield Forwarding(netns, message.name, one.mac, one.address)
+        elif not tunnel and one.state & NUD_NOARP:
+            yield Forwarding(netns, message.name, one.mac)
 
 
 def _inner(
@@ -1109,6 +1259,13 @@ def _shaping(space: Space, message: LinkMessage) -> Iterator[Shaper | Redirect]:
         yield Redirect(space.name, message.name, name)
 
 
+def _forgetting(index: int, entry: Forwarding | Neighbour) -> bytes:
+    """Return what takes back what a link was told."""
+    if isinstance(entry, Forwarding):
+        return delfdb(index, entry.mac, remote=entry.remote)
+    return delneigh(index, entry.address)
+
+
 def _remove_shaping(space: Space, index: int, resource: Shaper | Redirect) -> None:
     """Take from a link what is ours of traffic control; the qdisc for filters stays, for others may have some there."""
     try:
@@ -1120,6 +1277,33 @@ def _remove_shaping(space: Space, index: int, resource: Shaper | Redirect) -> No
 
 def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
     return Bridge(netns, message.name, owner, message.mtu, _ipv6(message), message.up)
+
+
+def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None) -> Vxlan:
+    told = message.vxlan or VxlanMessage(0, 0, None, learning=False)
+    return Vxlan(
+        netns,
+        message.name,
+        told.vni,
+        master.name if master else "",
+        owner,
+        told.port,
+        told.local,
+        told.learning,
+        message.mtu,
+        message.up,
+    )
+
+
+def _vxlan_changes(tunnel: Vxlan, message: LinkMessage, master: int) -> Iterator[bytes]:
+    index = message.ifindex
+    if tunnel.mtu is not None and tunnel.mtu != message.mtu:
+        yield setlink(index, mtu=tunnel.mtu)
+    if master != message.master:
+        yield setlink(index, master=master)
+    yield setlink(index, learning=False)
+    if tunnel.up != message.up:
+        yield setlink(index, up=tunnel.up)
 
 
 def _veth(  # noqa: PLR0917 (it is called three times, next to the definition of its arguments)
@@ -1143,6 +1327,7 @@ def _veth(  # noqa: PLR0917 (it is called three times, next to the definition of
         bool(near.isolated),
         ipv6,
         far.announce,
+        near.learning is False and near.flood is False,
         near.up,
         far.up,
     )
@@ -1154,10 +1339,10 @@ def _stands(message: LinkMessage) -> bool:
 
 
 def _take_back(space: Space) -> None:
-    """Delete our children in a namespace that is ours no longer: who comes in its place needs their MACs."""
+    """Delete what stands in a namespace that is ours no longer: who comes in its place needs its MACs and numbers."""
     with suppress(OSError):
         links = map(link, space.socket.dump(dumplinks()))
-        ours = (one for one in links if one.kind in _CHILDREN and naming.owner(one.alias))
+        ours = (one for one in links if one.kind in _LEFT_BEHIND and naming.owner(one.alias))
         space.socket.attempt(*(dellink(one.ifindex) for one in ours))
 
 

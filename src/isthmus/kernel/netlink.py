@@ -34,6 +34,7 @@ from isthmus import bpf
 from isthmus.bpf import Instruction
 from isthmus.model import IPAddress, IPInterface
 from isthmus.naming import MAIN_TABLE, PROTOCOL, RULE_PRIORITY, octets
+from isthmus.resources import NOBODY
 
 IPNetwork = IPv4Network | IPv6Network
 
@@ -54,6 +55,7 @@ NLM_F_DUMP = 0x300
 NLM_F_EXCL = 0x200
 NLM_F_CREATE = 0x400
 NLM_F_REPLACE = 0x100
+NLM_F_APPEND = 0x800
 NLMSGERR_ATTR_MSG = 1
 NLA_F_NESTED = 0x8000
 NLA_TYPE_MASK = 0x3FFF
@@ -77,11 +79,14 @@ IPV4_DEVCONF_ARP_NOTIFY = 22
 IFLA_INET6_ADDR_GEN_MODE = 8
 IFLA_BR_FORWARD_DELAY, IFLA_BR_STP_STATE, IFLA_BR_MCAST_SNOOPING = 1, 5, 23
 IFLA_BR_NF_CALL_IPTABLES, IFLA_BR_NF_CALL_IP6TABLES, IFLA_BR_NF_CALL_ARPTABLES = 36, 37, 38
-IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_FLUSH, IFLA_BRPORT_ISOLATED = 1, 4, 24, 33
+IFLA_BRPORT_STATE, IFLA_BRPORT_MODE, IFLA_BRPORT_LEARNING, IFLA_BRPORT_UNICAST_FLOOD = 1, 4, 8, 9
+IFLA_BRPORT_FLUSH, IFLA_BRPORT_ISOLATED = 24, 33
 BR_STATE_DISABLED = 0
 IFLA_MACVLAN_MODE = 1
 IFLA_IPVLAN_MODE, IFLA_IPVLAN_FLAGS = 1, 2
 IFLA_VLAN_ID = 1
+IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY = 1, 4, 7, 11
+IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
 VETH_INFO_PEER = 1
 RTEXT_FILTER_SKIP_STATS = 8
 
@@ -95,8 +100,8 @@ RTN_UNICAST = 1
 FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
 FR_ACT_TO_TBL = 1
 
-NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_MASTER = 1, 2, 8, 9
-NUD_PERMANENT = 0x80
+NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_MASTER, NDA_PROTOCOL = 1, 2, 8, 9, 12
+NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 NTF_SELF, NTF_MASTER = 0x02, 0x04
 
 NETNSA_NSID, NETNSA_FD = 1, 3
@@ -118,6 +123,7 @@ _GENERAL = Struct("=IHHIIBxxx")  # ... and struct rtgenmsg: family
 _ATTRIBUTE = Struct("=HH")  # struct nlattr: length, type
 _ATTRIBUTE_U8 = Struct("=HHBxxx")
 _ATTRIBUTE_U16 = Struct("=HHHxx")
+_ATTRIBUTE_PORT = Struct("=HH2sxx")
 _ATTRIBUTE_U32 = Struct("=HHI")
 _ATTRIBUTE_S32 = Struct("=HHi")
 _U16 = Struct("=H")
@@ -320,6 +326,17 @@ def vlan(vid: int) -> bytes:
     return _attribute_u16(IFLA_VLAN_ID, vid)
 
 
+def vxlan(vni: int, *, port: int, local: IPAddress | None = None, learning: bool = False) -> bytes:
+    """Return the `data` of a tunnel (RFC 7348) of the number *vni*, on the UDP *port*, sent from *local*.
+
+    If it is not *learning*, it knows only what it is told, and answers itself who has an address that it was told of.
+    """
+    data = attribute_u32(IFLA_VXLAN_ID, vni) + _ATTRIBUTE_PORT.pack(6, IFLA_VXLAN_PORT, port.to_bytes(2, "big"))
+    if local is not None:
+        data += attribute(IFLA_VXLAN_LOCAL if local.version == 4 else IFLA_VXLAN_LOCAL6, local.packed)
+    return data + _attribute_u8(IFLA_VXLAN_LEARNING, learning) + _attribute_u8(IFLA_VXLAN_PROXY, not learning)
+
+
 def setlink(
     link: int | str,
     *,
@@ -334,14 +351,18 @@ def setlink(
     announce: bool | None = None,
     isolated: bool | None = None,
     hairpin: bool | None = None,
+    learning: bool | None = None,
+    flood: bool | None = None,
     shut: bool = False,
 ) -> bytes:
     """Change the link of this index or name; None leaves a thing as it is. ENODEV if there is none.
 
-    *Master* 0 takes it off its bridge; an empty *alias* removes the alias; *isolated*, *hairpin* and *shut* need a link
-    that is a port already. A port that is *shut* lets nothing through, and its bridge forgets who was behind it; EBUSY
-    if that runs the spanning tree protocol. *Announce* is the sysctl `arp_notify` of its IPv4 side, which a link has
-    from an MTU of 68 on. The kernel carries a message out in this order: port options, mac, mtu, group, name, alias,
+    *Master* 0 takes it off its bridge; an empty *alias* removes the alias; *isolated*, *hairpin*, *learning*, *flood*
+    and *shut* need a link that is a port already. The bridge of a *learning* port knows who is behind it by what comes
+    in there; with *flood* it sends there what is for nobody that it knows. A port that is *shut* lets nothing through,
+    and its bridge forgets who was behind it; EBUSY if that runs the spanning tree protocol. *Announce* is the sysctl
+    `arp_notify` of its IPv4 side, which a link has from an MTU of 68 on. The kernel carries a message out in this
+    order: port options, mac, mtu, group, name, alias,
     up, master, addr_gen_mode, announce. So to come up without an IPv6 link-local address takes two messages; and so
     does to take a link down and rename it, where the kernel (before 6.2) renames none that is up.
     """
@@ -363,12 +384,17 @@ def setlink(
         if announce is not None:
             families += _ANNOUNCE[announce]
         attributes += attribute(NLA_F_NESTED | IFLA_AF_SPEC, families)
-    if isolated is not None or hairpin is not None or shut:
-        port = _SHUT if shut else b""
-        if isolated is not None:
-            port += _attribute_u8(IFLA_BRPORT_ISOLATED, isolated)
-        if hairpin is not None:
-            port += _attribute_u8(IFLA_BRPORT_MODE, hairpin)
+    options = (
+        (IFLA_BRPORT_ISOLATED, isolated),
+        (IFLA_BRPORT_MODE, hairpin),
+        (IFLA_BRPORT_LEARNING, learning),
+        (IFLA_BRPORT_UNICAST_FLOOD, flood),
+    )
+    port = _SHUT if shut else b""
+    for kind_of_option, value in options:
+        if value is not None:
+            port += _attribute_u8(kind_of_option, value)
+    if port:
         kind = attribute(IFLA_INFO_SLAVE_KIND, b"bridge")
         attributes += attribute(IFLA_LINKINFO, kind + attribute(IFLA_INFO_SLAVE_DATA, port))
     flags, change = (IFF_UP if up else 0, 0 if up is None else IFF_UP)
@@ -562,9 +588,14 @@ def _rule(kind: int, flags: int, source: IPAddress, table: int) -> bytes:
 
 
 def newneigh(index: int, address: IPAddress, mac: str) -> bytes:
-    """Fix the MAC of a neighbour on the link of this index, for good; replaces what was known of it."""
-    attributes = attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, octets(mac))
-    return _neighbour(RTM_NEWNEIGH, index, attributes, family=_family(address))
+    """Fix the MAC of a neighbour on the link of this index, for good, with our mark; replaces what was known of it."""
+    attributes = attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, octets(mac)) + _NDA_PROTOCOL
+    return _neighbour(RTM_NEWNEIGH, index, attributes, family=_family(address), state=NUD_PERMANENT)
+
+
+def getneigh(index: int, address: IPAddress) -> bytes:
+    """Ask for a neighbour on the link of this index (`Socket.ask`); ENOENT if it is not known."""
+    return _neighbour(RTM_GETNEIGH, index, attribute(NDA_DST, address.packed), family=_family(address), flags=_ONE)
 
 
 def delneigh(index: int, address: IPAddress) -> bytes:
@@ -579,13 +610,25 @@ def dumpneighs(*, index: int = 0, family: int = AF_UNSPEC) -> bytes:
 
 
 def newfdb(index: int, mac: str, *, remote: IPAddress | None = None) -> bytes:
-    """Fix where *mac* is found: at the port of this index, or through the tunnel of this index behind host *remote*."""
-    return _forwarding(RTM_NEWNEIGH, index, mac, remote)
+    """Fix where *mac* is found: at the port of this index, or through the tunnel of this index behind host *remote*.
+
+    What was known of it is replaced; but a tunnel may send what is for `NOBODY` to several, one by one.
+    """
+    flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_APPEND if mac == NOBODY else NLM_F_REPLACE)
+    # A permanent one of a bridge's is for the bridge itself.
+    state = NUD_PERMANENT if remote else NUD_NOARP
+    return _forwarding(RTM_NEWNEIGH, index, mac, remote, flags, state)
+
+
+def getfdb(index: int, mac: str, *, tunnel: bool = False) -> bytes:
+    """Ask where *mac* is found, at the port or the *tunnel* of this index (`Socket.ask`); ENOENT if nobody said."""
+    attributes, ntf = attribute(NDA_LLADDR, octets(mac)), NTF_SELF if tunnel else NTF_MASTER
+    return _neighbour(RTM_GETNEIGH, index, attributes, family=AF_BRIDGE, ntf=ntf, flags=_ONE)
 
 
 def delfdb(index: int, mac: str, *, remote: IPAddress | None = None) -> bytes:
     """Take back what `newfdb` said with the same arguments; ENOENT if it is not there."""
-    return _forwarding(RTM_DELNEIGH, index, mac, remote)
+    return _forwarding(RTM_DELNEIGH, index, mac, remote, NLM_F_REQUEST)
 
 
 def dumpfdb(*, index: int = 0, master: int = 0) -> bytes:
@@ -594,14 +637,8 @@ def dumpfdb(*, index: int = 0, master: int = 0) -> bytes:
     return _neighbour(RTM_GETNEIGH, index, attributes, family=AF_BRIDGE)
 
 
-def _forwarding(message: int, index: int, mac: str, remote: IPAddress | None) -> bytes:
-    attributes = attribute(NDA_LLADDR, octets(mac))
-    if remote is None:
-        return _neighbour(message, index, attributes, family=AF_BRIDGE, ntf=NTF_MASTER)
-    attributes += attribute(NDA_DST, remote.packed)
-    return _neighbour(message, index, attributes, family=AF_BRIDGE, ntf=NTF_SELF)
-
-
+_ONE = NLM_F_REQUEST
+_NDA_PROTOCOL = _attribute_u8(NDA_PROTOCOL, PROTOCOL)
 _NEIGHBOUR_FLAGS = {
     RTM_NEWNEIGH: NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE,
     RTM_DELNEIGH: NLM_F_REQUEST,
@@ -609,9 +646,19 @@ _NEIGHBOUR_FLAGS = {
 }
 
 
-def _neighbour(message: int, index: int, attributes: bytes, *, family: int, ntf: int = 0) -> bytes:
-    state = NUD_PERMANENT if message == RTM_NEWNEIGH else 0
-    flags, size = _NEIGHBOUR_FLAGS[message], 28 + len(attributes)
+def _forwarding(  # noqa: PLR0917 (it is the message's own fields)
+    message: int, index: int, mac: str, remote: IPAddress | None, flags: int, state: int = 0
+) -> bytes:
+    attributes, ntf = attribute(NDA_LLADDR, octets(mac)), NTF_MASTER
+    if remote is not None:
+        attributes, ntf = attributes + attribute(NDA_DST, remote.packed), NTF_SELF
+    return _neighbour(message, index, attributes, family=AF_BRIDGE, ntf=ntf, flags=flags, state=state)
+
+
+def _neighbour(
+    message: int, index: int, attributes: bytes, *, family: int, ntf: int = 0, flags: int = 0, state: int = 0
+) -> bytes:
+    flags, size = flags or _NEIGHBOUR_FLAGS[message], 28 + len(attributes)
     return _NEIGHBOUR.pack(size, message, flags, 0, 0, family, index, state, ntf, 0) + attributes
 
 
@@ -641,7 +688,7 @@ class LinkMessage(NamedTuple):
 
     *Event* is RTM_NEWLINK or RTM_DELLINK; *family* is 0, or AF_BRIDGE when it is told as a port. *Link* is the index of
     a veth's other end, or of the parent of a macvlan, ipvlan or VLAN, in the namespace *link_netnsid* if that is not
-    None. *Isolated* and *hairpin* are None unless it is a port of a bridge.
+    None. *Isolated*, *hairpin*, *learning* and *flood* are None unless it is a port of a bridge.
     """
 
     event: int
@@ -669,6 +716,18 @@ class LinkMessage(NamedTuple):
     forward_delay: int | None
     stp: bool | None
     nf_call: bool | None
+    learning: bool | None
+    flood: bool | None
+    vxlan: "VxlanMessage | None"
+
+
+class VxlanMessage(NamedTuple):
+    """What is told of a tunnel besides; *local* is None if the kernel chooses what it is sent from."""
+
+    vni: int
+    port: int
+    local: IPAddress | None
+    learning: bool
 
 
 class AddressMessage(NamedTuple):
@@ -708,7 +767,10 @@ class RuleMessage(NamedTuple):
 
 
 class NeighbourMessage(NamedTuple):
-    """A neighbour, or with the *family* AF_BRIDGE a forwarding entry; *address* is None if there is none."""
+    """A neighbour, or with the *family* AF_BRIDGE a forwarding entry; *address* is None if there is none.
+
+    *Protocol* is our mark, someone else's, or 0; a forwarding entry has none.
+    """
 
     event: int
     family: int
@@ -718,6 +780,7 @@ class NeighbourMessage(NamedTuple):
     address: IPAddress | None
     mac: str
     master: int
+    protocol: int
 
 
 def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
@@ -755,7 +818,8 @@ def link(message: bytes) -> LinkMessage:
         get = found.get
         kind = ""
         macvlan_mode = ipvlan_mode = ipvlan_flag = vlan_id = None
-        forward_delay = stp = nf_call = isolated = hairpin = None
+        forward_delay = stp = nf_call = isolated = hairpin = learning = flood = None
+        tunnel = None
         if (info := get(IFLA_LINKINFO)) is not None:
             details = attributes(info, 0)
             kind = _string(details.get(IFLA_INFO_KIND, b""))
@@ -773,10 +837,14 @@ def link(message: bytes) -> LinkMessage:
                 ipvlan_flag = _number(options.get(IFLA_IPVLAN_FLAGS))
             elif data is not None and kind == "vlan":
                 vlan_id = _number(attributes(data, 0).get(IFLA_VLAN_ID))
+            elif data is not None and kind == "vxlan":
+                tunnel = _vxlan(attributes(data, 0))
             if _string(details.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge":
                 port = attributes(details.get(IFLA_INFO_SLAVE_DATA, b""), 0)
                 isolated = _boolean(port.get(IFLA_BRPORT_ISOLATED))
                 hairpin = _boolean(port.get(IFLA_BRPORT_MODE))
+                learning = _boolean(port.get(IFLA_BRPORT_LEARNING))
+                flood = _boolean(port.get(IFLA_BRPORT_UNICAST_FLOOD))
         addr_gen_mode, announce = _families(get(IFLA_AF_SPEC, b""))
         netnsid = get(IFLA_LINK_NETNSID)
         return LinkMessage(
@@ -805,6 +873,9 @@ def link(message: bytes) -> LinkMessage:
             forward_delay,
             stp,
             nf_call,
+            learning,
+            flood,
+            tunnel,
         )
     except struct.error as error:
         raise DecodeError(f"not a link: {error}") from error
@@ -817,6 +888,17 @@ def _families(spec: bytes) -> tuple[int | None, bool | None]:
     # All settings of IPv4 are told as an array, of which the first has the number 1.
     settings = attributes(found.get(AF_INET, b""), 0).get(IFLA_INET_CONF, b"")
     return mode, _boolean(settings[4 * IPV4_DEVCONF_ARP_NOTIFY - 4 : 4 * IPV4_DEVCONF_ARP_NOTIFY] or None)
+
+
+def _vxlan(options: dict[int, bytes]) -> VxlanMessage:
+    """Read what is told of a tunnel. Without a *local* address some kernels tell all zeros."""
+    local = _ip(options.get(IFLA_VXLAN_LOCAL) or options.get(IFLA_VXLAN_LOCAL6))
+    return VxlanMessage(
+        _number(options.get(IFLA_VXLAN_ID)) or 0,
+        int.from_bytes(options.get(IFLA_VXLAN_PORT, b""), "big"),
+        None if local is None or local.is_unspecified else local,
+        bool(_boolean(options.get(IFLA_VXLAN_LEARNING))),
+    )
 
 
 def address(message: bytes) -> AddressMessage:
@@ -913,6 +995,7 @@ def neighbour(message: bytes) -> NeighbourMessage:
             _ip(found.get(NDA_DST)),
             found.get(NDA_LLADDR, b"").hex(":"),
             _number(found.get(NDA_MASTER)) or 0,
+            _number(found.get(NDA_PROTOCOL)) or 0,
         )
     except struct.error as error:
         raise DecodeError(f"not a neighbour: {error}") from error

@@ -1,7 +1,7 @@
 """Records as a store keeps them: a key that is a path, and bytes that are JSON.
 
     network/<id>   endpoint/<network>/<id>   sandbox/<id>   link/<sandbox>/<id>   setting/<id>   lease/<network>/<name>
-    port/<sandbox>/<protocol>/<port>/<address>
+    port/<sandbox>/<protocol>/<port>/<address>   peer/<network>/<id>
 
 A value is `{"format": 1, "record": {...}}`, with the fields of the record by name and addresses as text. A field that
 is lacking has its default, and one that is unknown is passed over. So a field can be added to a record, and either
@@ -19,7 +19,19 @@ import msgspec
 
 from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidRequest, StoreUnavailable
-from isthmus.model import Binding, Endpoint, HandLink, IPAddress, IPInterface, Lease, Network, Record, Sandbox, Setting
+from isthmus.model import (
+    Binding,
+    Endpoint,
+    HandLink,
+    IPAddress,
+    IPInterface,
+    Lease,
+    Network,
+    Peer,
+    Record,
+    Sandbox,
+    Setting,
+)
 
 FORMAT = 1
 """The format that is written, and the highest that is read."""
@@ -49,6 +61,8 @@ def key(record: Record) -> str:
             return f"link/{record.sandbox}/{record.id}"
         case Lease():
             return f"lease/{record.network}/{record.name}"
+        case Peer():
+            return f"peer/{record.network}/{record.id}"
 
 
 def encode(record: Record) -> bytes:
@@ -176,4 +190,5 @@ _RECORDS = {
     "link": _record_reader(HandLink),
     "setting": _record_reader(Setting),
     "lease": _record_reader(Lease),
+    "peer": _record_reader(Peer),
 }
