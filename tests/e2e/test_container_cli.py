@@ -65,6 +65,19 @@ def test_exit_codes_are_those_of_dockers_client(ours: Ours) -> None:
     assert "requires at least 1 argument" in ours.attempt("run").stderr
 
 
+def test_only_those_streams_are_shown_that_are_attached(ours: Ours) -> None:
+    """With standard input alone, the ID is told and the program goes on by itself."""
+    both = ("--rm", "busybox", "sh", "-c", "echo out; echo err >&2")
+    for stream, out, err in (("stdout", "out\n", ""), ("stderr", "", "err\n")):
+        done = ours.attempt("run", "-a", stream, *both)
+        assert (done.stdout, done.stderr, done.returncode) == (out, err, 0)
+    identity = ours.docker("run", "-i", "-a", "stdin", "busybox", "sh", "-c", "cat; exit 3", stdin="text\n").strip()
+    ours.until_logged(identity, "text")
+    assert ours.docker("wait", identity) == "3\n"
+    ours.docker("create", "-i", "--name", "made", "busybox", "cat")
+    assert ours.docker("start", "-ai", "made", stdin="text\n") == "text\n"
+
+
 def test_pipes_go_through(ours: Ours) -> None:
     """In and out, to the last byte."""
     text = "".join(f"{number}\n" for number in range(50_000))
