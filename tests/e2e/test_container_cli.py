@@ -78,6 +78,16 @@ def test_only_those_streams_are_shown_that_are_attached(ours: Ours) -> None:
     assert ours.docker("start", "-ai", "made", stdin="text\n") == "text\n"
 
 
+def test_a_sandbox_is_inspected_in_its_own_shape(ours: Ours) -> None:
+    """Beside containers, whose shape it would have for Docker's client."""
+    ours.docker("sandbox", "create", "box")
+    ours.docker("run", "-d", "--name", "one", "busybox", "sleep", "1000")
+    box, one, image = json.loads(ours.docker("inspect", "box", "one", "busybox"))
+    assert [box] == json.loads(ours.docker("sandbox", "inspect", "box"))
+    assert (box["Name"], one["Name"], image["RepoTags"]) == ("box", "/one", ["busybox:latest"])
+    ours.docker("sandbox", "rm", "box")
+
+
 def test_pipes_go_through(ours: Ours) -> None:
     """In and out, to the last byte."""
     text = "".join(f"{number}\n" for number in range(50_000))

@@ -286,10 +286,14 @@ def _inspect(arguments: Arguments) -> int:
     def fetch(name: str) -> object:
         for path in (_path(name, "/json"), f"/images/{quote(name)}/json", f"/networks/{quote(name)}"):
             try:
-                return client.get(path)
+                found = record(client.get(path))
             except DaemonError as error:
                 if error.code != 404:
                     raise
+                continue
+            # What Docker's API shows as a container without an image is a sandbox.
+            sandbox = path.startswith("/containers/") and not record(found.get("Config")).get("Image")
+            return client.get(f"/sandboxes/{quote(name)}") if sandbox else found
         raise DaemonError(404, f"No such object: {name}")
 
     return print_inspected(arguments, fetch)
@@ -487,7 +491,7 @@ _TABLE = {
     ),
     "inspect": _line(
         "NAME [NAME...]",
-        "Show all there is to know about containers, images or networks",
+        "Show all there is to know about containers, sandboxes, images or networks",
         _inspect,
         (INSPECT_FORMAT,),
     ),
