@@ -88,6 +88,16 @@ def test_a_sandbox_is_inspected_in_its_own_shape(ours: Ours) -> None:
     ours.docker("sandbox", "rm", "box")
 
 
+def test_flags_that_ask_for_nothing_more_are_taken(ours: Ours) -> None:
+    """Scripts have them; what would ask for more than there is, is refused by its name."""
+    flags = ["--init=false", "--no-healthcheck", "--cpu-period", "100000", "--cpu-quota", "50000", "--cpuset-mems", "0"]
+    capabilities = ("--cap-drop", "all", "--cap-add", "net_raw")
+    said = ours.docker("run", "--rm", *flags, *capabilities, "busybox", "grep", "CapBnd", "/proc/self/status")
+    assert int(said.split()[1], 16) == 1 << 13
+    assert "HostConfig.Init is not supported" in ours.refused("run", "--rm", "--init", "busybox", code=125)
+    assert "--tmpfs" in ours.refused("run", "--rm", "-v", "/data", "busybox", code=125)
+
+
 def test_pipes_go_through(ours: Ours) -> None:
     """In and out, to the last byte."""
     text = "".join(f"{number}\n" for number in range(50_000))
