@@ -65,6 +65,39 @@ def test_exit_codes_are_those_of_dockers_client(ours: Ours) -> None:
     assert "requires at least 1 argument" in ours.attempt("run").stderr
 
 
+def test_only_those_streams_are_shown_that_are_attached(ours: Ours) -> None:
+    """With standard input alone, the ID is told and the program goes on by itself."""
+    both = ("--rm", "busybox", "sh", "-c", "echo out; echo err >&2")
+    for stream, out, err in (("stdout", "out\n", ""), ("stderr", "", "err\n")):
+        done = ours.attempt("run", "-a", stream, *both)
+        assert (done.stdout, done.stderr, done.returncode) == (out, err, 0)
+    identity = ours.docker("run", "-i", "-a", "stdin", "busybox", "sh", "-c", "cat; exit 3", stdin="text\n").strip()
+    ours.until_logged(identity, "text")
+    assert ours.docker("wait", identity) == "3\n"
+    ours.docker("create", "-i", "--name", "made", "busybox", "cat")
+    assert ours.docker("start", "-ai", "made", stdin="text\n") == "text\n"
+
+
+def test_a_sandbox_is_inspected_in_its_own_shape(ours: Ours) -> None:
+    """Beside containers, whose shape it would have for Docker's client."""
+    ours.docker("sandbox", "create", "box")
+    ours.docker("run", "-d", "--name", "one", "busybox", "sleep", "1000")
+    box, one, image = json.loads(ours.docker("inspect", "box", "one", "busybox"))
+    assert [box] == json.loads(ours.docker("sandbox", "inspect", "box"))
+    assert (box["Name"], one["Name"], image["RepoTags"]) == ("box", "/one", ["busybox:latest"])
+    ours.docker("sandbox", "rm", "box")
+
+
+def test_flags_that_ask_for_nothing_more_are_taken(ours: Ours) -> None:
+    """Scripts have them; what would ask for more than there is, is refused by its name."""
+    flags = ["--init=false", "--no-healthcheck", "--cpu-period", "100000", "--cpu-quota", "50000", "--cpuset-mems", "0"]
+    capabilities = ("--cap-drop", "all", "--cap-add", "net_raw")
+    said = ours.docker("run", "--rm", *flags, *capabilities, "busybox", "grep", "CapBnd", "/proc/self/status")
+    assert int(said.split()[1], 16) == 1 << 13
+    assert "HostConfig.Init is not supported" in ours.refused("run", "--rm", "--init", "busybox", code=125)
+    assert "--tmpfs" in ours.refused("run", "--rm", "-v", "/data", "busybox", code=125)
+
+
 def test_pipes_go_through(ours: Ours) -> None:
     """In and out, to the last byte."""
     text = "".join(f"{number}\n" for number in range(50_000))

@@ -126,6 +126,7 @@ def answer(request: Request) -> tuple[int, object]:
         ("POST", "/networks/create"): (201, made | {"Warning": ""}),
         ("POST", "/networks/prune"): (200, {"NetworksDeleted": ["one", "two"]}),
         ("POST", "/containers/create"): (201, made | {"Warnings": []}),
+        ("POST", f"/containers/{made['Id']}/attach"): (409, {"message": "there are no streams in a script"}),
         ("POST", "/sandboxes/create"): (201, made | {"Warnings": ["mind the gap"]}),
         ("POST", "/sandboxes/prune"): (200, {"SandboxesDeleted": None}),
         ("GET", "/sandboxes"): (200, [SANDBOX]),

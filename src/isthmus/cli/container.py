@@ -4,8 +4,8 @@ Exit codes are those of the program; 125 if the daemon refused, 126 if the progr
 """
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -22,13 +22,14 @@ from isthmus.cli.flags import (
     check_filter,
     filter_query,
 )
-from isthmus.cli.output import Fields, Row, each, print_created, print_inspected, print_rows
+from isthmus.cli.output import Fields, Row, each, print_inspected, print_rows
 from isthmus.cli.output import prune as pruned
-from isthmus.cli.run import RUN_FLAGS, body_of, file_variables
+from isthmus.cli.run import ENVIRONMENT_FLAGS, RUN_FLAGS, body_of, environment_of, streams_of
 from isthmus.cli.values import Record, label_of, number, pairs, record, records, text, texts
 from isthmus.errors import InvalidRequest
 
 _REFUSED = 125
+_OUTPUT = frozenset({"stdout", "stderr"})
 _FIELDS = Fields(
     headings={
         "ID": "CONTAINER ID",
@@ -62,40 +63,73 @@ def _code_of(error: DaemonError) -> int:
     return 126 if "permission denied" in words else _REFUSED
 
 
-def _create(arguments: Arguments) -> int:
+def _made(arguments: Arguments, client: Client) -> str:
+    """Have the container made that *arguments* ask for; its ID."""
+    body = body_of(arguments)
     query = {"name": arguments.text("name")} if arguments.given("name") else {}
-    return print_created(arguments.client().post("/containers/create", body_of(arguments, attached=False), query))
+    place = arguments.text("cidfile")
+    with _reserved(place):
+        made = record(client.post("/containers/create", body, query))
+    identity = text(made.get("Id"))
+    if place:
+        Path(place).write_text(identity, encoding="utf-8")
+    for warning in texts(made.get("Warnings")):
+        print(f"WARNING: {warning}", file=sys.stderr)
+    return identity
+
+
+@contextmanager
+def _reserved(path: str) -> Iterator[None]:
+    """Have a new file at *path*, if there is to be one, which goes again when what follows fails."""
+    try:
+        if path:
+            Path(path).touch(exist_ok=False)
+    except FileExistsError:
+        raise InvalidRequest(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
+        ) from None
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise InvalidRequest(f"failed to create the container ID file: open {path}: {reason}") from None
+    try:
+        yield
+    except BaseException:
+        if path:
+            Path(path).unlink()
+        raise
+
+
+def _create(arguments: Arguments) -> int:
+    print(_made(arguments, arguments.client()))
+    return 0
 
 
 def _run(arguments: Arguments) -> int:
-    client = arguments.client()
-    detached = arguments.on("detach")
-    if detached and arguments.on("rm") and arguments.text("restart", "no") != "no":
-        raise arguments.wrong("conflicting options: cannot specify both --restart and --rm")
-    query = {"name": arguments.text("name")} if arguments.given("name") else {}
+    client, streams = arguments.client(), streams_of(arguments)
     try:
-        made = record(client.post("/containers/create", body_of(arguments, attached=not detached), query))
-        for warning in texts(made.get("Warnings")):
-            print(f"WARNING: {warning}", file=sys.stderr)
-        identity = text(made.get("Id"))
-        if arguments.given("cidfile"):
-            Path(arguments.text("cidfile")).write_text(identity, encoding="utf-8")
-        if detached:
+        identity = _made(arguments, client)
+        if streams <= {"stdin"}:
+            print(identity, flush=True)
+        if not streams:
             client.post(_path(identity, "/start"))
-            print(identity)
             return 0
-        return _attached(arguments, client, identity, start=True)
+        return _attached(arguments, client, identity, streams, start=True)
     except DaemonError as error:
         print(f"isthmus: {error}", file=sys.stderr)
         return _code_of(error)
 
 
-def _attached(arguments: Arguments, client: Client, identity: str, *, start: bool) -> int:
-    """Bring the streams of a container to ours until it ends; its exit code."""
+def _attached(arguments: Arguments, client: Client, identity: str, streams: frozenset[str], *, start: bool) -> int:
+    """Bring these *streams* of a container to ours until it ends; its exit code.
+
+    Where that is standard input alone, nobody waits for the end.
+    """
     config = record(record(client.get(_path(identity, "/json"))).get("Config"))
-    tty, stdin = bool(config.get("Tty")), bool(config.get("OpenStdin")) and not arguments.on("no-stdin")
+    if not config.get("OpenStdin"):
+        streams -= {"stdin"}
+    tty, stdin, output = bool(config.get("Tty")), "stdin" in streams, bool(streams - {"stdin"})
     removed = start and arguments.on("rm")
-    query = {"stream": "1", "stdout": "1", "stderr": "1", **({"stdin": "1"} if stdin else {})}
+    query = {"stream": "1", **dict.fromkeys(sorted(streams), "1")}
     if arguments.given("detach-keys"):
         query["detachKeys"] = arguments.text("detach-keys")
     # Whoever waits does so before it starts, lest it end first.
@@ -103,7 +137,9 @@ def _attached(arguments: Arguments, client: Client, identity: str, *, start: boo
         with client.upgraded(_path(identity, "/attach"), None, query) as (connection, several):
             if start:
                 client.post(_path(identity, "/start"))
-            _talk(arguments, client, _path(identity), (connection, several), tty=tty, stdin=stdin)
+            _talk(arguments, client, _path(identity), (connection, several), tty=tty, stdin=stdin, output=output)
+        if not output:
+            return 0
         if tty and not start and _runs(client, identity):
             return 0
         if tty and start and not removed and _runs(client, identity):
@@ -117,7 +153,14 @@ def _runs(client: Client, identity: str) -> bool:
 
 
 def _talk(
-    arguments: Arguments, client: Client, path: str, streams: tuple[object, bool], *, tty: bool, stdin: bool
+    arguments: Arguments,
+    client: Client,
+    path: str,
+    streams: tuple[object, bool],
+    *,
+    tty: bool,
+    stdin: bool,
+    output: bool = True,
 ) -> None:
     import socket
 
@@ -137,7 +180,7 @@ def _talk(
             held.enter_context(terminal(resize))
         elif not tty and arguments.on("sig-proxy", default=True) and path.startswith("/containers/"):
             held.enter_context(proxied(send))
-        relay(cast("socket.socket", connection), several=several, stdin=stdin)
+        relay(cast("socket.socket", connection), several=several, stdin=stdin, output=output)
 
 
 def _attach(arguments: Arguments) -> int:
@@ -146,7 +189,7 @@ def _attach(arguments: Arguments) -> int:
     state = record(record(client.get(_path(name, "/json"))).get("State"))
     if not state.get("Running"):
         raise InvalidRequest("You cannot attach to a stopped container, start it first")
-    return _attached(arguments, client, name, start=False)
+    return _attached(arguments, client, name, _OUTPUT if arguments.on("no-stdin") else _OUTPUT | {"stdin"}, start=False)
 
 
 def _start(arguments: Arguments) -> int:
@@ -154,7 +197,8 @@ def _start(arguments: Arguments) -> int:
     if arguments.on("attach") or arguments.on("interactive"):
         if len(arguments.words) != 1:
             raise arguments.wrong("you cannot start and attach multiple containers at once")
-        return _attached(arguments, client, arguments.words[0], start=True)
+        streams = _OUTPUT | {"stdin"} if arguments.on("interactive") else _OUTPUT
+        return _attached(arguments, client, arguments.words[0], streams, start=True)
     return each(arguments.words, lambda name: client.post(_path(name, "/start")))
 
 
@@ -168,7 +212,7 @@ def _exec(arguments: Arguments) -> int:
         "AttachStderr": not detached,
         "DetachKeys": arguments.text("detach-keys"),
         "Tty": tty,
-        "Env": [*file_variables(arguments), *arguments.texts("env")],
+        "Env": environment_of(arguments),
         "Cmd": command,
         "Privileged": arguments.on("privileged"),
         "User": arguments.text("user"),
@@ -242,10 +286,14 @@ def _inspect(arguments: Arguments) -> int:
     def fetch(name: str) -> object:
         for path in (_path(name, "/json"), f"/images/{quote(name)}/json", f"/networks/{quote(name)}"):
             try:
-                return client.get(path)
+                found = record(client.get(path))
             except DaemonError as error:
                 if error.code != 404:
                     raise
+                continue
+            # What Docker's API shows as a container without an image is a sandbox.
+            sandbox = path.startswith("/containers/") and not record(found.get("Config")).get("Image")
+            return client.get(f"/sandboxes/{quote(name)}") if sandbox else found
         raise DaemonError(404, f"No such object: {name}")
 
     return print_inspected(arguments, fetch)
@@ -380,8 +428,7 @@ _PS = (
 _EXEC = (
     Flag("detach", "Do not wait for it", Kind.SWITCH, "d"),
     _DETACH_KEYS,
-    Flag("env", "Environment variable", Kind.LIST, "e", "name=value"),
-    Flag("env-file", "File with a variable on each line", Kind.LIST, value="file"),
+    *ENVIRONMENT_FLAGS,
     Flag("interactive", "Keep standard input open", Kind.SWITCH, "i"),
     Flag("privileged", "All capabilities", Kind.SWITCH),
     Flag("tty", "Give it a terminal", Kind.SWITCH, "t"),
@@ -397,7 +444,6 @@ _LOGS = (
 )
 _RUN = (
     *RUN_FLAGS,
-    Flag("cidfile", "File to write the ID to", value="file"),
     Flag("detach", "Do not wait for it", Kind.SWITCH, "d"),
     _DETACH_KEYS,
     _SIG_PROXY,
@@ -444,7 +490,10 @@ _TABLE = {
         interspersed=False,
     ),
     "inspect": _line(
-        "NAME [NAME...]", "Show all there is to know about containers, images or networks", _inspect, (INSPECT_FORMAT,)
+        "NAME [NAME...]",
+        "Show all there is to know about containers, sandboxes, images or networks",
+        _inspect,
+        (INSPECT_FORMAT,),
     ),
     "kill": _line(_SOME, "Send containers a signal", _kill, (_SIGNAL,)),
     "logs": _line(_ONE, "Show what a container wrote", _logs, _LOGS, 1, 1),

@@ -30,7 +30,7 @@ _COMMANDS = {
     "images": "List images",
     "import": "Make an image of an archive of a root file system",
     "info": "Show facts about the daemon and its machine",
-    "inspect": "Show all there is to know about containers, images or networks",
+    "inspect": "Show all there is to know about containers, sandboxes, images or networks",
     "kill": "Send containers a signal",
     "load": "Load images from an archive",
     "logs": "Show what a container wrote",

@@ -83,8 +83,10 @@ def proxied(send: Signal) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def relay(connection: socket.socket, *, several: bool, stdin: bool) -> None:
+def relay(connection: socket.socket, *, several: bool, stdin: bool, output: bool = True) -> None:
     """Bring standard input to *connection* and what comes from it to standard output, until that ends.
+
+    Where no *output* comes, it is over with standard input.
 
     What is received is always read, also while the program does not take what it is sent: it may itself be waiting
     for us to read. No more of standard input is read than can be sent.
@@ -112,6 +114,8 @@ def relay(connection: socket.socket, *, several: bool, stdin: bool) -> None:
                 source = -1
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_WR)
+                if not output:
+                    return
         if pending:
             try:
                 pending = pending[connection.send(pending, socket.MSG_DONTWAIT) :]
