@@ -2,7 +2,7 @@
 
 A transaction's guards are operations before its changes. To set a key is to delete it first: else it would stay under
 the session that it was put under, and could not be put under another one ("lock"). The key that is the root itself,
-which Consul's own pages make for a folder, is set by transactions that set no other, for only what is set has a
+which Consul's own pages make for a folder, is set by transactions that set no other, for only what is set anew has a
 revision.
 """
 
@@ -91,12 +91,13 @@ class Consul:
         ]
         guarded = [*absent, *present, *equal]
         puts = {key: value for key, value in changes.items() if value is not None}
+        marks = {} if puts else {"": b""}
         verb, under = ("lock", {"Session": session}) if session else ("set", {})
         operations = [
             *guards,
-            *(self._operation("delete", key) for key in changes),
+            *(self._operation("delete", key) for key in (*changes, *marks)),
             *(self._operation(verb, key, Value=value, **under) for key, value in puts.items()),
-            *([] if puts else [self._operation("set", "", Value=b"")]),
+            *(self._operation("set", key, Value=value) for key, value in marks.items()),
         ]
         answer = await self._ask("PUT", "/v1/txn", operations, once=True)
         outcome = self._outcome(answer)
