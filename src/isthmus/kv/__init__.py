@@ -8,17 +8,30 @@ one suite of tests holds all three to it. They are used on an event loop's threa
 `StoreUnavailable`, at the latest after `PATIENCE`.
 """
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 PATIENCE = 5.0
 """For how long, in seconds, a store may be silent before it is taken to be away."""
 
+LIMIT = 31
+"""How many keys one commit may name, each guard counted, too.
+
+Consul takes 64 operations a transaction, and to set a key anew takes two (etcd takes 128).
+"""
+
+SIZE = 256 * 1024
+"""How many bytes all values of a commit may have together; Consul takes 512 KiB a transaction, as base64."""
+
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the store held below a prefix at one *revision*. Revisions only grow, as long as it is the same store."""
+    """What the store held below a prefix at one *revision*.
+
+    Revisions grow, as long as it is the same store. Consul's may stand still, or fall back, where all that happened
+    below the prefix were deletions, a quarter of an hour ago (it forgets them then).
+    """
 
     revision: int
     items: Mapping[str, bytes]
@@ -33,7 +46,7 @@ class Delta:
 
 
 class Conflict(Exception):
-    """Guards of a commit do not hold, those of these *keys*; nothing was changed."""
+    """Guards of a commit do not hold, those of these *keys* at least; nothing was changed."""
 
     def __init__(self, keys: Iterable[str]) -> None:
         self.keys = frozenset(keys)
@@ -41,7 +54,11 @@ class Conflict(Exception):
 
 
 class SessionLost(Exception):
-    """A session has ended, and with it what was put under it has gone."""
+    """A *session* has ended, and with it what was put under it has gone."""
+
+    def __init__(self, session: str) -> None:
+        self.session = session
+        super().__init__(f"the session {session} has ended")
 
 
 class SharedStore(Protocol):
@@ -62,26 +79,35 @@ class SharedStore(Protocol):
         """Set each key to its value, or forget it where that is None, in one transaction; return its revision.
 
         It is done only if the keys *absent* are not there, the keys *present* are, and the keys of *equal* have these
-        values. With a *session*, what is put goes when that ends.
+        values. With a *session*, what is put goes when that ends; what is put again without it, or under another one,
+        does not. Guards are looked at first, and the session only if something is put.
 
         Raises:
-            Conflict: a guard does not hold; nothing was changed.
+            Conflict: a guard does not hold; nothing was changed. In Consul one of *equal* is also held to have failed
+                if its key was written at the same moment, whatever with.
             SessionLost: the *session* has ended; nothing was changed.
             StoreUnavailable: whether it was done is not known.
+            ValueError: it is larger than `LIMIT` or `SIZE` allow, which is a mistake of the caller's.
         """
 
-    def watch(self, prefix: str, since: Snapshot) -> AsyncIterator[Delta]:
+    def watch(self, prefix: str, since: Snapshot) -> AsyncGenerator[Delta, None]:
         """What changes below *prefix* after the snapshot *since*, which `read` gave for it; it does not end by itself.
 
-        Nothing is left out: changes that the store no longer remembers are found by reading again. A store that lost
-        its data, and so went back, is no failure: what is not there any more is told as gone.
+        What happened since then comes as one delta, found by reading again; so do changes that the store no longer
+        remembers. A store that lost its data, and so went back, is no failure: what is not there any more is told as
+        gone. What came and went between two deltas is in neither.
 
         Raises:
-            StoreUnavailable: the store was lost; reading anew tells what changed meanwhile.
+            StoreUnavailable: the store was lost; a new watch, since the same snapshot and with the deltas that were
+                given added to it, tells what changed meanwhile.
         """
 
     async def join(self, ttl: float) -> str:
-        """A new session, which ends if it is not renewed for *ttl* seconds."""
+        """A new session, which ends some time after it was not renewed for *ttl* seconds.
+
+        Each store has its own least and most for *ttl* and takes what is nearest. Consul has 10 s to a day, and may
+        wait for twice as long; etcd goes from about 2 s.
+        """
 
     async def renew(self, session: str) -> None:
         """Have a *session* last for its time to live from now.
@@ -95,3 +121,24 @@ class SharedStore(Protocol):
 
     async def close(self) -> None:
         """Let go of all connections; sessions go on until their time is over."""
+
+
+def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict[str, bytes | None]:
+    """What has to be changed in *before* to have *after*.
+
+    >>> differences({"a": b"1", "b": b"1", "c": b"1"}, {"b": b"1", "c": b"2", "d": b"2"})
+    {'a': None, 'c': b'2', 'd': b'2'}
+    """
+    gone: dict[str, bytes | None] = {key: None for key in before if key not in after}
+    return gone | {key: value for key, value in after.items() if before.get(key) != value}
+
+
+def check_size(changes: Mapping[str, bytes | None], guards: int) -> None:
+    """Refuse a commit of *changes* with so many *guards* that some store would not take."""
+    if len(changes) + guards > LIMIT:
+        raise ValueError(
+            f"a commit names {len(changes)} keys and {guards} guards, of {LIMIT} that it may: make it smaller"
+        )
+    size = sum(len(value) for value in changes.values() if value is not None)
+    if size > SIZE:
+        raise ValueError(f"the values of a commit have {size} bytes, of {SIZE} that they may: make it smaller")

@@ -1,0 +1,399 @@
+"""What hosts rely on in a store that they share; the same for the one in memory, a real Consul and a real etcd."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import aclosing, asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from isthmus.errors import StoreUnavailable
+from isthmus.kv import LIMIT, SIZE, Conflict, Delta, SessionLost, SharedStore, Snapshot
+from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Servers, program
+
+KINDS = ["memory", "consul", "etcd"]
+SOON = 5.0
+"""How long, in seconds, news may take."""
+
+_roots = count()
+
+
+def made(kind: str, directory: Path) -> Servers:
+    """A store of this *kind*, which runs."""
+    if kind != "memory" and os.geteuid() != 0:
+        pytest.skip("needs root: a namespace is made for the server")
+    if kind != "memory" and program(kind) is None:
+        pytest.skip(f"{kind} was not fetched: ./bootstrap kernel")
+    servers: Servers
+    match kind:
+        case "consul":
+            servers = ConsulServer(directory / kind)
+        case "etcd":
+            servers = EtcdServer(directory / kind)
+        case _:
+            servers = InMemory()
+    servers.start()
+    return servers
+
+
+@pytest.fixture(params=KINDS, scope="module")
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """A store of every kind, for tests that leave it whole."""
+    servers = made(request.param, tmp_path_factory.mktemp("shared"))
+    yield servers
+    servers.close()
+
+
+@pytest.fixture(params=KINDS)
+def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
+    """A store of every kind, for a test that harms it."""
+    servers = made(request.param, tmp_path)
+    yield servers
+    servers.close()
+
+
+@asynccontextmanager
+async def client(servers: Servers, root: str = "isthmus") -> AsyncIterator[SharedStore]:
+    """A client of *servers*."""
+    store = servers.client(root)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def use(servers: Servers, work: Callable[[SharedStore], Coroutine[Any, Any, None]]) -> None:
+    """Do *work* with a client of *servers*, below a root that nobody else has."""
+    root = f"isthmus/{next(_roots)}"
+
+    async def with_client() -> None:
+        async with client(servers, root) as store:
+            await work(store)
+
+    servers.run(with_client())
+
+
+async def soon(watch: AsyncGenerator[Delta, None], patience: float = SOON) -> Delta:
+    """What *watch* tells next."""
+    async with asyncio.timeout(patience):
+        return await anext(watch)
+
+
+async def back(store: SharedStore) -> Snapshot:
+    """What the *store* holds, once it is to be had again."""
+    async with asyncio.timeout(STARTING):
+        while True:
+            try:
+                return await store.read("")
+            except StoreUnavailable:
+                await asyncio.sleep(0.02)
+
+
+def test_what_was_committed_is_read(shared: Servers) -> None:
+    """A value is bytes, all of them; a prefix takes what begins with it, and nothing else."""
+
+    async def work(store: SharedStore) -> None:
+        values = {"a/1": bytes(range(256)), "a/2": b"", "ab/1": b"\0" * 100_000, "a/ü? #%2f&+": b"1"}
+        await store.commit(values)
+        assert (await store.read("")).items == values
+        assert (await store.read("a/")).items.keys() == {"a/1", "a/2", "a/ü? #%2f&+"}
+        assert (await store.read("b/")).items == {}
+        await store.commit({"a/1": None, "a/2": b"3", "a/none": None})
+        assert (await store.read("a/")).items == {"a/2": b"3", "a/ü? #%2f&+": b"1"}
+
+    use(shared, work)
+
+
+def test_revisions_grow(shared: Servers) -> None:
+    """Whoever has seen a revision knows that it has seen what was committed before."""
+
+    async def work(store: SharedStore) -> None:
+        first = await store.commit({"a/1": b"1"})
+        assert (await store.read("a/")).revision >= first
+        second = await store.commit({"a/1": None})
+        assert (await store.read("a/")).revision >= second > first
+        assert await store.commit({}) >= second
+
+    use(shared, work)
+
+
+def test_a_commit_whose_guards_hold_is_done(shared: Servers) -> None:
+    """All kinds of guards go together, also about keys that are changed."""
+
+    async def work(store: SharedStore) -> None:
+        await store.commit({"a": b"1", "b": b"", "c": b"3"})
+        await store.commit(
+            {"n": b"1", "a": b"2", "b": None}, absent=["n"], present=["a", "c"], equal={"b": b"", "c": b"3"}
+        )
+        assert (await store.read("")).items == {"a": b"2", "c": b"3", "n": b"1"}
+
+    use(shared, work)
+
+
+@pytest.mark.parametrize(
+    ("guards", "failed"),
+    [
+        ({"absent": ["a", "n"]}, {"a"}),
+        ({"absent": ["b"]}, {"b"}),
+        ({"present": ["a", "n"]}, {"n"}),
+        ({"equal": {"a": b"2"}}, {"a"}),
+        ({"equal": {"n": b""}}, {"n"}),
+        ({"equal": {"a": b"1", "b": b"0"}}, {"b"}),
+        ({"absent": ["b"], "present": ["n"], "equal": {"a": b"1"}}, {"b", "n"}),
+    ],
+)
+def test_a_commit_with_a_guard_that_fails_changes_nothing(
+    shared: Servers, guards: dict[str, Any], failed: set[str]
+) -> None:
+    """It says which guards, so that the caller knows what to look at anew."""
+
+    async def work(store: SharedStore) -> None:
+        await store.commit({"a": b"1", "b": b""})
+        with pytest.raises(Conflict) as told:
+            await store.commit({"a": None, "c": b"1"}, **guards)
+        assert told.value.keys == failed
+        assert (await store.read("")).items == {"a": b"1", "b": b""}
+
+    use(shared, work)
+
+
+def test_of_many_that_want_one_address_one_gets_it(shared: Servers) -> None:
+    """Two containers with one address would be the end of both."""
+    root = f"isthmus/{next(_roots)}"
+
+    async def want(number: int) -> int | BaseException:
+        async with client(shared, root) as store:
+            changes: dict[str, bytes | None] = {"address/10.0.0.2": b"%d" % number, f"host/{number}": b"1"}
+            return await store.commit(changes, absent=["address/10.0.0.2"])
+
+    async def race() -> None:
+        answers = await asyncio.gather(*map(want, range(50)), return_exceptions=True)
+        (winner,) = (number for number, answer in enumerate(answers) if isinstance(answer, int))
+        others = [answer.keys for answer in answers if isinstance(answer, Conflict)]
+        assert others == [{"address/10.0.0.2"}] * 49
+        async with client(shared, root) as store:
+            assert (await store.read("")).items == {"address/10.0.0.2": b"%d" % winner, f"host/{winner}": b"1"}
+
+    shared.run(race())
+
+
+def test_what_is_too_large_is_a_mistake(shared: Servers) -> None:
+    """The most that may be is taken by every store; more is refused before it is asked."""
+
+    async def work(store: SharedStore) -> None:
+        session = await store.join(60)
+        most: dict[str, bytes | None] = {f"a/{number}": b"x" for number in range(LIMIT)}
+        await store.commit(most, session=session)
+        await store.commit({"b": b"x" * SIZE})
+        assert len((await store.read("")).items) == LIMIT + 1
+        with pytest.raises(ValueError, match="make it smaller"):
+            await store.commit(most, absent=["c"])
+        with pytest.raises(ValueError, match="make it smaller"):
+            await store.commit({"b": b"x" * SIZE, "c": b"x"})
+        await store.leave(session)
+
+    use(shared, work)
+
+
+def test_what_is_put_under_a_session_goes_with_it(shared: Servers) -> None:
+    """A host that leaves takes with it what only it can vouch for."""
+
+    async def work(store: SharedStore) -> None:
+        session = await store.join(60)
+        await store.commit({"node": b"1", "mine": b"1", "theirs": b"1"}, session=session)
+        await store.commit({"mine": b"2"})
+        other = await store.join(60)
+        await store.commit({"theirs": b"2"}, session=other)
+        before = await store.read("")
+        async with aclosing(store.watch("", before)) as watch:
+            await store.leave(session)
+            assert (await soon(watch)).changes == {"node": None}
+        await store.leave(session)
+        await store.leave(other)
+        assert (await store.read("")).items == {"mine": b"2"}
+
+    use(shared, work)
+
+
+def test_a_session_that_ended_is_told(shared: Servers) -> None:
+    """A host that was taken to be dead must not go on as if it were not."""
+
+    async def work(store: SharedStore) -> None:
+        session = await store.join(60)
+        await store.commit({"a": b"1"})
+        await store.leave(session)
+        with pytest.raises(SessionLost, match=session):
+            await store.renew(session)
+        with pytest.raises(SessionLost):
+            await store.commit({"a": None, "b": b"1"}, present=["a"], session=session)
+        with pytest.raises(Conflict):
+            await store.commit({"b": b"1"}, absent=["a"], session=session)
+        assert (await store.read("")).items == {"a": b"1"}
+
+    use(shared, work)
+
+
+def test_a_session_lasts_as_long_as_it_is_renewed(shared: Servers) -> None:
+    """A host whose power fails is gone for the others soon after."""
+
+    async def work(store: SharedStore) -> None:
+        renewed, silent = await store.join(shared.least), await store.join(shared.least)
+        await store.commit({"renewed": b"1"}, session=renewed)
+        await store.commit({"silent": b"1"}, session=silent)
+        before = await store.read("")
+        async with aclosing(store.watch("", before)) as watch:
+            news = asyncio.ensure_future(soon(watch, shared.ends))
+            while not news.done():
+                await store.renew(renewed)
+                await shared.elapse(shared.least / 3, news)
+            assert (await news).changes == {"silent": None}
+            await store.renew(renewed)
+        with pytest.raises(SessionLost):
+            await store.renew(silent)
+
+    use(shared, work)
+
+
+def test_a_watch_tells_what_changes_as_it_changes(shared: Servers) -> None:
+    """In order, each with the revision of its commit; what is below another prefix, or put as it was, is no news."""
+
+    async def work(store: SharedStore) -> None:
+        await store.commit({"a/1": b"1", "b/1": b"1"})
+        async with aclosing(store.watch("a/", await store.read("a/"))) as watch:
+            changes: list[dict[str, bytes | None]] = [
+                {"a/1": b"2"},
+                {"a/2": b"", "a/3": b"3"},
+                {"a/1": None, "a/4": b"4"},
+            ]
+            for change in changes:
+                await store.commit({"b/1": b"2"})
+                await store.commit({"a/ü": None})
+                revision = await store.commit(change)
+                assert await soon(watch) == Delta(revision, change)
+            await store.commit({"a/4": b"4"})
+            revision = await store.commit({"a/3": None})
+            assert await soon(watch) == Delta(revision, {"a/3": None})
+
+    use(shared, work)
+
+
+def test_a_watch_leaves_nothing_out(shared: Servers) -> None:
+    """However fast changes come, and whoever makes them, all that they come to is told."""
+    root = f"isthmus/{next(_roots)}"
+
+    async def work() -> None:
+        async with client(shared, root) as writer, client(shared, root) as reader:
+            held: dict[str, bytes] = {}
+            revisions = []
+
+            async def follow() -> None:
+                async with aclosing(reader.watch("", Snapshot(0, {}))) as watch:
+                    while held.get("count") != b"59":
+                        delta = await soon(watch)
+                        revisions.append(delta.revision)
+                        held.update({key: value for key, value in delta.changes.items() if value is not None})
+                        for key in [key for key, value in delta.changes.items() if value is None]:
+                            del held[key]
+
+            following = asyncio.ensure_future(follow())
+            for number in range(60):
+                await writer.commit({"count": b"%d" % number, f"a/{number}": b"1", f"a/{number - 3}": None})
+            await following
+            assert held == (await reader.read("")).items
+            assert revisions == sorted(set(revisions))
+
+    shared.run(work())
+
+
+def test_a_watch_goes_on_where_the_history_was_forgotten(own: Servers) -> None:
+    """A host that slept for a night finds what changed, though the store no longer knows when."""
+
+    async def work() -> None:
+        async with client(own) as store:
+            await store.commit({"a": b"1", "b": b"1"})
+            before = await store.read("")
+            async with aclosing(store.watch("", before)) as early:
+                revision = await store.commit({"a": b"2"})
+                assert (await soon(early)).changes == {"a": b"2"}
+                for number in range(5):
+                    revision = await store.commit({"b": None, "c": b"%d" % number})
+                await asyncio.to_thread(own.forget)
+                async with aclosing(store.watch("", before)) as late:
+                    assert await soon(late) == Delta(revision, {"a": b"2", "b": None, "c": b"4"})
+                    revision = await store.commit({"d": b"1"})
+                    assert await soon(late) == Delta(revision, {"d": b"1"})
+                while (await soon(early)).revision < revision:
+                    pass
+
+    own.run(work())
+
+
+async def told_away(store: SharedStore, watch: AsyncGenerator[Delta, None]) -> None:
+    """Assert that all that is asked of the *store*, and a *watch*, tell in time that it is away."""
+
+    async def told(asked: Coroutine[Any, Any, object]) -> None:
+        async with asyncio.timeout(PATIENCE + 1):
+            with pytest.raises(StoreUnavailable, match="the shared store"):
+                await asked
+
+    await asyncio.gather(
+        told(anext(watch)),
+        told(store.read("")),
+        told(store.commit({"b": b"1"})),
+        told(store.join(60)),
+        told(store.renew("1")),
+        told(store.leave("1")),
+    )
+
+
+@pytest.mark.parametrize("harm", ["killed", "paused"])
+def test_a_store_that_is_away_is_told_in_time_and_found_again(own: Servers, harm: str) -> None:
+    """A server dies with its connections, or says nothing and keeps them; with its data, all goes on."""
+
+    async def work() -> None:
+        async with client(own) as store:
+            session = await store.join(600)
+            await store.commit({"a": b"1"})
+            await store.commit({"node": b"1"}, session=session)
+            before = await store.read("")
+            async with aclosing(store.watch("", before)) as watch:
+                await store.commit({"a": b"2"})
+                assert (await soon(watch)).changes == {"a": b"2"}
+                (own.kill if harm == "killed" else own.pause)()
+                await told_away(store, watch)
+            await asyncio.to_thread(own.start if harm == "killed" else own.resume)
+            # What was asked of a paused server may have been done: nobody knows.
+            assert {"a": b"2", "node": b"1"}.items() <= (await back(store)).items.items()
+            await store.renew(session)
+            async with aclosing(store.watch("", before)) as watch:
+                assert (await soon(watch)).changes.items() >= {"a": b"2"}.items()
+                revision = await store.commit({"c": b"1"})
+                while (await soon(watch)).revision < revision:
+                    pass
+
+    own.run(work())
+
+
+def test_what_a_store_lost_is_told_as_gone(own: Servers) -> None:
+    """A server that is set up anew, or from an old backup, has a shorter history than its clients remember."""
+
+    async def work() -> None:
+        async with client(own) as store:
+            for number in range(20):
+                await store.commit({"a": b"%d" % number, "b": b"1"})
+            session = await store.join(600)
+            before = await store.read("")
+            own.kill()
+            await asyncio.to_thread(own.start, wiped=True)
+            await back(store)
+            async with aclosing(store.watch("", before)) as watch:
+                assert (await soon(watch)).changes == {"a": None, "b": None}
+                await store.commit({"b": b"2"}, absent=["b"])
+                assert (await soon(watch)).changes == {"b": b"2"}
+            with pytest.raises(SessionLost):
+                await store.renew(session)
+
+    own.run(work())
