@@ -32,6 +32,7 @@ from typing import TypeVar
 from isthmus.addresses import DEFAULT_POOLS, IPNetwork, Pool, SubnetRequest, parse_ipam, parse_pool
 from isthmus.egress import EGRESS, egress_of
 from isthmus.errors import InvalidOption, InvalidRequest, InvalidSubnet
+from isthmus.kv.url import parse as kv_url
 from isthmus.model import IPAddress, IPInterface, Pairs, pairs
 from isthmus.naming import DEFAULT_BRIDGE
 from isthmus.options import PUBLISH, Options, callers_of, check_interface, span
@@ -67,6 +68,7 @@ class Kind(Enum):
     LIST = "list"
     POOLS = "base=CIDR,size=N"
     OPTIONS = "DRIVER=KEY=VALUE"
+    MAP = "KEY=VALUE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +142,9 @@ class Settings:
     denied_address_pools: tuple[IPNetwork, ...]
     address_lease: int
     default_runtime: str
+    cluster_store: str
+    cluster_store_opts: Pairs
+    cluster_advertise: str
     default_network_opts: tuple[tuple[str, Pairs], ...]
     dns: tuple[IPAddress, ...]
     dns_opts: tuple[str, ...]
@@ -191,6 +196,11 @@ KEYS = (
     Key("address-lease", Kind.TEXT, "how long an address is kept for a sandbox that left (default 24h)"),
     Key("default-runtime", Kind.TEXT, "OCI runtime of containers, by name or path (default runc, or crun)"),
     Key("default-network-opts", Kind.OPTIONS, "option of new networks of a driver", "default-network-opt"),
+    Key(
+        "cluster-store", Kind.TEXT, "store shared with other hosts: consul://HOST:PORT[,...] or etcd://HOST:PORT[,...]"
+    ),
+    Key("cluster-store-opts", Kind.MAP, "option of that store, such as kv.cacertfile=PATH", "cluster-store-opt"),
+    Key("cluster-advertise", Kind.TEXT, "address, or interface, by which other hosts reach this one"),
     Key("dns", Kind.LIST, "DNS server for sandboxes"),
     Key("dns-opts", Kind.LIST, "resolver option for sandboxes", "dns-opt"),
     Key("dns-search", Kind.LIST, "search domain for sandboxes"),
@@ -202,9 +212,6 @@ KEYS = (
 
 REFUSED = {
     "authorization-plugins": "requests would go unchecked, for there are no such plugins: guard the socket by group",
-    "cluster-store": "overlay networks on a shared store are not supported yet: leave it out",
-    "cluster-store-opts": "overlay networks on a shared store are not supported yet: leave it out",
-    "cluster-advertise": "overlay networks on a shared store are not supported yet: leave it out",
 }
 """Keys of dockerd's that cannot be passed over without harm, and why; their flags are not there."""
 
@@ -370,6 +377,17 @@ def _address_of_bridge(family: _Family, addresses: tuple[IPInterface, ...]) -> I
     return next(iter(holding or own), None)
 
 
+def _advertised(key: str, text: str) -> str:
+    """An address, or the name of an interface; Docker's form ADDRESS:PORT is taken for the address."""
+    host, colon, port = text.rpartition(":")
+    address = host.strip("[]") if colon and port.isdigit() and (host.count(":") == 0 or host[:1] == "[") else text
+    try:
+        return str(ip_address(address))
+    except ValueError:
+        check_interface(key, address)
+    return address
+
+
 def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
     return inner.network_address in outer and inner.prefixlen >= outer.prefixlen
 
@@ -413,6 +431,9 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         denied_address_pools=read.each("denied-address-pools", _network),
         address_lease=LEASE if lease is None else lease,
         default_runtime=read.text("default-runtime", ""),
+        cluster_store=read.text("cluster-store"),
+        cluster_store_opts=read.map("cluster-store-opts"),
+        cluster_advertise=read.parsed("cluster-advertise", _advertised) or "",
         default_network_opts=read.options("default-network-opts"),
         dns=read.each("dns", _address),
         dns_opts=read.each("dns-opts", _word),
@@ -446,6 +467,14 @@ def _check_together(settings: Settings) -> None:
         raise InvalidOption("host-gateway-ips", shown, "there may be one IPv4 and one IPv6 address")
     if not settings.bridge:
         default_network(settings)
+    if settings.cluster_store:
+        kv_url(settings.cluster_store, dict(settings.cluster_store_opts))
+        if not settings.cluster_advertise:
+            raise InvalidRequest(
+                "cluster-store needs cluster-advertise: the address, or the interface, by which others reach this host"
+            )
+    elif settings.cluster_store_opts:
+        raise InvalidRequest("cluster-store-opts are options of cluster-store, which is not given")
 
 
 def _warnings(ignored: list[str]) -> tuple[str, ...]:
@@ -570,6 +599,16 @@ class _Reader:
             else:
                 self._wrong(name, value, 'it must be such as {"bridge": {"com.docker.network.driver.mtu": "1400"}}')
         return tuple(sorted(read))
+
+    def map(self, name: str) -> Pairs:
+        """An object of texts."""
+        value = self._values.get(name)
+        if value is None:
+            return ()
+        if isinstance(value, dict) and all(map(_is_text, (*value, *value.values()))):
+            return pairs(value)
+        self._wrong(name, value, 'it must be such as {"discovery.ttl": "60"}')
+        return ()
 
     def _try(self, parse: Callable[[], _T]) -> _T | None:
         try:
@@ -839,6 +878,11 @@ def _add_flag(values: dict[str, object], key: Key, text: str) -> None:
                 )
             drivers = dict(before) if isinstance(before, dict) else {}
             values[key.name] = {**drivers, driver: {**drivers.get(driver, {}), name: value}}
+        case Kind.MAP:
+            name, equals, value = text.partition("=")
+            if not name or not equals:
+                raise InvalidOption(f"--{key.long}", text, "it must be KEY=VALUE")
+            values[key.name] = {**(before if isinstance(before, dict) else {}), name: value}
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
 
@@ -44,11 +44,12 @@ from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, InvalidRequest, IsthmusError
 from isthmus.images.store import Images
-from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, namespaces
+from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, PathChanged, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.nflog import PacketLog
 from isthmus.kernel.timed import Timed
 from isthmus.kernel.watch import Watch
+from isthmus.kv.url import parse as kv_url
 from isthmus.lan import Call, Lan
 from isthmus.learning import Learning
 from isthmus.model import HOST, Dns, Record
@@ -62,6 +63,9 @@ from isthmus.wire import filters
 from isthmus.wire.port import Port
 from isthmus.wire.prober import Prober
 from isthmus.worker import Worker
+
+if TYPE_CHECKING:
+    from isthmus.cluster.member import Member
 
 log = logging.getLogger("isthmus")
 
@@ -235,6 +239,9 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
 
         lan = Lan(call, Prober, partial(Manager, _listen))
         held.push_async_callback(lan.close)
+        member = _member(settings, identity, call)
+        if member:
+            lan.share(member)
         mender = Mender(worker, watch, lan, names)
         for number in watch.filenos():
             loop.add_reader(number, mender.hear)
@@ -250,7 +257,7 @@ async def _run(settings: Settings, stopping: asyncio.Event) -> None:
         gc.collect()
         gc.freeze()
 
-        await _serve(held, settings, _about(settings, identity), call, lan, names, events, sockets)
+        await _serve(held, settings, _about(settings, identity), call, lan, member, names, events, sockets)
         held.enter_context(_pidfile(Path(settings.pidfile)))
         _notify("READY=1")
         await stopping.wait()
@@ -266,6 +273,7 @@ async def _serve(  # noqa: PLR0917 - all that has to do with clients
     about: About,
     call: Call,
     lan: Lan,
+    member: "Member | None",
     names: Names,
     events: Events,
     sockets: Iterable[socket.socket],
@@ -294,10 +302,34 @@ async def _serve(  # noqa: PLR0917 - all that has to do with clients
     await containers.start()
     held.push_async_callback(containers.close)
     lan.look()
-    server = Server(Api(call, lan, names.written, containers, images, store, events, about, time.time_ns))
+    if member:
+        member.start()
+    nodes = member.nodes if member else None
+    server = Server(Api(call, lan, nodes, names.written, containers, images, store, events, about, time.time_ns))
     await server.start(*sockets)
     held.push_async_callback(server.close)
     held.callback(events.close)
+
+
+def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
+    """What this host is among those that share a store, if it is told of one."""
+    if not settings.cluster_store:
+        return None
+    # It is heavy, and most daemons have none.
+    from isthmus.cluster.member import Member, Times
+    from isthmus.kv.opening import open_store
+
+    options = dict(settings.cluster_store_opts)
+    address = kv_url(settings.cluster_store, options)
+    return Member(
+        call,
+        open_store(settings.cluster_store, options),
+        identity,
+        socket.gethostname(),
+        Path(settings.data_root) / "cluster",
+        Times(address.heartbeat, address.ttl, address.ttl),
+        time.time_ns,
+    )
 
 
 def _automatic_ports() -> range:
@@ -361,6 +393,8 @@ def _build(
         marks=(settings.bridge_accept_fwmark.mark,) if settings.bridge_accept_fwmark else (),
         default_bridge=config.default_network(settings, foreign.addresses if foreign else ()),
         automatic=_automatic_ports(),
+        shared=bool(settings.cluster_store),
+        advertise=settings.cluster_advertise,
         boot_id=Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
     )
     engine = Engine(
@@ -428,6 +462,8 @@ class Mender:
                             self._lan.appeared(one.name)
                         case FirewallTouched() | Overrun():
                             self._names.teach_again()
+                        case PathChanged():
+                            self._lan.moved()
                         case _:
                             pass
         finally:

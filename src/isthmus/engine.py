@@ -21,6 +21,7 @@ from isthmus.errors import (
     Forbidden,
     InvalidRequest,
     IsthmusError,
+    NameTaken,
     NetworkInUse,
     NotConnected,
     NotFound,
@@ -316,10 +317,14 @@ class Engine:
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
-        """Remove every network of users' on which nobody stands and which *keep* does not spare; return their names."""
+        """Remove every network of users' on which nobody stands and which *keep* does not spare; return their names.
+
+        Those that are shared stay: who stands there elsewhere is not for this host to say.
+        """
         gone = []
         for network in tuple(self._state.networks.values()):
-            idle = not (network.predefined or network.config_only or self._state.on_network(network.id))
+            kept = network.predefined or network.config_only or network.scope == "global"
+            idle = not (kept or self._state.on_network(network.id))
             if idle and not keep(network):
                 self.remove_network(network.id)
                 gone.append(network.name)
@@ -589,38 +594,48 @@ class Engine:
 
     def offers(self) -> Offers:
         """What this host has of the networks that it shares with others, as these are to see it."""
-        return present.offers(self._state)
+        return replace(present.offers(self._state), address=self._seen.advertised)
 
-    def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
+    def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> tuple[str, ...]:
         """Know what others have on the networks that are shared, and no more what they had.
 
-        A network of which a sandbox here stands stays, whatever others say.
+        A network on which somebody stands here stays, whatever others say. One that cannot be here is passed over; the
+        answer says why.
         """
-        state = self._state
-        put = tuple(
-            one
-            for one in put
-            if isinstance(one, Network)
-            or one.network in state.networks
-            or one.network in {other.id for other in put if isinstance(other, Network)}
-        )
-        networks = [one for one in put if isinstance(one, Network) and state.networks.get(one.id) != one]
-        self._commit(put=networks)
-        if networks:
+        state, put, drop = self._state, tuple(put), tuple(drop)
+        fresh = [one for one in put if isinstance(one, Network) and one != state.networks.get(one.id)]
+        unfit = {one.id: why for one in fresh if (why := self._unfit(one))}
+        fresh = [one for one in fresh if one.id not in unfit]
+        if fresh:
+            self._commit(put=fresh)
             self.reconcile(self._host())
-        peers = [one for one in put if isinstance(one, Peer)]
-        gone = [known for one in drop if isinstance(one, Peer) and (known := state.peer(one.network, one.id))]
-        self._commit(put=peers, drop=[one for one in gone if one not in peers])
-        for network in dict.fromkeys(one.network for one in (*peers, *gone)):
-            changed = [one for one in (*peers, *gone) if one.network == network]
-            self.reconcile(render.peers(state, state.networks[network], changed))
-        for one in drop:
-            if isinstance(one, Network) and one.id in state.networks and not state.on_network(one.id):
-                left = (state.networks[one.id],)
-                self._take_away(left, self._host, with_them=(*state.leases_on(one.id), *state.peers_on(one.id)))
-                self._announce("network", "destroy", one.id, {"name": one.name, "type": one.driver})
-        for one in networks:
-            self._announce("network", "create", one.id, {"name": one.name, "type": one.driver})
+        peers = {one.id: one for one in put if isinstance(one, Peer) and one.network in state.networks}
+        gone = [one for one in drop if isinstance(one, Peer) and state.peer(one.network, one.id)]
+        changed = [*peers.values(), *gone]
+        before = [known for one in changed if (known := state.peer(one.network, one.id))]
+        self._commit(put=peers.values(), drop=[one for one in before if one.id not in peers])
+        for network in dict.fromkeys(one.network for one in changed):
+            about = [one for one in (*changed, *before) if one.network == network]
+            self.reconcile(render.peers(state, state.networks[network], about))
+        dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
+        old = [one for one in state.networks.values() if one.id in dropped]
+        for one in old:
+            self._take_away((one,), self._host, with_them=(*state.leases_on(one.id), *state.peers_on(one.id)))
+        for action, networks in (("create", fresh), ("destroy", old)):
+            for one in networks:
+                self._announce("network", action, one.id, {"name": one.name, "type": one.driver})
+        return tuple(unfit.values())
+
+    def _unfit(self, network: Network) -> str:
+        """Why a *network* that others made cannot be here, too; "" if it can."""
+        named = self._state.network_named(network.name)
+        try:
+            if named and named.id != network.id:
+                raise NameTaken(f"there is a network of that name here, {named.id[:12]}")
+            BUILTIN[network.driver].check(network, self._look(), self._state.networks.values())
+        except IsthmusError as error:
+            return f"network {network.name}, which other hosts have, cannot be here: {error}"
+        return ""
 
     # What is counted.
 

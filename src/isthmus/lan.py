@@ -25,7 +25,7 @@ from isthmus.dhcp.manager import Device, Key, Party
 from isthmus.dhcp.status import Status
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError
-from isthmus.model import DhcpLease, IPAddress
+from isthmus.model import DhcpLease, IPAddress, Network
 from isthmus.options import Probe
 from isthmus.questions import Evidence, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
@@ -107,6 +107,28 @@ class Servers(Protocol):
         """Stop; nothing is given back."""
 
 
+class Pool(Protocol):
+    """What is asked of the store that several hosts share; see `cluster.member.Member`."""
+
+    async def reserve(self, questions: Iterable[Reserve]) -> Evidence:
+        """Which of *questions* are answered with yes."""
+
+    def settled(self, questions: Iterable[Question]) -> None:
+        """Know that nothing more comes of *questions*."""
+
+    async def remove_network(self, network: Network) -> None:
+        """Have a network be there no more, for nobody."""
+
+    def heard(self, event: Event) -> None:
+        """Take notice of what the engine announced."""
+
+    def look(self) -> None:
+        """See whether the store has what is here."""
+
+    async def close(self) -> None:
+        """Let go of the store."""
+
+
 HearConflict = Callable[[str, IPAddress, str], None]
 HearLease = Callable[[Key, DhcpLease | None, Status], None]
 
@@ -127,6 +149,11 @@ class Lan:
         self._asking: Counter[Key] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._looking = self._outdated = False
+        self._pool: Pool | None = None
+
+    def share(self, pool: Pool) -> None:
+        """Ask *pool* for what hosts share, from now on."""
+        self._pool = pool
 
     # What users ask for.
 
@@ -140,9 +167,16 @@ class Lan:
 
     async def create_network(self, request: NetworkRequest) -> Created:
         """As `Engine.create_network`, with a warning if endpoints with MACs of their own will reach nobody there."""
-        created, checked = await self._call(lambda engine: _create(engine, request))
+        created, checked = await self._answered(partial(_create, request))
         findings = await self._try_second_mac(checked, CREATE_WAIT, {Verdict.PARENT_ONLY})
         return replace(created, warning="; ".join(finding.text for finding in findings if not finding.ok))
+
+    async def remove_network(self, name: str) -> None:
+        """As `Engine.remove_network`, for all hosts if it is shared."""
+        record = (await self._call(lambda engine: engine.network(name))).network
+        if self._pool and record.scope == "global":
+            await self._pool.remove_network(record)
+        await self._call(lambda engine: engine.remove_network(record.id))
 
     async def check(self, name: str) -> tuple[Finding, ...]:
         """What there is to tell of a network, the wire included."""
@@ -162,6 +196,8 @@ class Lan:
             if keys := _keys(asked):
                 self._asking.subtract(keys)
                 self.look()
+            if self._pool:
+                self._pool.settled(asked)
 
     async def _ask_until_answered(self, decide: Callable[[Engine, Evidence], _T], asked: list[Question]) -> _T:
         """What *decide* says in the end; *asked* grows by the questions that lead there."""
@@ -192,7 +228,8 @@ class Lan:
             probes = {where: group.create_task(self._probe(*where, holders)) for where, holders in addresses.items()}
             granted = {question.key: group.create_task(self._acquire(question)) for question in leases}
         holders = {(segment, one): mac for (segment, _), task in probes.items() for one, mac in task.result().items()}
-        return Evidence(holders, {key: task.result() for key, task in granted.items()})
+        evidence = Evidence(holders, {key: task.result() for key, task in granted.items()})
+        return evidence | await self._pool.reserve(reserved) if self._pool and reserved else evidence
 
     async def _probe(self, segment: str, probe: Probe, asked: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:
         """Who has the addresses; nobody, where nobody can be asked.
@@ -241,6 +278,8 @@ class Lan:
         """Take notice of what the engine announced."""
         if event.kind != "network":
             return
+        if self._pool:
+            self._pool.heard(event)
         # What a look that is under way has not seen yet may be one of those that it is about.
         known = event.id in self._networks or self._looking
         if event.action in {"create", "destroy"} or (known and event.action in {"connect", "disconnect"}):
@@ -251,6 +290,11 @@ class Lan:
         self._servers.device_appeared(Device(device))
         if self._networks:
             self.look()
+
+    def moved(self) -> None:
+        """Know that other hosts may reach this one by another address."""
+        if self._pool:
+            self._pool.look()
 
     def look(self) -> None:
         """See what stands, soon, and act on it."""
@@ -354,15 +398,17 @@ class Lan:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._servers.close()
         self._wire.close()
+        if self._pool:
+            await self._pool.close()
 
 
 def _decide(decide: Callable[[Engine, Evidence], _T], evidence: Evidence, engine: Engine) -> _T:
     return decide(engine, evidence)
 
 
-def _create(engine: Engine, request: NetworkRequest) -> tuple[Created, Checked]:
+def _create(request: NetworkRequest, engine: Engine, evidence: Evidence) -> tuple[Created, Checked]:
     """Make a network; tell what of it only the wire can tell."""
-    created = engine.create_network(request)
+    created = engine.create_network(request, evidence)
     return created, engine.to_ask(created.id)
 
 

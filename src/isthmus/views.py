@@ -102,6 +102,23 @@ class LanClient:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeView:
+    """A host that shares a store with this one; *held* is how many endpoints it has on shared networks.
+
+    *Status* is "ready"; "down" if its session ended, *since* when it is not known then; "unknown" while the store is
+    away. *Since* is in nanoseconds since the epoch, *here* tells whether it is this host.
+    """
+
+    id: str
+    name: str
+    address: str
+    status: str
+    since: int
+    held: int
+    here: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 

@@ -35,6 +35,7 @@ ENDPOINTS = frozenset(
         "names",
         "nat",
         "networks",
+        "nodes",
         "sandboxes",
         "sbin",
         "session",

@@ -99,6 +99,7 @@ class World:
         self.api = Api(
             self.call,
             self.lan,
+            None,
             self.written,
             self.containers,
             self.images,

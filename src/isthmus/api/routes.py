@@ -38,7 +38,7 @@ from isthmus.images.store import Images as Store
 from isthmus.lan import Call, Lan
 from isthmus.model import Network, pairs
 from isthmus.names import Written
-from isthmus.views import Event, SandboxView
+from isthmus.views import Event, NodeView, SandboxView
 
 log = logging.getLogger("isthmus.api")
 
@@ -52,6 +52,7 @@ class Api:
         self,
         call: Call,
         lan: Lan,
+        nodes: Callable[[], Iterable[NodeView]] | None,
         written: Written,
         containers: Containers,
         images: Images,
@@ -62,6 +63,7 @@ class Api:
     ) -> None:
         self.call = call
         self.lan = lan
+        self.nodes = nodes
         self.containers = containers
         self.images = images
         self.store = store
@@ -341,7 +343,13 @@ async def _update_network(api: Api, request: Request) -> Response:
 
 async def _remove_network(api: Api, request: Request) -> Response:
     (name,) = request.names
-    return await _change(api, request, lambda engine: engine.remove_network(name), lambda _: Response(204))
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.remove_network(name),
+        lambda _: Response(204),
+        act=lambda: api.lan.remove_network(name),
+    )
 
 
 async def _connect(api: Api, request: Request) -> Response:
@@ -548,6 +556,13 @@ async def _remove_link(api: Api, request: Request) -> Response:
     return await _change(api, request, lambda engine: engine.remove_link(name, link), lambda _: Response(204))
 
 
+async def _nodes(api: Api, request: Request) -> Response:
+    """The hosts that share a store, as Docker shows the nodes of a swarm."""
+    if api.nodes is None:
+        return await _no_swarm(api, request)
+    return answer(200, [translate.node(one) for one in api.nodes()])
+
+
 async def _names(api: Api, _request: Request) -> Response:
     return answer(200, translate.names(api.written.directory.all_names()))
 
@@ -616,6 +631,7 @@ ROUTES = (
     Route("POST", "/sandboxes/{name}/links", _add_link),
     Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),
     Route("GET", "/nat", _nat),
+    Route("GET", "/nodes", _nodes),
     Route("GET", "/names", _names),
     Route("GET", "/names/{name}", _name),
 )
@@ -623,7 +639,7 @@ ROUTES = (
 
 SWARM = """
 /swarm GET; /swarm/unlockkey GET; /swarm/init POST; /swarm/join POST; /swarm/leave POST; /swarm/update POST
-/swarm/unlock POST; /nodes GET; /nodes/{id} GET DELETE; /nodes/{id}/update POST; /services GET; /services/create POST
+/swarm/unlock POST; /nodes/{id} GET DELETE; /nodes/{id}/update POST; /services GET; /services/create POST
 /services/{id} GET DELETE; /services/{id}/update POST; /services/{id}/logs GET; /tasks GET; /tasks/{id} GET
 /tasks/{id}/logs GET; /secrets GET; /secrets/create POST; /secrets/{id} GET DELETE; /secrets/{id}/update POST
 /configs GET; /configs/create POST; /configs/{id} GET DELETE; /configs/{id}/update POST

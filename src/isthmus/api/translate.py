@@ -34,7 +34,18 @@ from isthmus.ports import Wish, parse_address, parse_hosts, parse_port
 from isthmus.rates import OFF, RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.spans import lasting
-from isthmus.views import EndpointView, Event, Files, Finding, LinkView, NatRule, NetworkView, PortView, SandboxView
+from isthmus.views import (
+    EndpointView,
+    Event,
+    Files,
+    Finding,
+    LinkView,
+    NatRule,
+    NetworkView,
+    NodeView,
+    PortView,
+    SandboxView,
+)
 
 Shape = dict[str, object]
 
@@ -400,6 +411,21 @@ def _trouble(sentences: Iterable[str]) -> Shape:
 def finding(view: Finding) -> Shape:
     """An item of `GET /networks/{id}/check`."""
     return {"Subject": view.subject, "Ok": view.ok, "Text": view.text}
+
+
+def node(view: NodeView) -> Shape:
+    """An item of `GET /nodes`, in the shape of a swarm's (`docker node ls` shows it), with what we know besides."""
+    since = rfc3339(view.since) if view.since else ""
+    return {
+        "ID": view.id,
+        "CreatedAt": since,
+        "UpdatedAt": since,
+        "Spec": {"Role": "worker", "Availability": "active", "Labels": {}},
+        "Description": {"Hostname": view.name, "Engine": {}},
+        "Status": {"State": view.status, "Addr": view.address},
+        "Self": view.here,
+        "Endpoints": view.held,
+    }
 
 
 def _container_on_network(view: EndpointView) -> Shape:

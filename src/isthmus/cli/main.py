@@ -17,6 +17,7 @@ _GROUPS = {
     "container": "Manage containers: programs that run in sandboxes",
     "image": "Manage images",
     "network": "Manage networks",
+    "node": "Show the hosts that share a store with this one",
     "sandbox": "Manage sandboxes: network namespaces that stand on networks",
     "link": "Manage interfaces that are put into sandboxes by hand",
 }
@@ -191,6 +192,10 @@ def _group(name: str) -> tuple[Command, ...]:
             from isthmus.cli import network
 
             return network.COMMANDS
+        case "node":
+            from isthmus.cli import node
+
+            return node.COMMANDS
         case "sandbox":
             from isthmus.cli import sandbox
 

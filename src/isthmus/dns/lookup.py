@@ -26,7 +26,7 @@ from isthmus.dns.message import (
     encode_name,
     record,
 )
-from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Record, Sandbox
+from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Peer, Record, Sandbox
 from isthmus.naming import dns_names
 from isthmus.options import records_of
 
@@ -74,6 +74,26 @@ class _Zone:
         name = next(names, None)
         return f"{name}.{self.network.name}" if name else None
 
+    def enter(self, own: str, who: Endpoint | Peer, names: Iterable[str]) -> None:
+        """Have *who* answer to *names*, of which *own* is that of its sandbox."""
+        addresses = tuple(interface.ip for interface in who.addresses)
+        for name in names:
+            self.names.setdefault(name, {})[who.id] = addresses
+            self.wildcards += name.startswith("*.")
+        for address in addresses:
+            self.pointers[address] = f"{own}.{self.network.name}"
+
+    def leave(self, own: str, who: Endpoint | Peer, names: Iterable[str]) -> None:
+        """Have *who* answer to *names* no more."""
+        for name in names:
+            if self.names.get(name, {}).pop(who.id, None) is not None:
+                self.wildcards -= name.startswith("*.")
+                if not self.names[name]:
+                    del self.names[name]
+        for interface in who.addresses:
+            if self.pointers.get(interface.ip) == f"{own}.{self.network.name}":
+                del self.pointers[interface.ip]
+
     def learn(self, network: Network) -> None:
         """Know what *network* is now."""
         self.network = network
@@ -103,6 +123,7 @@ class Directory:
         self._zones: dict[str, _Zone] = {}
         self._sandboxes: dict[str, Sandbox] = {}
         self._endpoints: dict[str, Endpoint] = {}
+        self._peers: dict[str, Peer] = {}
         self._of_sandbox: dict[str, dict[str, None]] = {}
         self._in_netns: dict[str, dict[str, None]] = {}
         self._ways: dict[str, tuple[_Way, ...]] = {}
@@ -115,30 +136,9 @@ class Directory:
         touched: set[str] = set()
         # What an endpoint's names are follows from its sandbox, whichever of them is named first.
         for one in sorted(drop, key=lambda one: isinstance(one, Sandbox)):
-            match one:
-                case Endpoint():
-                    touched.update(self._forget_endpoint(one))
-                case Sandbox():
-                    touched.add(one.netns)
-                    self._sandboxes.pop(one.id, None)
-                    self._of_sandbox.pop(one.id, None)
-                    self._in_netns.get(one.netns, {}).pop(one.id, None)
-                case Network():
-                    self._zones.pop(one.id, None)
-                    self.version += 1
-                case _:
-                    pass
+            touched.update(self._forget(one))
         for one in put:
-            match one:
-                case Endpoint():
-                    touched.update(self._put_endpoint(one))
-                case Sandbox():
-                    touched.add(one.netns)
-                    self._put_sandbox(one)
-                case Network():
-                    self._put_network(one)
-                case _:
-                    pass
+            touched.update(self._know(one))
         for netns in touched:
             self._ways.pop(netns, None)
             self._hosts.pop(netns, None)
@@ -146,6 +146,39 @@ class Directory:
                 del self._in_netns[netns]
         self.version += bool(touched)
         return touched
+
+    def _forget(self, gone: Record) -> Iterator[str]:
+        """Know a record no more; yield the namespaces that this concerns."""
+        match gone:
+            case Endpoint():
+                yield from self._forget_endpoint(gone)
+            case Peer():
+                self._forget_peer(gone)
+            case Sandbox():
+                yield gone.netns
+                self._sandboxes.pop(gone.id, None)
+                self._of_sandbox.pop(gone.id, None)
+                self._in_netns.get(gone.netns, {}).pop(gone.id, None)
+            case Network():
+                self._zones.pop(gone.id, None)
+                self.version += 1
+            case _:
+                pass
+
+    def _know(self, new: Record) -> Iterator[str]:
+        """Know a record; yield the namespaces that this concerns."""
+        match new:
+            case Endpoint():
+                yield from self._put_endpoint(new)
+            case Peer():
+                self._put_peer(new)
+            case Sandbox():
+                yield new.netns
+                self._put_sandbox(new)
+            case Network():
+                self._put_network(new)
+            case _:
+                pass
 
     def _put_network(self, network: Network) -> None:
         self._zones.setdefault(network.id, _Zone(network)).learn(network)
@@ -180,27 +213,26 @@ class Directory:
     def _enter(self, endpoint: Endpoint) -> None:
         """Have *endpoint* among the names of its network, if it stands and that has names."""
         zone, user = self._zones[endpoint.network], self._sandboxes[endpoint.sandbox]
-        if zone.network.predefined or endpoint.removing or user.removing:
-            return
-        addresses = tuple(interface.ip for interface in endpoint.addresses)
-        for name in _names(user, endpoint):
-            zone.names.setdefault(name, {})[endpoint.id] = addresses
-            zone.wildcards += name.startswith("*.")
-        for address in addresses:
-            zone.pointers[address] = f"{user.name}.{zone.network.name}"
+        if not (zone.network.predefined or endpoint.removing or user.removing):
+            zone.enter(user.name, endpoint, _names(user, endpoint))
 
     def _leave(self, endpoint: Endpoint) -> None:
         zone, user = self._zones.get(endpoint.network), self._sandboxes[endpoint.sandbox]
-        if zone is None:
-            return
-        for name in _names(user, endpoint):
-            if zone.names.get(name, {}).pop(endpoint.id, None) is not None:
-                zone.wildcards -= name.startswith("*.")
-                if not zone.names[name]:
-                    del zone.names[name]
-        for interface in endpoint.addresses:
-            if zone.pointers.get(interface.ip) == f"{user.name}.{zone.network.name}":
-                del zone.pointers[interface.ip]
+        if zone:
+            zone.leave(user.name, endpoint, _names(user, endpoint))
+
+    def _put_peer(self, peer: Peer) -> None:
+        self._forget_peer(peer)
+        if zone := self._zones.get(peer.network):
+            self._peers[peer.id] = peer
+            zone.enter(peer.name, peer, map(str.lower, peer.names))
+            self.version += 1
+
+    def _forget_peer(self, peer: Peer) -> None:
+        known, zone = self._peers.pop(peer.id, None), self._zones.get(peer.network)
+        if known and zone:
+            zone.leave(known.name, known, map(str.lower, known.names))
+            self.version += 1
 
     # What is told of a namespace.
 

@@ -1,0 +1,189 @@
+"""What the store holds that hosts share, read and indexed. Pure: it is told what changed, and tells what that means."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
+
+import msgspec
+
+from isthmus.drivers import BUILTIN, overlay
+from isthmus.errors import IsthmusError
+from isthmus.model import Network, Peer
+from isthmus.store import records
+
+CLUSTER = "cluster"
+"""The key of the ID of a store."""
+
+CHUNK = 30
+"""How many keys are changed in one transaction: with a guard for each, what Consul takes."""
+
+_NOTHING: Mapping[str, bytes] = MappingProxyType({})
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A host, as it tells of itself: *session* is that which its key goes with, *since* nanoseconds since the epoch."""
+
+    id: str
+    name: str
+    address: str
+    session: str
+    since: int
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What is new and what is gone of that which the engine knows; *damaged* are keys whose values mean nothing."""
+
+    put: tuple[Network | Peer, ...] = ()
+    drop: tuple[Network | Peer, ...] = ()
+    damaged: tuple[str, ...] = ()
+
+
+def of_node(node: Node) -> dict[str, bytes]:
+    """What is kept of a host."""
+    return {f"nodes/{node.id}": msgspec.json.encode(node)}
+
+
+def of_network(network: Network) -> dict[str, bytes]:
+    """What is kept of a network: its record, and what is its alone."""
+    mine = network.id.encode()
+    vnis = overlay.parse(network.options).vnis
+    return {
+        f"networks/{network.id}": records.encode(network),
+        f"names/{network.name}": mine,
+        **{f"vnis/{vni}": mine for vni in vnis},
+        opened(network.id): mine,
+    }
+
+
+def opened(network: str) -> str:
+    """The key without which nobody can come to the network of this ID."""
+    return f"open/{network}"
+
+
+def of_peer(peer: Peer) -> dict[str, bytes]:
+    """What is kept of an endpoint: itself, under each of its addresses."""
+    value = records.encode(peer)
+    return {f"addresses/{peer.network}/{address.ip}": value for address in peer.addresses}
+
+
+def chunks(items: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
+    """*items*, as many at a time as go into one transaction."""
+    rest = iter(items.items())
+    while part := dict(islice(rest, CHUNK)):
+        yield part
+
+
+@dataclass(slots=True)
+class Registry:
+    """What is in the store, by its keys, and by what they mean."""
+
+    items: dict[str, bytes] = field(default_factory=dict)
+    networks: dict[str, Network] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    _peers: dict[str, Peer] = field(default_factory=dict)
+    _held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+
+    def take(self, changes: Mapping[str, bytes | None]) -> Changed:
+        """Know that each key has another value, or is gone where that is None."""
+        put: list[Network | Peer] = []
+        drop: list[Network | Peer] = []
+        damaged: list[str] = []
+        for key, value in changes.items():
+            if self.items.get(key) == value:
+                continue
+            if before := self._forget(key):
+                drop.append(before)
+            if value is None:
+                continue
+            self.items[key] = value
+            try:
+                if now := self._read(key, value):
+                    put.append(now)
+            except (IsthmusError, msgspec.MsgspecError):
+                damaged.append(key)
+        # Who has two addresses may lose one at a time; who is changed is first forgotten, then known anew.
+        there = {peer.id for peer in put if isinstance(peer, Peer)}
+        there.update(
+            peer.id for one in drop if isinstance(one, Peer) for peer in self.peers_of(one.node) if peer.id == one.id
+        )
+        gone = dict.fromkeys(one for one in drop if not (isinstance(one, Peer) and one.id in there))
+        kept = {one.id for one in put if isinstance(one, Network)}
+        return Changed(
+            tuple(dict.fromkeys(put)),
+            tuple(one for one in gone if not (isinstance(one, Network) and one.id in kept)),
+            tuple(damaged),
+        )
+
+    def peers(self) -> Iterator[Peer]:
+        """All endpoints, each once for each of its addresses."""
+        return iter(self._peers.values())
+
+    def peers_of(self, node: str) -> Iterator[Peer]:
+        """Those that a host has."""
+        return (self._peers[key] for key in self._held.get(node, ()))
+
+    def peer(self, key: str) -> Peer | None:
+        """Who has the address of this key."""
+        return self._peers.get(key)
+
+    def held(self, node: str) -> Mapping[str, bytes]:
+        """The addresses that a host has, as they stand in the store."""
+        return self._held.get(node, _NOTHING)
+
+    def holders(self) -> frozenset[str]:
+        """The hosts that have addresses."""
+        return frozenset(self._held)
+
+    def standing(self, network: str) -> dict[str, str]:
+        """Who stands on a network, anywhere: names by the endpoints' IDs."""
+        return {peer.id: peer.name for peer in self._peers.values() if peer.network == network}
+
+    def _forget(self, key: str) -> Network | Peer | None:
+        self.items.pop(key, None)
+        kind, _, rest = key.partition("/")
+        match kind:
+            case "networks":
+                return self.networks.pop(rest, None)
+            case "nodes":
+                self.nodes.pop(rest, None)
+            case "addresses" if peer := self._peers.pop(key, None):
+                held = self._held[peer.node]
+                del held[key]
+                if not held:
+                    del self._held[peer.node]
+                return peer
+            case _:
+                pass
+        return None
+
+    def _read(self, key: str, value: bytes) -> Network | Peer | None:
+        """What a value means to the engine; raises what tells that it means nothing."""
+        kind, _, rest = key.partition("/")
+        match kind:
+            case "networks":
+                network = records.decode(f"network/{rest}", value)
+                if isinstance(network, Network) and BUILTIN[network.driver].traits(network).spanning:
+                    self.networks[rest] = network
+                    return network
+            case "nodes":
+                self.nodes[rest] = msgspec.json.decode(value, type=Node)
+            case "addresses":
+                identity = msgspec.json.decode(value, type=_Envelope).record.id
+                peer = records.decode(f"peer/{rest.partition('/')[0]}/{identity}", value)
+                if isinstance(peer, Peer) and key in of_peer(peer):
+                    self._peers[key] = peer
+                    self._held.setdefault(peer.node, {})[key] = value
+                    return peer
+            case _:
+                pass
+        return None
+
+
+class _Identified(msgspec.Struct):
+    id: str
+
+
+class _Envelope(msgspec.Struct):
+    record: _Identified
