@@ -8,7 +8,6 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
@@ -21,7 +20,8 @@ from isthmus.kv import SharedStore
 from isthmus.kv.consul import LEAST, Consul
 from isthmus.kv.etcd import Etcd
 from isthmus.kv.memory import Cluster, Memory
-from tests.e2e.hosts import Machine
+from isthmus.kv.servers import Pace
+from tests.e2e.hosts import Machine, until
 
 UNPACKED = Path(sys.executable).parent.parent
 STARTING = 30.0
@@ -143,6 +143,7 @@ class Real(Servers):
         self._held.callback(self._machine.close)
         self._log = self._held.enter_context((directory / "log").open("ab"))
         self._process: subprocess.Popen[bytes] | None = None
+        self.pace = Pace(PATIENCE)
         self.scheme = "http"
         self.tls: ssl.SSLContext | None = None
 
@@ -165,17 +166,13 @@ class Real(Servers):
             return asyncio.run(work)
 
     def start(self, *, wiped: bool = False) -> None:
-        """Start it."""
+        """Start it, and wait until it is ready."""
         assert self._process is None
         if wiped:
             shutil.rmtree(self.directory / "data")
         command = [*self._machine.within(program(self.name) or self.name), *self.flags()]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        deadline = time.monotonic() + STARTING
-        while not self.ready():
-            assert self._process.poll() is None, (self.directory / "log").read_text()
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.02)
+        until(self.ready, f"{self.name} does not start: see {self.directory}/log", STARTING)
 
     def kill(self) -> None:
         """End it at once."""
@@ -232,7 +229,7 @@ class ConsulServer(Real):
 
     def client(self, root: str = "isthmus") -> SharedStore:
         """A new client."""
-        return Consul([self.address], root, patience=PATIENCE)
+        return Consul([self.address], root, pace=self.pace)
 
     def flags(self) -> list[str]:
         """Those of a server that is alone."""
@@ -259,7 +256,7 @@ class EtcdServer(Real):
 
     def client(self, root: str = "isthmus") -> SharedStore:
         """A new client."""
-        return Etcd([self.address], root, patience=PATIENCE)
+        return Etcd([self.address], root, pace=self.pace)
 
     def flags(self) -> list[str]:
         """Those of a server that is alone."""

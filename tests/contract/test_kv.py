@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager
 from itertools import count
@@ -12,7 +13,11 @@ import pytest
 
 from isthmus.errors import StoreUnavailable
 from isthmus.kv import LIMIT, SIZE, Conflict, Delta, SessionLost, SharedStore, Snapshot
-from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Servers, program
+from isthmus.kv.consul import Consul
+from isthmus.kv.etcd import Etcd
+from isthmus.kv.opening import open_store
+from isthmus.kv.servers import Pace
+from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Real, Servers, program
 
 KINDS = ["memory", "consul", "etcd"]
 SOON = 5.0
@@ -35,7 +40,11 @@ def made(kind: str, directory: Path) -> Servers:
             servers = EtcdServer(directory / kind)
         case _:
             servers = InMemory()
-    servers.start()
+    try:
+        servers.start()
+    except BaseException:
+        servers.close()
+        raise
     return servers
 
 
@@ -397,3 +406,101 @@ def test_what_a_store_lost_is_told_as_gone(own: Servers) -> None:
                 await store.renew(session)
 
     own.run(work())
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_the_next_server_is_asked_when_one_is_down(kind: str, tmp_path: Path) -> None:
+    """A store of three servers goes on with two; nothing that is asked of the dead one is lost."""
+    servers = made(kind, tmp_path)
+    assert isinstance(servers, Real)
+    dead = "127.0.0.1:1"
+
+    async def work() -> None:
+        store = open_store(f"{kind}://{dead},{servers.address},{dead}", {})
+        before = await store.read("")
+        await store.commit({"a": b"1"})
+        async with aclosing(store.watch("", before)) as watch:
+            assert (await soon(watch)).changes == {"a": b"1"}
+        await store.close()
+        # A first commit is not lost either: nobody heard it at the dead one.
+        store = open_store(f"{kind}://{dead},{servers.address}", {})
+        await store.commit({"b": b"1"}, absent=["b"])
+        await store.close()
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+def test_what_a_server_may_have_done_is_not_asked_again(netns: None) -> None:  # noqa: ARG001 - a loopback of its own
+    """A commit whose answer is lost with its connection may be done; done twice, it would look like a conflict."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the first transaction on a connection, and end it after the second."""
+        for answer in (
+            b'HTTP/1.1 200 OK\r\nContent-Length: 48\r\n\r\n{"Results":[{"KV":{"Key":"a","ModifyIndex":7}}]}',
+            b"",
+        ):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+            heard.append(head.partition(b" HTTP")[0])
+            writer.write(answer)
+        writer.close()
+
+    async def work() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            store = Consul([address, address], "isthmus")
+            assert await store.commit({"a": b"1"}) == 7
+            with pytest.raises(StoreUnavailable):
+                await store.commit({"a": b"1"})
+            await store.close()
+
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    asyncio.run(work())
+    assert heard == [b"PUT /v1/txn"] * 2
+
+
+def test_etcd_reads_again_where_its_history_ends_before_a_watch_begins(tmp_path: Path) -> None:
+    """Somebody may compact it between the two."""
+    servers = made("etcd", tmp_path)
+
+    async def work() -> None:
+        store = servers.client()
+        assert isinstance(store, Etcd)
+        for number in range(5):
+            await store.commit({"a": b"%d" % number})
+        await asyncio.to_thread(servers.forget)
+        async with asyncio.timeout(SOON):
+            assert [delta async for delta in store._news("", 1)] == []
+        await store.close()
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_a_watch_without_news_is_begun_anew(kind: str, tmp_path: Path) -> None:
+    """A firewall that forgot the connection would keep all news from it."""
+    servers = made(kind, tmp_path)
+    assert isinstance(servers, Real)
+    servers.pace = Pace(patience=0.5, silence=0.5)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            before = await store.read("")
+            async with aclosing(store.watch("", before)) as watch:
+                for value in (b"1", b"2"):
+                    news = asyncio.ensure_future(soon(watch, STARTING))
+                    await asyncio.wait({news}, timeout=1.5)
+                    await store.commit({"a": value})
+                    assert (await news).changes == {"a": value}
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()

@@ -15,15 +15,14 @@ from urllib.parse import quote
 import msgspec
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import PATIENCE, Conflict, Delta, SessionLost, Snapshot, check_size, differences
-from isthmus.kv.servers import SILENCE, Answer, Servers
+from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 LEAST, MOST = 10, 86400
 """How many seconds a session can last without being renewed (Consul's `session_ttl_min`, and its own limit)."""
 
-_WAIT = f"{SILENCE:.0f}s"
-_LONGEST = SILENCE * 17 / 16
-"""How long Consul holds a query back: it adds up to a sixteenth, so that not all come back at once."""
+_JITTER = 1 / 16
+"""By what part of it Consul waits longer for news than it was asked to, at most, so that not all come back at once."""
 
 _REFUSED = ("Permission denied", "ACL not found")
 
@@ -62,9 +61,9 @@ class Consul:
         *,
         tls: ssl.SSLContext | None = None,
         token: str = "",
-        patience: float = PATIENCE,
+        pace: Pace = PACE,
     ) -> None:
-        self._servers = Servers("consul", addresses, tls, patience)
+        self._servers = Servers("consul", addresses, tls, pace)
         self._root = f"{root}/"
         self._headers = {"X-Consul-Token": token} if token else {}
 
@@ -159,11 +158,12 @@ class Consul:
         if not index:
             return await self._ask("GET", self._tree(prefix))
         server = self._servers.current
-        query = f"{self._tree(prefix)}&index={index}&wait={_WAIT}"
-        longest = _LONGEST + self._servers.patience
+        pace = self._servers.pace
+        query = f"{self._tree(prefix)}&index={index}&wait={pace.silence:g}s"
+        longest = pace.silence * (1 + _JITTER) + pace.patience
 
         async def beat() -> bool:
-            await self._ask("GET", "/v1/status/leader", at=server, patience=self._servers.patience / 2)
+            await self._ask("GET", "/v1/status/leader", at=server, patience=pace.patience / 2)
             return True
 
         answer = await self._servers.news(self._ask("GET", query, at=server, patience=longest), beat)
