@@ -3,8 +3,8 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from isthmus.kv.consul import Consul
 from isthmus.kv.etcd import Etcd
 from isthmus.kv.opening import open_store
 from isthmus.kv.servers import Pace
+from tests.e2e.hosts import Machine, until
 from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Real, Servers, program
 
 KINDS = ["memory", "consul", "etcd"]
@@ -26,12 +27,18 @@ SOON = 5.0
 _roots = count()
 
 
+def skip_without(kind: str) -> None:
+    """Skip the test if no server of this *kind* can be started here."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a namespace is made for the server")
+    if program(kind) is None:
+        pytest.skip(f"{kind} was not fetched: ./bootstrap kernel")
+
+
 def made(kind: str, directory: Path) -> Servers:
     """A store of this *kind*, which runs."""
-    if kind != "memory" and os.geteuid() != 0:
-        pytest.skip("needs root: a namespace is made for the server")
-    if kind != "memory" and program(kind) is None:
-        pytest.skip(f"{kind} was not fetched: ./bootstrap kernel")
+    if kind != "memory":
+        skip_without(kind)
     servers: Servers
     match kind:
         case "consul":
@@ -65,13 +72,17 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
 
 
 @asynccontextmanager
-async def client(servers: Servers, root: str = "isthmus") -> AsyncIterator[SharedStore]:
-    """A client of *servers*."""
-    store = servers.client(root)
+async def closed(store: SharedStore) -> AsyncIterator[SharedStore]:
+    """The *store*, which is closed afterwards."""
     try:
         yield store
     finally:
         await store.close()
+
+
+def client(servers: Servers, root: str = "isthmus") -> AbstractAsyncContextManager[SharedStore]:
+    """A client of *servers*."""
+    return closed(servers.client(root))
 
 
 def use(servers: Servers, work: Callable[[SharedStore], Coroutine[Any, Any, None]]) -> None:
@@ -170,7 +181,7 @@ def test_a_commit_with_a_guard_that_fails_changes_nothing(
 
 
 def test_of_many_that_want_one_address_one_gets_it(shared: Servers) -> None:
-    """Two containers with one address would be the end of both."""
+    """Two containers with one address would be the end of every."""
     root = f"isthmus/{next(_roots)}"
 
     async def want(number: int) -> int | BaseException:
@@ -410,22 +421,18 @@ def test_what_a_store_lost_is_told_as_gone(own: Servers) -> None:
 
 @pytest.mark.parametrize("kind", ["consul", "etcd"])
 def test_the_next_server_is_asked_when_one_is_down(kind: str, tmp_path: Path) -> None:
-    """A store of three servers goes on with two; nothing that is asked of the dead one is lost."""
+    """Nothing that is asked of the dead one is lost, for it heard nothing."""
     servers = made(kind, tmp_path)
     assert isinstance(servers, Real)
     dead = "127.0.0.1:1"
 
     async def work() -> None:
-        store = open_store(f"{kind}://{dead},{servers.address},{dead}", {})
-        before = await store.read("")
-        await store.commit({"a": b"1"})
-        async with aclosing(store.watch("", before)) as watch:
-            assert (await soon(watch)).changes == {"a": b"1"}
-        await store.close()
-        # A first commit is not lost either: nobody heard it at the dead one.
-        store = open_store(f"{kind}://{dead},{servers.address}", {})
-        await store.commit({"b": b"1"}, absent=["b"])
-        await store.close()
+        async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
+            await store.commit({"a": b"1"}, absent=["a"])
+        async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
+            before = await store.read("")
+            async with aclosing(store.watch("", Snapshot(0, {}))) as watch:
+                assert await soon(watch) == Delta(before.revision, {"a": b"1"})
 
     try:
         servers.run(work())
@@ -452,11 +459,10 @@ def test_what_a_server_may_have_done_is_not_asked_again(netns: None) -> None:  #
     async def work() -> None:
         async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
             address = "{}:{}".format(*server.sockets[0].getsockname())
-            store = Consul([address, address], "isthmus")
-            assert await store.commit({"a": b"1"}) == 7
-            with pytest.raises(StoreUnavailable):
-                await store.commit({"a": b"1"})
-            await store.close()
+            async with closed(Consul([address, address], "isthmus")) as store:
+                assert await store.commit({"a": b"1"}) == 7
+                with pytest.raises(StoreUnavailable):
+                    await store.commit({"a": b"1"})
 
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     asyncio.run(work())
@@ -468,14 +474,13 @@ def test_etcd_reads_again_where_its_history_ends_before_a_watch_begins(tmp_path:
     servers = made("etcd", tmp_path)
 
     async def work() -> None:
-        store = servers.client()
-        assert isinstance(store, Etcd)
-        for number in range(5):
-            await store.commit({"a": b"%d" % number})
-        await asyncio.to_thread(servers.forget)
-        async with asyncio.timeout(SOON):
-            assert [delta async for delta in store._news("", 1)] == []
-        await store.close()
+        async with client(servers) as store:
+            assert isinstance(store, Etcd)
+            for number in range(5):
+                await store.commit({"a": b"%d" % number})
+            await asyncio.to_thread(servers.forget)
+            async with asyncio.timeout(SOON):
+                assert [delta async for delta in store._news("", 1)] == []
 
     try:
         servers.run(work())
@@ -504,3 +509,49 @@ def test_a_watch_without_news_is_begun_anew(kind: str, tmp_path: Path) -> None:
         servers.run(work())
     finally:
         servers.close()
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_a_store_of_three_servers_goes_on_with_two(kind: str, tmp_path: Path) -> None:
+    """Its leader goes without a word, as a machine does whose power fails; who watches at another hears of all soon."""
+    skip_without(kind)
+    make = ConsulServer if kind == "consul" else EtcdServer
+    with ExitStack() as held:
+        machine = held.enter_context(closing(Machine("three")))
+        servers = [
+            held.enter_context(closing(make(tmp_path / f"{number}", number=number, machine=machine)))
+            for number in (1, 2, 3)
+        ]
+        for server in servers:
+            server.launch()
+        for server in servers:
+            until(server.ready, "a leader is found", STARTING)
+
+        async def work() -> None:
+            (leader,) = (server for server in servers if server.leads())
+            others = [server for server in servers if server is not leader]
+            every = f"{kind}://{','.join(server.address for server in (leader, *others))}"
+            async with client(others[0]) as follower, closed(open_store(every, {})) as store:
+
+                async def news() -> Mapping[str, bytes | None]:
+                    while True:
+                        try:
+                            async with aclosing(follower.watch("", Snapshot(0, {"a": b"1"}))) as watch:
+                                return (await anext(watch)).changes
+                        except StoreUnavailable:
+                            # It was asked while nobody led.
+                            await asyncio.sleep(0.02)
+
+                session = await store.join(60)
+                await store.commit({"a": b"1"}, session=session)
+                hearing = asyncio.ensure_future(news())
+                # The leader is to be gone while it holds the question back.
+                await asyncio.wait({hearing}, timeout=0.5)
+                leader.pause()
+                await back(store)
+                await store.renew(session)
+                await store.commit({"b": b"1"}, session=session)
+                async with asyncio.timeout(SOON):
+                    assert await hearing == {"b": b"1"}
+
+        servers[0].run(work())

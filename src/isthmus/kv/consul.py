@@ -3,7 +3,7 @@
 A transaction's guards are operations before its changes. To set a key is to delete it first: else it would stay under
 the session that it was put under, and could not be put under another one ("lock"). The key that is the root itself,
 which Consul's own pages make for a folder, is set by transactions that set no other, for only what is set anew has a
-revision.
+revision. A session also ends when the server, or the agent, that it was made through leaves Consul for good.
 """
 
 import asyncio
@@ -112,7 +112,11 @@ class Consul:
         """What changes below *prefix* after the snapshot *since*."""
         held, index = since.items, 0
         while True:
-            now = self._snapshot(await self._news(prefix, index))
+            answer = await self._news(prefix, index) if index else await self._ask("GET", self._tree(prefix))
+            if answer is None:
+                index = 0
+                continue
+            now = self._snapshot(answer)
             if changes := differences(held, now.items):
                 yield Delta(now.revision, changes)
             # An index that goes back means that Consul lost its data, or forgot deletions: it has to be asked anew.
@@ -153,22 +157,22 @@ class Consul:
             raise Conflict(failed)
         return found
 
-    async def _news(self, prefix: str, index: int) -> Answer:
-        """What is below *prefix*, as soon as it is newer than *index*."""
-        if not index:
-            return await self._ask("GET", self._tree(prefix))
-        server = self._servers.current
-        pace = self._servers.pace
-        query = f"{self._tree(prefix)}&index={index}&wait={pace.silence:g}s"
-        longest = pace.silence * (1 + _JITTER) + pace.patience
+    async def _news(self, prefix: str, index: int) -> Answer | None:
+        """What is below *prefix*, as soon as it is newer than *index*; None where it has to be read again."""
+        server, pace = self._servers.current, self._servers.pace
+
+        async def leader() -> bytes:
+            return (await self._ask("GET", "/v1/status/leader", at=server, patience=pace.patience / 2)).body
 
         async def beat() -> bool:
-            await self._ask("GET", "/v1/status/leader", at=server, patience=pace.patience / 2)
-            return True
+            # A query is answered by the leader of when it was asked. If that is gone without a word, another one leads
+            # soon, but the server that is asked waits for half a minute.
+            return await leader() == led
 
-        answer = await self._servers.news(self._ask("GET", query, at=server, patience=longest), beat)
-        assert answer is not None  # noqa: S101 - no beat says that it is in vain
-        return answer
+        led = await leader()
+        query = f"{self._tree(prefix)}&index={index}&wait={pace.silence:g}s"
+        longest = pace.silence * (1 + _JITTER) + pace.patience
+        return await self._servers.news(self._ask("GET", query, at=server, patience=longest), beat)
 
     async def _ask(
         self,
