@@ -8,11 +8,10 @@ import signal
 import ssl
 import subprocess
 import sys
-import time
 import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,7 +20,8 @@ from isthmus.kv import SharedStore
 from isthmus.kv.consul import LEAST, Consul
 from isthmus.kv.etcd import Etcd
 from isthmus.kv.memory import Cluster, Memory
-from tests.e2e.hosts import Machine
+from isthmus.kv.servers import Pace
+from tests.e2e.hosts import Machine, until
 
 UNPACKED = Path(sys.executable).parent.parent
 STARTING = 30.0
@@ -130,26 +130,30 @@ class InMemory(Servers):
 
 
 class Real(Servers):
-    """A program that keeps its data in *directory* and listens on the loopback of a namespace."""
+    """A program that keeps its data in *directory* and listens on the loopback of a namespace.
+
+    It is alone, or the *number*th of *three* that are one store, which share a *machine*.
+    """
 
     name: ClassVar[str]
     port: ClassVar[int]
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, number: int = 1, machine: Machine | None = None) -> None:
+        self.directory, self.number = directory, number
+        self.members = range(1, 4) if machine else range(1, 2)
         directory.mkdir(parents=True)
         self._held = ExitStack()
-        self._machine = Machine(self.name)
-        self._held.callback(self._machine.close)
+        self._machine = machine or self._held.enter_context(closing(Machine(self.name)))
         self._log = self._held.enter_context((directory / "log").open("ab"))
         self._process: subprocess.Popen[bytes] | None = None
+        self.pace = Pace(PATIENCE)
         self.scheme = "http"
         self.tls: ssl.SSLContext | None = None
 
     @property
     def address(self) -> str:
         """Where it listens."""
-        return f"127.0.0.1:{self.port}"
+        return f"127.0.0.{self.number}:{self.port}"
 
     @abstractmethod
     def flags(self) -> list[str]:
@@ -159,23 +163,27 @@ class Real(Servers):
     def ready(self) -> bool:
         """Whether it can do its work."""
 
+    @abstractmethod
+    def leads(self) -> bool:
+        """Whether it is the one that decides."""
+
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do *work* in its namespace."""
         with namespaces.inside(self._machine.netns):
             return asyncio.run(work)
 
     def start(self, *, wiped: bool = False) -> None:
+        """Start it, and wait until it is ready."""
+        self.launch(wiped=wiped)
+        until(self.ready, f"{self.name} does not start: see {self.directory}/log", STARTING)
+
+    def launch(self, *, wiped: bool = False) -> None:
         """Start it."""
         assert self._process is None
         if wiped:
             shutil.rmtree(self.directory / "data")
         command = [*self._machine.within(program(self.name) or self.name), *self.flags()]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
-        deadline = time.monotonic() + STARTING
-        while not self.ready():
-            assert self._process.poll() is None, (self.directory / "log").read_text()
-            assert time.monotonic() < deadline, (self.directory / "log").read_text()
-            time.sleep(0.02)
 
     def kill(self) -> None:
         """End it at once."""
@@ -219,58 +227,78 @@ class Real(Servers):
 
 
 class ConsulServer(Real):
-    """Consul, alone. *Settings* are added to its configuration."""
+    """Consul. *Settings* are added to its configuration."""
 
     name, port = "consul", 8500
     least, ends = float(LEAST), 2.0 * LEAST + 5
 
-    def __init__(self, directory: Path, settings: Mapping[str, object] | None = None) -> None:
-        super().__init__(directory)
-        (directory / "settings.json").write_text(
-            json.dumps({"performance": {"raft_multiplier": 1}, **(settings or {})})
-        )
+    def __init__(
+        self,
+        directory: Path,
+        settings: Mapping[str, object] | None = None,
+        number: int = 1,
+        machine: Machine | None = None,
+    ) -> None:
+        super().__init__(directory, number, machine)
+        self._settings = directory / "settings.json"
+        self._settings.write_text(json.dumps({"performance": {"raft_multiplier": 1}, **(settings or {})}))
 
     def client(self, root: str = "isthmus") -> SharedStore:
         """A new client."""
-        return Consul([self.address], root, patience=PATIENCE)
+        return Consul([self.address], root, pace=self.pace)
 
     def flags(self) -> list[str]:
-        """Those of a server that is alone."""
-        here = self.directory
-        words = (
-            f"agent -server -bootstrap-expect=1 -bind=127.0.0.1 -data-dir={here}/data -config-file={here}/settings.json"
-        )
-        return words.split()
+        """How it finds the others, and nothing but those."""
+        own = f"127.0.0.{self.number}"
+        return [
+            *f"agent -server -bootstrap-expect={len(self.members)} -node=n{self.number}".split(),
+            *f"-bind={own} -client={own} -data-dir={self.directory}/data -config-file={self._settings}".split(),
+            *(f"-retry-join=127.0.0.{other}" for other in self.members if other != self.number),
+            "-retry-interval=1s",
+        ]
 
     def ready(self) -> bool:
         """Whether it knows its leader."""
         return bool(self.call("GET", "/v1/status/leader"))
 
+    def leads(self) -> bool:
+        """Whether it is the one that decides."""
+        return str(self.call("GET", "/v1/status/leader")).startswith(f"127.0.0.{self.number}:")
+
 
 class EtcdServer(Real):
-    """etcd, alone. *Flags* are added to its command line."""
+    """etcd. *Flags* are added to its command line."""
 
     name, port = "etcd", 2379
     least, ends = 1.0, 10.0
 
-    def __init__(self, directory: Path, flags: str = "") -> None:
-        super().__init__(directory)
+    def __init__(self, directory: Path, flags: str = "", number: int = 1, machine: Machine | None = None) -> None:
+        super().__init__(directory, number, machine)
         self._flags = flags
 
     def client(self, root: str = "isthmus") -> SharedStore:
         """A new client."""
-        return Etcd([self.address], root, patience=PATIENCE)
+        return Etcd([self.address], root, pace=self.pace)
 
     def flags(self) -> list[str]:
-        """Those of a server that is alone."""
-        url = f"{self.scheme}://{self.address}"
-        listening = f"--listen-client-urls={url} --advertise-client-urls={url}"
-        pace = "--heartbeat-interval=20 --election-timeout=200"
-        return f"--data-dir={self.directory}/data {pace} {listening} {self._flags}".split()
+        """How it finds the others, and nothing but those; it notices soon when they are gone."""
+        url, peer = f"{self.scheme}://{self.address}", f"http://127.0.0.{self.number}:2380"
+        members = ",".join(f"n{one}=http://127.0.0.{one}:2380" for one in self.members)
+        return [
+            *f"--name=n{self.number} --data-dir={self.directory}/data --initial-cluster={members}".split(),
+            *f"--listen-client-urls={url} --advertise-client-urls={url}".split(),
+            *f"--listen-peer-urls={peer} --initial-advertise-peer-urls={peer}".split(),
+            *f"--heartbeat-interval=20 --election-timeout=200 {self._flags}".split(),
+        ]
 
     def ready(self) -> bool:
         """Whether it knows its leader."""
         return bool(self.call("POST", "/v3/kv/range", {"key": _text(b"isthmus")}))
+
+    def leads(self) -> bool:
+        """Whether it is the one that decides."""
+        status = self.call("POST", "/v3/maintenance/status", {})
+        return bool(status and status["leader"] == status["header"]["member_id"])
 
     def forget(self) -> None:
         """Compact its whole history."""

@@ -2,8 +2,9 @@
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import aclosing, asynccontextmanager
+import subprocess
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,12 @@ import pytest
 
 from isthmus.errors import StoreUnavailable
 from isthmus.kv import LIMIT, SIZE, Conflict, Delta, SessionLost, SharedStore, Snapshot
-from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Servers, program
+from isthmus.kv.consul import Consul
+from isthmus.kv.etcd import Etcd
+from isthmus.kv.opening import open_store
+from isthmus.kv.servers import Pace
+from tests.e2e.hosts import Machine, until
+from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Real, Servers, program
 
 KINDS = ["memory", "consul", "etcd"]
 SOON = 5.0
@@ -21,12 +27,18 @@ SOON = 5.0
 _roots = count()
 
 
+def skip_without(kind: str) -> None:
+    """Skip the test if no server of this *kind* can be started here."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: a namespace is made for the server")
+    if program(kind) is None:
+        pytest.skip(f"{kind} was not fetched: ./bootstrap kernel")
+
+
 def made(kind: str, directory: Path) -> Servers:
     """A store of this *kind*, which runs."""
-    if kind != "memory" and os.geteuid() != 0:
-        pytest.skip("needs root: a namespace is made for the server")
-    if kind != "memory" and program(kind) is None:
-        pytest.skip(f"{kind} was not fetched: ./bootstrap kernel")
+    if kind != "memory":
+        skip_without(kind)
     servers: Servers
     match kind:
         case "consul":
@@ -35,7 +47,11 @@ def made(kind: str, directory: Path) -> Servers:
             servers = EtcdServer(directory / kind)
         case _:
             servers = InMemory()
-    servers.start()
+    try:
+        servers.start()
+    except BaseException:
+        servers.close()
+        raise
     return servers
 
 
@@ -56,13 +72,17 @@ def own(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Servers]:
 
 
 @asynccontextmanager
-async def client(servers: Servers, root: str = "isthmus") -> AsyncIterator[SharedStore]:
-    """A client of *servers*."""
-    store = servers.client(root)
+async def closed(store: SharedStore) -> AsyncIterator[SharedStore]:
+    """The *store*, which is closed afterwards."""
     try:
         yield store
     finally:
         await store.close()
+
+
+def client(servers: Servers, root: str = "isthmus") -> AbstractAsyncContextManager[SharedStore]:
+    """A client of *servers*."""
+    return closed(servers.client(root))
 
 
 def use(servers: Servers, work: Callable[[SharedStore], Coroutine[Any, Any, None]]) -> None:
@@ -161,7 +181,7 @@ def test_a_commit_with_a_guard_that_fails_changes_nothing(
 
 
 def test_of_many_that_want_one_address_one_gets_it(shared: Servers) -> None:
-    """Two containers with one address would be the end of both."""
+    """Two containers with one address would be the end of every."""
     root = f"isthmus/{next(_roots)}"
 
     async def want(number: int) -> int | BaseException:
@@ -397,3 +417,141 @@ def test_what_a_store_lost_is_told_as_gone(own: Servers) -> None:
                 await store.renew(session)
 
     own.run(work())
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_the_next_server_is_asked_when_one_is_down(kind: str, tmp_path: Path) -> None:
+    """Nothing that is asked of the dead one is lost, for it heard nothing."""
+    servers = made(kind, tmp_path)
+    assert isinstance(servers, Real)
+    dead = "127.0.0.1:1"
+
+    async def work() -> None:
+        async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
+            await store.commit({"a": b"1"}, absent=["a"])
+        async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
+            before = await store.read("")
+            async with aclosing(store.watch("", Snapshot(0, {}))) as watch:
+                assert await soon(watch) == Delta(before.revision, {"a": b"1"})
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+def test_what_a_server_may_have_done_is_not_asked_again(netns: None) -> None:  # noqa: ARG001 - a loopback of its own
+    """A commit whose answer is lost with its connection may be done; done twice, it would look like a conflict."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer the first transaction on a connection, and end it after the second."""
+        for answer in (
+            b'HTTP/1.1 200 OK\r\nContent-Length: 48\r\n\r\n{"Results":[{"KV":{"Key":"a","ModifyIndex":7}}]}',
+            b"",
+        ):
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+            heard.append(head.partition(b" HTTP")[0])
+            writer.write(answer)
+        writer.close()
+
+    async def work() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            async with closed(Consul([address, address], "isthmus")) as store:
+                assert await store.commit({"a": b"1"}) == 7
+                with pytest.raises(StoreUnavailable):
+                    await store.commit({"a": b"1"})
+
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    asyncio.run(work())
+    assert heard == [b"PUT /v1/txn"] * 2
+
+
+def test_etcd_reads_again_where_its_history_ends_before_a_watch_begins(tmp_path: Path) -> None:
+    """Somebody may compact it between the two."""
+    servers = made("etcd", tmp_path)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            assert isinstance(store, Etcd)
+            for number in range(5):
+                await store.commit({"a": b"%d" % number})
+            await asyncio.to_thread(servers.forget)
+            async with asyncio.timeout(SOON):
+                assert [delta async for delta in store._news("", 1)] == []
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_a_watch_without_news_is_begun_anew(kind: str, tmp_path: Path) -> None:
+    """A firewall that forgot the connection would keep all news from it."""
+    servers = made(kind, tmp_path)
+    assert isinstance(servers, Real)
+    servers.pace = Pace(patience=0.5, silence=0.5)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            before = await store.read("")
+            async with aclosing(store.watch("", before)) as watch:
+                for value in (b"1", b"2"):
+                    news = asyncio.ensure_future(soon(watch, STARTING))
+                    await asyncio.wait({news}, timeout=1.5)
+                    await store.commit({"a": value})
+                    assert (await news).changes == {"a": value}
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("kind", ["consul", "etcd"])
+def test_a_store_of_three_servers_goes_on_with_two(kind: str, tmp_path: Path) -> None:
+    """Its leader goes without a word, as a machine does whose power fails; who watches at another hears of all soon."""
+    skip_without(kind)
+    make = ConsulServer if kind == "consul" else EtcdServer
+    with ExitStack() as held:
+        machine = held.enter_context(closing(Machine("three")))
+        servers = [
+            held.enter_context(closing(make(tmp_path / f"{number}", number=number, machine=machine)))
+            for number in (1, 2, 3)
+        ]
+        for server in servers:
+            server.launch()
+        for server in servers:
+            until(server.ready, "a leader is found", STARTING)
+
+        async def work() -> None:
+            (leader,) = (server for server in servers if server.leads())
+            others = [server for server in servers if server is not leader]
+            every = f"{kind}://{','.join(server.address for server in (leader, *others))}"
+            async with client(others[0]) as follower, closed(open_store(every, {})) as store:
+
+                async def news() -> Mapping[str, bytes | None]:
+                    while True:
+                        try:
+                            async with aclosing(follower.watch("", Snapshot(0, {"a": b"1"}))) as watch:
+                                return (await anext(watch)).changes
+                        except StoreUnavailable:
+                            # It was asked while nobody led.
+                            await asyncio.sleep(0.02)
+
+                session = await store.join(60)
+                await store.commit({"a": b"1"}, session=session)
+                hearing = asyncio.ensure_future(news())
+                # The leader is to be gone while it holds the question back.
+                await asyncio.wait({hearing}, timeout=0.5)
+                leader.pause()
+                await back(store)
+                await store.renew(session)
+                await store.commit({"b": b"1"}, session=session)
+                async with asyncio.timeout(SOON):
+                    assert await hearing == {"b": b"1"}
+
+        servers[0].run(work())

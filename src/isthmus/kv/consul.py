@@ -3,7 +3,7 @@
 A transaction's guards are operations before its changes. To set a key is to delete it first: else it would stay under
 the session that it was put under, and could not be put under another one ("lock"). The key that is the root itself,
 which Consul's own pages make for a folder, is set by transactions that set no other, for only what is set anew has a
-revision.
+revision. A session also ends when the server, or the agent, that it was made through leaves Consul for good.
 """
 
 import asyncio
@@ -15,15 +15,14 @@ from urllib.parse import quote
 import msgspec
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import PATIENCE, Conflict, Delta, SessionLost, Snapshot, check_size, differences
-from isthmus.kv.servers import SILENCE, Answer, Servers
+from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 LEAST, MOST = 10, 86400
 """How many seconds a session can last without being renewed (Consul's `session_ttl_min`, and its own limit)."""
 
-_WAIT = f"{SILENCE:.0f}s"
-_LONGEST = SILENCE * 17 / 16
-"""How long Consul holds a query back: it adds up to a sixteenth, so that not all come back at once."""
+_JITTER = 1 / 16
+"""By what part of it Consul waits longer for news than it was asked to, at most, so that not all come back at once."""
 
 _REFUSED = ("Permission denied", "ACL not found")
 
@@ -62,9 +61,9 @@ class Consul:
         *,
         tls: ssl.SSLContext | None = None,
         token: str = "",
-        patience: float = PATIENCE,
+        pace: Pace = PACE,
     ) -> None:
-        self._servers = Servers("consul", addresses, tls, patience)
+        self._servers = Servers("consul", addresses, tls, pace)
         self._root = f"{root}/"
         self._headers = {"X-Consul-Token": token} if token else {}
 
@@ -113,7 +112,11 @@ class Consul:
         """What changes below *prefix* after the snapshot *since*."""
         held, index = since.items, 0
         while True:
-            now = self._snapshot(await self._news(prefix, index))
+            answer = await self._news(prefix, index) if index else await self._ask("GET", self._tree(prefix))
+            if answer is None:
+                index = 0
+                continue
+            now = self._snapshot(answer)
             if changes := differences(held, now.items):
                 yield Delta(now.revision, changes)
             # An index that goes back means that Consul lost its data, or forgot deletions: it has to be asked anew.
@@ -154,21 +157,22 @@ class Consul:
             raise Conflict(failed)
         return found
 
-    async def _news(self, prefix: str, index: int) -> Answer:
-        """What is below *prefix*, as soon as it is newer than *index*."""
-        if not index:
-            return await self._ask("GET", self._tree(prefix))
-        server = self._servers.current
-        query = f"{self._tree(prefix)}&index={index}&wait={_WAIT}"
-        longest = _LONGEST + self._servers.patience
+    async def _news(self, prefix: str, index: int) -> Answer | None:
+        """What is below *prefix*, as soon as it is newer than *index*; None where it has to be read again."""
+        server, pace = self._servers.current, self._servers.pace
+
+        async def leader() -> bytes:
+            return (await self._ask("GET", "/v1/status/leader", at=server, patience=pace.patience / 2)).body
 
         async def beat() -> bool:
-            await self._ask("GET", "/v1/status/leader", at=server, patience=self._servers.patience / 2)
-            return True
+            # A query is answered by the leader of when it was asked. If that is gone without a word, another one leads
+            # soon, but the server that is asked waits for half a minute.
+            return await leader() == led
 
-        answer = await self._servers.news(self._ask("GET", query, at=server, patience=longest), beat)
-        assert answer is not None  # noqa: S101 - no beat says that it is in vain
-        return answer
+        led = await leader()
+        query = f"{self._tree(prefix)}&index={index}&wait={pace.silence:g}s"
+        longest = pace.silence * (1 + _JITTER) + pace.patience
+        return await self._servers.news(self._ask("GET", query, at=server, patience=longest), beat)
 
     async def _ask(
         self,

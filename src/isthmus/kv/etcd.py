@@ -14,8 +14,8 @@ import msgspec
 from aiohttp import StreamReader
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import PATIENCE, Conflict, Delta, SessionLost, Snapshot, check_size, differences
-from isthmus.kv.servers import SILENCE, Answer, Servers
+from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 _NOT_FOUND = 5
 """A code of gRPC (https://github.com/grpc/grpc/blob/master/doc/statuscodes.md)."""
@@ -93,9 +93,9 @@ class Etcd:
         tls: ssl.SSLContext | None = None,
         user: str = "",
         password: str = "",
-        patience: float = PATIENCE,
+        pace: Pace = PACE,
     ) -> None:
-        self._servers = Servers("etcd", addresses, tls, patience)
+        self._servers = Servers("etcd", addresses, tls, pace)
         self._root = f"{root}/"
         self._user, self._password, self._token = user, password, ""
 
@@ -192,7 +192,7 @@ class Etcd:
         async def beat() -> bool:
             """Whether it is still the store that it was, and not silent for too long."""
             wish = {"key": self._key(prefix), "count_only": True}
-            answer = await self._ask("/v3/kv/range", wish, at=server, patience=self._servers.patience / 2)
+            answer = await self._ask("/v3/kv/range", wish, at=server, patience=self._servers.pace.patience / 2)
             return self._servers.decode(answer.body, _Range).header.revision >= revision and clock() < end
 
         wish = {"create_request": {**self._below(prefix), "start_revision": revision + 1}}
@@ -201,9 +201,9 @@ class Etcd:
             if response.status != 200:
                 raise self._trouble(Answer(response.status, response.headers, await response.read()))
             lines = _Lines(response.content)
-            end = clock() + SILENCE
+            end = clock() + self._servers.pace.silence
             while (line := await self._servers.news(lines.next(), beat)) is not None:
-                end = clock() + SILENCE
+                end = clock() + self._servers.pace.silence
                 heard = self._servers.decode(line, _Heard)
                 if heard.result.compact_revision:
                     return
@@ -262,6 +262,10 @@ class Etcd:
             )
         if b"user name is empty" in answer.body:
             return self._servers.unavailable("it wants a user and a password: name kv.userfile")
+        if b"CommonName" in answer.body:
+            return self._servers.unavailable(
+                "it takes no certificate with a common name (CN) from who has a password: name another (kv.certfile)"
+            )
         return self._servers.unexpected(answer)
 
     def _said(self, answer: Answer) -> str:

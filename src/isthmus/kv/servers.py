@@ -15,15 +15,28 @@ import msgspec
 from aiohttp import ClientConnectorError, ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar
 
 from isthmus.errors import StoreUnavailable
-
-SILENCE = 60.0
-"""After how many seconds without news everything is read again: a firewall between may have forgotten a connection."""
+from isthmus.kv import PATIENCE
 
 _T = TypeVar("_T")
 _UNTIMED = ClientTimeout(total=None)
 _UNHEARD = (ClientConnectorError,)
 _FAILURES = (ClientError, OSError, TimeoutError, ssl.SSLError)
 _TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How long servers are waited for, in seconds.
+
+    One that says nothing for *patience* is away. After *silence*, without news, everything is read again: a firewall in
+    between may have forgotten the connection by which news would come.
+    """
+
+    patience: float = PATIENCE
+    silence: float = 60.0
+
+
+PACE = Pace()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +56,11 @@ class Answer:
 class Servers:
     """The servers of one store of this *kind*, at *addresses* like `192.0.2.1:8500`; by TLS, if *tls* is given.
 
-    All take turns: the next one is asked when one fails. A request lasts no longer than *patience*, in seconds.
+    All take turns: the next one is asked when one fails.
     """
 
-    def __init__(self, kind: str, addresses: Sequence[str], tls: ssl.SSLContext | None, patience: float) -> None:
-        self._kind, self._tls, self.patience = kind, tls, patience
+    def __init__(self, kind: str, addresses: Sequence[str], tls: ssl.SSLContext | None, pace: Pace) -> None:
+        self._kind, self._tls, self.pace = kind, tls, pace
         self._addresses = list(addresses)
         self._session: ClientSession | None = None
 
@@ -69,13 +82,14 @@ class Servers:
     ) -> Answer:
         """The answer to a request, if it is no failure of the server's own (5xx).
 
-        With *once*, no second server is asked when one may have heard it; with *at*, only that one is.
+        It takes no longer than *patience*, which is that of the pace if none is given. With *once*, no second server is
+        asked when one may have heard it; with *at*, only that one is.
 
         Raises:
             StoreUnavailable: there is none.
         """
         loop = asyncio.get_running_loop()
-        end = loop.time() + (patience or self.patience)
+        end = loop.time() + (patience or self.pace.patience)
         candidates = [at] if at else list(self._addresses)
         failures: list[str] = []
         for left, address in zip(range(len(candidates), 0, -1), candidates, strict=True):
@@ -104,7 +118,7 @@ class Servers:
             StoreUnavailable: it did not begin, or broke off.
         """
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.pace.patience):
                 response = await self._client().post(self._url(at, path), data=body, headers=headers, ssl=self._ssl())
             try:
                 yield response
@@ -121,7 +135,7 @@ class Servers:
         """
         task = asyncio.ensure_future(news)
         try:
-            while not (await asyncio.wait({task}, timeout=self.patience / 2))[0]:
+            while not (await asyncio.wait({task}, timeout=self.pace.patience / 2))[0]:
                 if not await beat():
                     return None
             return await task
