@@ -68,14 +68,14 @@ from isthmus.model import (
     Sandbox,
     pairs,
 )
-from isthmus.naming import dns_names, veth
+from isthmus.naming import GATEWAY_BRIDGE, GATEWAY_NETWORK, dns_names, veth
 from isthmus.naming import mac as mac_of
 from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash, versions
 from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.rates import RATE, Rates
 from isthmus.rates import parse as parse_rates
-from isthmus.render import SYSCTLS, gateway_endpoint
+from isthmus.render import SYSCTLS, gateway_endpoint, routers_of
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.rules import Rules
 from isthmus.state import State
@@ -385,6 +385,8 @@ class Decisions:
         """
         if network.config_only:
             raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
+        if network.predefined and network.name == GATEWAY_NETWORK:
+            raise Forbidden(f"who needs a way out stands on {network.name} without being asked: choose another network")
         if network.driver == "host":
             raise InvalidRequest(
                 "cannot connect container to host network - container must be created in host network mode"
@@ -901,6 +903,37 @@ class Decisions:
             if len(fitting) < len(network.subnets):
                 user = self._state.sandboxes[endpoint.sandbox]
                 yield replace(endpoint, addresses=self._addresses(network, user.name))
+
+    def lacks_way_out(self, endpoints: Iterable[Endpoint]) -> bool:
+        """Whether who stands on *endpoints* shall have a way out, and has none (Docker's `needDefaultGW`)."""
+        endpoints = tuple(endpoints)
+        enclosed = any(self._traits(one.network).enclosed for one in endpoints)
+        return enclosed and not any(routers_of(self._state.networks[one.network], one) for one in endpoints)
+
+    def way_out(self, user: Sandbox, endpoints: Iterable[Endpoint]) -> Endpoint:
+        """The endpoint by which *user* goes out, who stands on *endpoints* besides."""
+        network = self._state.network(GATEWAY_NETWORK)
+        return self._endpoint(user, network, EndpointRequest(), ASSUMING, tuple(endpoints))
+
+    def spare_way_out(self, endpoints: Iterable[Endpoint]) -> Endpoint | None:
+        """That of *endpoints* which was a way out, if it is needed no more."""
+        endpoints, network = tuple(endpoints), self._state.network_named(GATEWAY_NETWORK)
+        ours = network.id if network and network.predefined else ""
+        spare = next((one for one in endpoints if one.network == ours), None)
+        others = [one for one in endpoints if one is not spare]
+        return None if spare is None or self.lacks_way_out(others) else spare
+
+    def gateway_network(self, host: Host) -> Network:
+        """The network by which those go out whose own networks have no way out: a bridge on which none sees another."""
+        options = {
+            "com.docker.network.bridge.enable_icc": "false",
+            "com.docker.network.bridge.enable_ip_masquerade": "true",
+            "com.docker.network.bridge.name": GATEWAY_BRIDGE,
+        }
+        network = Network(self._id(), GATEWAY_NETWORK, "bridge", self._clock(), options=pairs(options), predefined=True)
+        driver = _driver("bridge")
+        driver.check(network, host, self._networks_made())
+        return replace(network, subnets=self._subnets(network, (), driver, host))
 
     def _networks_made(self) -> tuple[Network, ...]:
         """The networks that are more than a configuration for others."""

@@ -45,7 +45,7 @@ from isthmus.model import (
     Setting,
     pairs,
 )
-from isthmus.naming import PARENT, hidden
+from isthmus.naming import GATEWAY_NETWORK, PARENT, hidden
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
@@ -129,7 +129,11 @@ class Engine:
         for place, reason in self._kernel.hold(binding.place for binding in self._state.bindings()).items():
             self._tell_lost(place, reason)
         of_host = self._host(host)
-        return self._guard(of_host) + self._bring_all(of_host)
+        plan = self._guard(of_host) + self._bring_all(of_host)
+        if self._state.network_named(GATEWAY_NETWORK):
+            for user in tuple(self._state.sandboxes.values()):
+                self._settle_way_out(user)
+        return plan
 
     def _tell_lost(self, place: Place, reason: str) -> None:
         """Tell that a process of the host has a place of ours, which came there while nobody kept it."""
@@ -343,7 +347,9 @@ class Engine:
         user, target = self._state.sandbox(sandbox), self._state.network(network)
         endpoint = self._decide.endpoint(user, target, request, evidence)
         self._refuse_waiting((endpoint,))
-        self._carry_out((endpoint,), lambda: self._sandbox(user.netns))
+        way_out = self._way_out(user, (*self._state.of_sandbox(user.id), endpoint))
+        self._carry_out((endpoint, *way_out), lambda: self._sandbox(user.netns))
+        self._settle_way_out(user)
         self._announce_endpoint("connect", target, user)
 
     def disconnect(self, network: str, sandbox: str) -> None:
@@ -357,7 +363,25 @@ class Engine:
         endpoints = [self._standing_at(target, user)]
         kept = self._decide.leases(endpoints)
         self._take_away(endpoints, lambda: self._sandbox(user.netns), kept=kept)
+        self._settle_way_out(user)
         self._announce_endpoint("disconnect", target, user)
+
+    def _way_out(self, user: Sandbox, endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        """What *user* needs besides to have a way out when it stands on *endpoints*."""
+        if not self._decide.lacks_way_out(endpoints):
+            return ()
+        if not self._state.network_named(GATEWAY_NETWORK):
+            host = self._look()
+            self._carry_out((self._decide.gateway_network(host),), lambda: self._host(host))
+        return (self._decide.way_out(user, endpoints),)
+
+    def _settle_way_out(self, user: Sandbox) -> None:
+        """Have *user* on the network for ways out if it needs that by now, and not if it needs it no more."""
+        endpoints = self._state.of_sandbox(user.id)
+        if new := self._way_out(user, endpoints):
+            self._carry_out(new, lambda: self._sandbox(user.netns))
+        elif spare := self._decide.spare_way_out(endpoints):
+            self._take_away((spare,), lambda: self._sandbox(user.netns), kept=self._decide.leases((spare,)))
 
     def change(self, network: str, sandbox: str, key: str, value: str) -> None:
         """Give the endpoint of a sandbox another *value* of the option *key*, its rate or egress policy; it goes on."""
@@ -407,8 +431,9 @@ class Engine:
         self._let_leases_end()
         user, endpoints = self._decide.sandbox(request, evidence)
         self._refuse_waiting(endpoints)
-        bindings = self._hold(user, request.ports, endpoints)
-        self._carry_out((user, *endpoints, *bindings), lambda: self._whole(user, bindings))
+        way_out = self._way_out(user, endpoints)
+        bindings = self._hold(user, request.ports, (*endpoints, *way_out))
+        self._carry_out((user, *endpoints, *way_out, *bindings), lambda: self._whole(user, bindings))
         if not user.container:
             self._announce("container", "create", user.id, {"name": user.name})
         for endpoint in endpoints:

@@ -18,6 +18,9 @@ PROTOCOL = 105
 DEFAULT_BRIDGE = "isthmus0"
 """The device of the network `bridge`."""
 
+GATEWAY_NETWORK, GATEWAY_BRIDGE = "docker_gwbridge", "isthmus-gw"
+"""The network by which those go out whose own networks have no way out (Docker's name for it), and its device."""
+
 TABLE = "isthmus"
 """Our nftables table, of the family inet. All in it is ours, but for the chains named `user-...`."""
 

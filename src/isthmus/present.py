@@ -11,7 +11,7 @@ from isthmus.drivers.traits import Traits
 from isthmus.firewall import TRANSLATING
 from isthmus.kernel import Count
 from isthmus.model import HOST, Binding, Endpoint, HandLink, Host, IPAddress, Network, Sandbox
-from isthmus.naming import dns_names
+from isthmus.naming import GATEWAY_NETWORK, dns_names
 from isthmus.options import Probe
 from isthmus.plan import Plan
 from isthmus.questions import WhichLease
@@ -63,8 +63,13 @@ def endpoint(state: State, record: Endpoint, troubles: Troubles) -> EndpointView
 
 
 def sandbox(state: State, record: Sandbox, paths: Mapping[str, str], troubles: Troubles) -> SandboxView:
-    """A sandbox with its endpoints; *paths* has that of the host's namespace, and under "*" the directory of ours."""
-    endpoints = [endpoint(state, one, troubles) for one in state.of_sandbox(record.id)]
+    """A sandbox with its endpoints; *paths* has that of the host's namespace, and under "*" the directory of ours.
+
+    That by which it goes out if its networks have no way out is its own affair (as in Docker), and not among them.
+    """
+    gateway = state.network_named(GATEWAY_NETWORK)
+    own = gateway.id if gateway and gateway.predefined else ""
+    endpoints = [endpoint(state, one, troubles) for one in state.of_sandbox(record.id) if one.network != own]
     path = _path(paths, record.netns)
     by_name = tuple(sorted(endpoints, key=lambda view: view.network.name))
     told = ports(state, record, state.bindings_of(record.id))

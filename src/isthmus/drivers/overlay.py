@@ -150,7 +150,13 @@ def completed(network: Network, others: Iterable[Network]) -> Network:
 def traits(network: Network) -> Traits:
     """It is a segment of its own, apart from all that the host knows."""
     options = parse(network.options)
-    return Traits(prefix=options.prefix, gateway=True, segment=naming.hidden(network.id), spanning=not options.peers)
+    return Traits(
+        prefix=options.prefix,
+        gateway=True,
+        segment=naming.hidden(network.id),
+        spanning=not options.peers,
+        enclosed=not network.internal,
+    )
 
 
 def waits_for(network: Network, host: Host) -> str:

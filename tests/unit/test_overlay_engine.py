@@ -1,0 +1,210 @@
+"""Overlay networks in the engine, on a kernel and a store in memory: others' endpoints come as records, and go."""
+
+from dataclasses import replace
+from ipaddress import ip_address, ip_interface
+
+import pytest
+
+from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
+from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
+from isthmus.kernel import Scope
+from isthmus.model import Network, Peer, pairs
+from isthmus.naming import GATEWAY_NETWORK, hidden
+from isthmus.options import MTU
+from isthmus.plan import NOTHING
+from isthmus.questions import Evidence, Reserve, Unanswered
+from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
+from isthmus.resources import Forwarding, Neighbour, Resource, Route, Veth, Vxlan
+from isthmus.rules import DefaultBridge, Rules
+from tests.unit.test_engine import BRIDGE, LAN, World
+
+SHARED = Rules(
+    pools=DEFAULT_POOLS,
+    default_bridge=DefaultBridge(options=pairs({f"{BRIDGE}.name": "isthmus0"})),
+    shared=True,
+    advertise="eth0",
+)
+MULTI = NetworkRequest("multi", driver="overlay", subnets=(SubnetRequest("10.0.9.0/24"),))
+
+
+@pytest.fixture
+def world() -> World:
+    """A host with a store that it shares."""
+    return World(LAN, SHARED)
+
+
+def shared(world: World, request: NetworkRequest = MULTI) -> Network:
+    """A shared network that this host made."""
+    return world.engine.network(world.engine.create_network(request).id).network
+
+
+def peer(network: Network, last: int = 77, via: str = "192.0.2.2", name: str = "far") -> Peer:
+    """Somebody on another host."""
+    mac, address = f"02:00:00:00:00:{last:02x}", ip_interface(f"10.0.9.{last}/24")
+    return Peer(f"{last:064x}", network.id, "other", ip_address(via), name, mac, (address,), (name,))
+
+
+def told(world: World, network: Network) -> set[Resource]:
+    """What the tunnels of a network were told."""
+    seen = world.kernel.observe(Scope(everything=True))
+    mine = (one for one in seen if isinstance(one, Forwarding | Neighbour) and one.netns == hidden(network.id))
+    return {one for one in mine if one.link.startswith("vxlan")}
+
+
+def test_what_hosts_share_is_asked_for_before_it_is_decided(world: World) -> None:
+    """Two hosts would else give the same name, number or address."""
+    with pytest.raises(Unanswered) as asked:
+        world.engine.create_network(MULTI, Evidence())
+    (question,) = asked.value.questions
+    assert isinstance(question, Reserve)
+    assert isinstance(question.record, Network)
+    assert question.record.scope == "global"
+    made = world.engine.create_network(MULTI, Evidence(granted={question.key: question}))
+    assert made.id == question.record.id
+    with pytest.raises(Unanswered) as asked:
+        world.engine.create_sandbox(SandboxRequest("a", mode="multi"), Evidence())
+    (question,) = asked.value.questions
+    assert isinstance(question, Reserve)
+    assert isinstance(question.record, Peer)
+    assert question.record.addresses == (ip_interface("10.0.9.2/24"),)
+    # Meanwhile nobody else here is offered that address.
+    with pytest.raises(Unanswered) as other:
+        world.engine.create_sandbox(SandboxRequest("b", mode="multi"), Evidence())
+    (second,) = other.value.questions
+    assert isinstance(second, Reserve)
+    assert isinstance(second.record, Peer)
+    assert second.record.addresses == (ip_interface("10.0.9.3/24"),)
+    world.engine.create_sandbox(SandboxRequest("a", mode="multi"), Evidence(granted={question.key: question}))
+    (offered,) = world.engine.offers().offered
+    assert (offered.id, offered.name, offered.mac) == (question.record.id, "a", question.record.mac)
+
+
+def test_others_are_known_as_long_as_they_stand(world: World) -> None:
+    """An entry for who left sends packets into the void; one that lacks, none at all."""
+    multi = shared(world)
+    far = peer(multi)
+    world.engine.learn([far], [])
+    vxlan = next(one for one in world.kernel.observe(Scope(everything=True)) if isinstance(one, Vxlan))
+    assert (vxlan.local, vxlan.mtu, vxlan.learning) == (ip_address("192.0.2.1"), 1450, False)
+    assert told(world, multi) == {
+        Forwarding(hidden(multi.id), vxlan.name, far.mac, far.via),
+        Neighbour(hidden(multi.id), vxlan.name, ip_address("10.0.9.77"), far.mac),
+    }
+    moved = replace(far, via=ip_address("192.0.2.3"))
+    world.engine.learn([moved], [far])
+    assert Forwarding(hidden(multi.id), vxlan.name, far.mac, moved.via) in told(world, multi)
+    with pytest.raises(AddressInUse):
+        world.engine.create_sandbox(
+            SandboxRequest("a", "multi", endpoints=(("multi", EndpointRequest(ipv4="10.0.9.77")),))
+        )
+    with pytest.raises(NetworkInUse, match="far"):
+        world.engine.remove_network("multi")
+    world.engine.learn([], [moved])
+    assert told(world, multi) == set()
+    world.engine.remove_network("multi")
+
+
+def test_a_restart_knows_others_without_asking(world: World) -> None:
+    """The store may be away when the daemon starts; then nothing is to change for who stands."""
+    multi = shared(world)
+    world.engine.learn([peer(multi), peer(multi, 78)], [])
+    assert len(told(world, multi)) == 4
+    world.engine = world.restart()
+    assert world.engine.start() == NOTHING
+    assert len(world.engine.offers().peers) == 2
+
+
+def test_networks_of_others_come_and_go(world: World) -> None:
+    """But one on which somebody stands here stays, whatever others say."""
+    theirs = Network("b" * 64, "theirs", "overlay", 5, MULTI_SUBNETS, OPTIONS, scope="global")
+    assert world.engine.learn([theirs, peer(theirs)], []) == ()
+    world.engine.create_sandbox(SandboxRequest("a", mode="theirs"))
+    world.engine.learn([], [theirs])
+    assert world.engine.network("theirs").network == theirs
+    world.engine.remove_sandbox("a")
+    world.engine.learn([], [theirs])
+    assert [view.network.name for view in world.engine.networks() if view.network.driver == "overlay"] == []
+    assert not any(isinstance(one, Vxlan) for one in world.kernel.observe(Scope(everything=True)))
+
+
+def test_a_network_of_others_that_cannot_be_here_is_passed_over(world: World) -> None:
+    """Its name may be one of this host's own."""
+    world.engine.create_network(NetworkRequest("theirs"))
+    theirs = Network("b" * 64, "theirs", "overlay", 5, MULTI_SUBNETS, OPTIONS, scope="global")
+    (why,) = world.engine.learn([theirs, peer(theirs)], [])
+    assert "there is a network of that name here" in why
+    assert world.engine.offers().networks == ()
+
+
+MULTI_SUBNETS = shared(World(LAN, SHARED)).subnets
+OPTIONS = pairs({"com.docker.network.driver.overlay.vxlanid_list": "4200"})
+
+
+def routes(world: World, netns: str) -> dict[str, str]:
+    """By destination, the interface that leads there."""
+    seen = world.kernel.observe(Scope(everything=True))
+    return {str(one.destination): one.link for one in seen if isinstance(one, Route) and one.netns == netns}
+
+
+def test_who_is_enclosed_gets_a_way_out_and_only_then(world: World) -> None:
+    """As in Docker: eth0 is the overlay, the interface to the outside comes and goes with the need for it."""
+    shared(world)
+    world.engine.create_network(replace(MULTI, name="inner", subnets=(), internal=True))
+    world.engine.create_sandbox(SandboxRequest("shut", mode="inner"))
+    assert routes(world, "shut") == {}
+    world.engine.create_sandbox(SandboxRequest("a", mode="multi"))
+    assert routes(world, "a") == {"0.0.0.0/0": "eth1"}
+    assert [one.network.name for one in world.engine.sandbox("a").endpoints] == ["multi"]
+    world.engine.connect("bridge", "a", EndpointRequest())
+    assert routes(world, "a") == {"0.0.0.0/0": "eth2"}
+    assert world.engine.network(GATEWAY_NETWORK).endpoints == ()
+    world.engine.disconnect("bridge", "a")
+    assert routes(world, "a") == {"0.0.0.0/0": "eth1"}
+    with pytest.raises(Forbidden, match="without being asked"):
+        world.engine.connect(GATEWAY_NETWORK, "shut", EndpointRequest())
+    world.engine.disconnect("multi", "a")
+    assert routes(world, "a") == {}
+    assert not any(
+        isinstance(one, Veth) and one.peer_netns == "a" for one in world.kernel.observe(Scope(everything=True))
+    )
+    world.engine = world.restart()
+    assert world.engine.start() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"vxlan.port": "0"}, "from 1 to 65535"),
+        ({"com.docker.network.driver.overlay.vxlanid_list": "1,2"}, "has 1 subnets"),
+        ({"com.docker.network.driver.overlay.vxlanid_list": "0"}, "from 1 to 16777215"),
+        ({"isthmus.peers": "nobody"}, "addresses of other hosts"),
+        ({"isthmus.peers": "192.0.2.7"}, "each has a VXLAN number of its own"),
+        ({"isthmus.pears": "192.0.2.7"}, "no such option"),
+        ({"encrypted": ""}, "not supported yet"),
+        ({MTU: "10"}, "from 68 to 65535"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(world: World, options: dict[str, str], words: str) -> None:
+    """A typing error must not become a network that works by half."""
+    with pytest.raises(InvalidOption, match=words):
+        world.engine.create_network(replace(MULTI, options=pairs(options)))
+    assert world.engine.offers().networks == ()
+
+
+def test_without_a_store_hosts_have_to_be_named() -> None:
+    """Nobody would tell who is where."""
+    alone = World()
+    with pytest.raises(Forbidden, match="--cluster-store, or name the other hosts"):
+        alone.engine.create_network(MULTI)
+    named = {"isthmus.peers": "192.0.2.7,192.0.2.8", "com.docker.network.driver.overlay.vxlanid_list": "7"}
+    alone.engine.create_network(replace(MULTI, options=pairs(named)))
+    seen = alone.kernel.observe(Scope(everything=True))
+    assert {str(one.remote) for one in seen if isinstance(one, Forwarding)} == {"192.0.2.7", "192.0.2.8"}
+    assert [one.learning for one in seen if isinstance(one, Vxlan)] == [True]
+
+
+def test_a_name_is_one_networks_alone(world: World) -> None:
+    """As with all networks."""
+    shared(world)
+    with pytest.raises(NameTaken):
+        world.engine.create_network(MULTI)
