@@ -240,6 +240,7 @@ class ConsulServer(Real):
         machine: Machine | None = None,
     ) -> None:
         super().__init__(directory, number, machine)
+        self.manager: dict[str, str] = {}
         self._settings = directory / "settings.json"
         self._settings.write_text(json.dumps({"performance": {"raft_multiplier": 1}, **(settings or {})}))
 
@@ -258,8 +259,8 @@ class ConsulServer(Real):
         ]
 
     def ready(self) -> bool:
-        """Whether it knows its leader."""
-        return bool(self.call("GET", "/v1/status/leader"))
+        """Whether it has a leader that knows it; only then it makes sessions."""
+        return bool(self.call("GET", f"/v1/catalog/node/n{self.number}", headers=self.manager))
 
     def leads(self) -> bool:
         """Whether it is the one that decides."""
