@@ -49,8 +49,10 @@ class Servers(ABC):
     """The longest that a session of that time lasts."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do *work* where the store can be reached."""
-        return asyncio.run(work)
+        """Do *work* where the store can be reached, on a loop like that of a daemon."""
+        import uvloop
+
+        return uvloop.run(work)
 
     @abstractmethod
     def client(self, root: str = "isthmus") -> SharedStore:
@@ -168,9 +170,9 @@ class Real(Servers):
         """Whether it is the one that decides."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do *work* in its namespace."""
+        """Do *work* in its namespace, on a loop like that of a daemon."""
         with namespaces.inside(self._machine.netns):
-            return asyncio.run(work)
+            return super().run(work)
 
     def start(self, *, wiped: bool = False) -> None:
         """Start it, and wait until it is ready."""
