@@ -5,7 +5,7 @@ import logging
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -356,11 +356,12 @@ class Member:
             await self._store.renew(self._session)
 
     async def _hear(self, snapshot: Snapshot) -> None:
-        async for delta in self._store.watch("", snapshot):
-            # What this host wrote later is not undone by news that are older.
-            fresh = {key: value for key, value in delta.changes.items() if delta.revision >= self._written.get(key, 0)}
-            self._written = {key: revision for key, revision in self._written.items() if revision > delta.revision}
-            await self._take(fresh)
+        async with aclosing(self._store.watch("", snapshot)) as deltas:
+            async for revision, changes in ((delta.revision, delta.changes) async for delta in deltas):
+                # What this host wrote later is not undone by news that are older.
+                fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
+                self._written = {key: written for key, written in self._written.items() if written > revision}
+                await self._take(fresh)
 
     async def _refresh(self) -> None:
         """Know all that the store knows now."""

@@ -9,14 +9,15 @@ import msgspec
 
 from isthmus.drivers import BUILTIN, overlay
 from isthmus.errors import IsthmusError
+from isthmus.kv import LIMIT
 from isthmus.model import Network, Peer
 from isthmus.store import records
 
 CLUSTER = "cluster"
 """The key of the ID of a store."""
 
-CHUNK = 30
-"""How many keys are changed in one transaction: with a guard for each, what Consul takes."""
+CHUNK = LIMIT // 2
+"""How many keys are changed in one transaction, with a guard for each, and one besides."""
 
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
