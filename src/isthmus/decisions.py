@@ -478,7 +478,7 @@ class Decisions:
             id=granted.id if granted else self._id(),
             network=network.id,
             sandbox=user.id,
-            created=self._clock(),
+            created=granted.created if granted else self._clock(),
             ifname=ifname,
             mac=mac,
             addresses=addresses,
@@ -685,7 +685,9 @@ class Decisions:
         for name, value in request.sysctls:
             if not _SANDBOX_SYSCTL.fullmatch(name) or not value.isprintable():
                 raise InvalidOption("sysctl", f"{name}={value}", "only settings of the network, net.*, can be given")
-        identity = request.container or self._id()
+        inquiry = Inquiry(evidence)
+        # What was reserved for it was reserved by this ID.
+        identity = request.container or inquiry.granted_sandbox(request.name) or self._id()
         user = Sandbox(
             id=identity,
             name=request.name,
@@ -708,7 +710,6 @@ class Decisions:
             _refuse_conflicts(request, _WITH_HOST)
             user = replace(user, netns=HOST)
         endpoints: list[Endpoint] = []
-        inquiry = Inquiry(evidence)
         for network, wish in self._networks(user, request):
             if network.config_only:
                 raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
@@ -946,7 +947,18 @@ class Decisions:
 def offer(user: Sandbox, endpoint: Endpoint) -> Peer:
     """*endpoint* of *user* as other hosts are to see it, but for which host this is."""
     names = dns_names(user, endpoint)
-    return Peer(endpoint.id, endpoint.network, "", IPv4Address(0), user.name, endpoint.mac, endpoint.addresses, names)
+    return Peer(
+        id=endpoint.id,
+        network=endpoint.network,
+        node="",
+        via=IPv4Address(0),
+        name=user.name,
+        mac=endpoint.mac,
+        addresses=endpoint.addresses,
+        names=names,
+        sandbox=user.id,
+        created=endpoint.created,
+    )
 
 
 def _claimed(questions: Iterable[Question]) -> Iterator[tuple[str, IPAddress]]:

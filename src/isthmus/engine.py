@@ -17,6 +17,7 @@ from isthmus import present, render
 from isthmus.addresses import IPNetwork
 from isthmus.decisions import Decisions
 from isthmus.drivers import BUILTIN
+from isthmus.drivers.overlay import HEADERS
 from isthmus.errors import (
     Forbidden,
     InvalidRequest,
@@ -30,6 +31,7 @@ from isthmus.errors import (
 )
 from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, PathChanged, Routed, Scope, Shaken
 from isthmus.model import (
+    ETHERNET_MTU,
     HOST,
     Binding,
     DhcpLease,
@@ -579,13 +581,21 @@ class Engine:
             self.reconcile(self._sandbox(user.netns))
 
     def check(self, name: str) -> Checked:
-        """Look whether a network is as it should be, and change nothing."""
+        """Look whether a network is as it should be; one that hosts share is mended, else nothing is changed."""
         network = self._state.network(name)
-        host = self._look()
+        host, shared = self._look(), network.scope == "global"
         areas = [self._host(host), *map(self._sandbox, dict.fromkeys(self._standing_on([network.id])))]
-        plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
-        findings = present.findings(self._state, network, host, self._waiting, self._told(), plans)
+        if shared:
+            plans = [self.reconcile(area) for area in areas]
+        else:
+            plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
+        findings = present.findings(self._state, network, host, self._waiting, self._told(), plans, mended=shared)
         return replace(self._to_ask(network, host), findings=tuple(findings))
+
+    def packet_size(self, name: str, version: int) -> int:
+        """The size, in bytes, of the largest packets of that IP *version* that go between hosts for an overlay."""
+        network = self._state.network(name)
+        return (BUILTIN[network.driver].mtu(network, self._look()) or ETHERNET_MTU) + HEADERS[version]
 
     def to_ask(self, name: str) -> Checked:
         """What of a network only the wire can tell."""
@@ -600,6 +610,10 @@ class Engine:
             targets=tuple(subnet.gateway for subnet in network.subnets if subnet.gateway),
             wireless=bool(link and link.wireless),
         )
+
+    def tell(self, about: str, topic: str, text: str) -> None:
+        """Show *text* with the endpoint or network of the ID *about*, as what is wrong with it, until it is ""."""
+        self._trouble(about, topic, text)
 
     def _trouble(self, about: str, topic: str, text: str) -> None:
         """Remember what is not as it should be with an endpoint or a network, or that it is."""

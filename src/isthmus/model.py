@@ -118,7 +118,7 @@ class Endpoint:
 class Peer:
     """An endpoint on another host, the *node*, whose frames for it go to the address *via*.
 
-    *Name* is its sandbox's; *names* are all that it answers to on the network.
+    *Name* is its sandbox's, whose ID is *sandbox*; *names* are all that it answers to on the network.
     """
 
     id: str
@@ -129,6 +129,8 @@ class Peer:
     mac: str
     addresses: tuple[IPInterface, ...]
     names: tuple[str, ...] = ()
+    sandbox: str = ""
+    created: int = 0
 
 
 HOST_GATEWAY = "host-gateway"

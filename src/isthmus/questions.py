@@ -136,6 +136,12 @@ class Inquiry:
         found = self._evidence.granted.get((network, name)) if self._evidence else None
         return found.record if found else None
 
+    def granted_sandbox(self, name: str) -> str:
+        """The ID of the sandbox of that *name* for which something was reserved; "" if nothing was."""
+        granted = self._evidence.granted.values() if self._evidence else ()
+        peers = (one.record for one in granted if isinstance(one.record, Peer))
+        return next((one.sandbox for one in peers if one.name == name), "")
+
     def reserve(self, question: Reserve) -> None:
         """See that something is ours before all others."""
         if self._evidence is not None and question.key not in self._evidence.granted:

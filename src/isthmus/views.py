@@ -36,12 +36,16 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """A network with all its endpoints. *Trouble* is as in `EndpointView`, of the host's own place on it."""
+    """A network with all its endpoints, and *peers*, those on other hosts.
+
+    *Trouble* is as in `EndpointView`, of the host's own place on it.
+    """
 
     network: Network
     endpoints: tuple[EndpointView, ...]
     status: tuple[SubnetStatus, ...]
     trouble: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from isthmus.cluster.path import reached
 from isthmus.cluster.registry import CLUSTER, Changed, Node, Registry, chunks, of_network, of_node, of_peer, opened
+from isthmus.engine import Engine
 from isthmus.errors import Forbidden, IsthmusError, NetworkInUse, StoreUnavailable
 from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
 from isthmus.lan import Call
 from isthmus.model import IPAddress, Network, Peer
 from isthmus.questions import Evidence, Question, Reserve
-from isthmus.views import Event, NodeView, Offers
+from isthmus.views import Event, Finding, NodeView, Offers
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -70,6 +72,7 @@ class Member:
         self._gone: dict[str, float] = {}
         self._spared_until = 0.0
         self._pending: Counter[str] = Counter()
+        self._lost: dict[str, str] = {}
         self._publishing = self._outdated = False
         self._teaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +167,42 @@ class Member:
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
         await self._commit(dict.fromkeys(of_network(network)))
 
+    async def check(self, network: Network) -> tuple[Finding, ...]:
+        """Whether the store and this host agree about a network, and its packets reach the others who are on it.
+
+        What they do not agree about is mended, as the store has it for others, and as it is here for what is ours.
+        """
+        if self._away:
+            return (Finding("store", ok=False, text=f"it is away: {self._away}"),)
+        await self._refresh()
+        before = await self._offers()
+        await self._relearn()
+        await self._mend(await self._offers())
+        after = await self._offers()
+        told = len({*before.peers} ^ {*after.peers})
+        text = (
+            f"{told} entries differed, and are mended" if told else "it knows what is here, and this host what it has"
+        )
+        return Finding("store", ok=True, text=text), *await self._paths(network)
+
+    async def _paths(self, network: Network) -> list[Finding]:
+        """Whether packets of the network's full size come through to each host on it."""
+        peers = [peer for peer in self._registry.peers() if peer.network == network.id and peer.node != self._node]
+        hosts = {peer.via: peer.node for peer in peers}
+        findings = []
+        for version in sorted({via.version for via in hosts}):
+            asked = [via for via in hosts if via.version == version]
+            size = await self._call(partial(_packet_size, network.id, version))
+            there = await reached(asked, size)
+            for via in asked:
+                node = self._registry.nodes.get(hosts[via])
+                name = f"{node.name if node else hosts[via][:12]} ({via})"
+                text = f"packets of {size} bytes {'come' if via in there else 'do not come'} through whole to {name}"
+                if via not in there:
+                    text += ": is it there, does it answer an echo, and is the network's MTU not too large for the way?"
+                findings.append(Finding("path", ok=via in there, text=text))
+        return findings
+
     def nodes(self) -> tuple[NodeView, ...]:
         """The hosts that are known, this one first; of one that is gone, what it left is still kept for it."""
         registry = self._registry
@@ -223,6 +262,10 @@ class Member:
         own = self._registry.held(self._node)
         for key in [key for key, value in wanted.items() if own.get(key) != value]:
             await self._tell_address(key, wanted[key])
+        own = self._registry.held(self._node)
+        lost = {one.id: key for one in offers.offered for key in of_peer(one) if key not in own}
+        for one in offers.offered:
+            await self._tell_lost(one.id, lost.get(one.id, ""))
         extra = {key: value for key, value in own.items() if key not in wanted and self._pending[key] <= 0}
         for part in chunks(extra):
             with suppress(Conflict):
@@ -246,24 +289,25 @@ class Member:
                 await self._commit({key: value}, absent=(key,))
             elif key in self._registry.held(self._node):
                 await self._commit({key: value}, equal={key: before})
-            else:
-                self._tell_lost(key)
         except Conflict:
             await self._refresh()
             if key in self._registry.held(self._node):
                 self._outdated = True
-            else:
-                self._tell_lost(key)
 
-    def _tell_lost(self, key: str) -> None:
-        if other := self._registry.peer(key):
-            address = key.rpartition("/")[2]
-            log.error(
-                "%s was given to %s on node %s while this host was away: connect who has it here anew",
-                address,
-                other.name,
-                other.node,
+    async def _tell_lost(self, endpoint: str, key: str) -> None:
+        """Show with an *endpoint* here that somebody else has its address, that of *key*, by now; "" if nobody has."""
+        other = self._registry.peer(key)
+        text = ""
+        if other:
+            text = (
+                f"{key.rpartition('/')[2]} was given to {other.name} on node {other.node[:12]} while this host was away"
             )
+            text += "; connect it anew for another address"
+        if self._lost.get(endpoint, "") != text:
+            self._lost[endpoint] = text
+            if text:
+                log.error("%s", text)
+            await self._call(lambda engine: engine.tell(endpoint, "store", text))
 
     async def _offers(self) -> Offers:
         return await self._call(lambda engine: engine.offers(), brief=True)
@@ -475,3 +519,7 @@ class Member:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("what concerns other hosts was given up", exc_info=error)
+
+
+def _packet_size(network: str, version: int, engine: Engine) -> int:
+    return engine.packet_size(network, version)

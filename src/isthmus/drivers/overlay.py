@@ -54,8 +54,10 @@ BRIDGE = "br0"
 FIRST_VNI = 4096
 """The least VXLAN number that we choose ourselves: lower ones may be those of VLANs (as in Docker)."""
 
+HEADERS = {4: 50, 6: 70}
+"""How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
+
 _VNIS = range(1, 1 << 24)
-_HEADERS = {4: 50, 6: 70}  # Ethernet, VXLAN, UDP and IP around each frame
 _OURS = frozenset({"isthmus.peers"})
 
 
@@ -172,7 +174,7 @@ def mtu(network: Network, host: Host) -> int:
     outside = host.advertised
     below = next((link.mtu for link in host.links if any(one.ip == outside for one in link.addresses)), host.mtu)
     six = any(address.version == 6 for address in (*options.peers, *([outside] if outside else ())))
-    path = min(below, 65535) - _HEADERS[6 if six else 4]
+    path = min(below, 65535) - HEADERS[6 if six else 4]
     return max(path, MIN_IPV6_MTU) if network.ipv6 else path
 
 
