@@ -1101,7 +1101,9 @@ def _check_options(user: Sandbox, network: Network, options: Pairs) -> None:
     _check_egress(user, network, traits, given.get(EGRESS, ""))
     rate = given.get(RATE, "")
     if parse_rates(rate) != Rates() and not traits.shapeable:
-        hint = "the host has no link of the endpoint's own there; a rate can be kept on a bridge network"
+        hint = (
+            "the host has no link of the endpoint's own there; a rate can be kept on a bridge network, or on an overlay"
+        )
         raise InvalidOption(RATE, rate, f"{network.name} is a network of the driver {network.driver}: {hint}")
 
 

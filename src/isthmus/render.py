@@ -101,8 +101,9 @@ def sandbox(
         rules.update(one.key for one in resources if isinstance(one, Element))
         if endpoint.options and RATE in dict(endpoint.options):
             # Whatever the rate is now, there may be what limited it before.
-            (links if stays else leaving).add((HOST, ifb(endpoint.id)))
-            shaped.update({(HOST, veth(endpoint.id)), (HOST, ifb(endpoint.id))} if stays else ())
+            home = next((one.netns for one in resources if isinstance(one, Veth)), HOST)
+            (links if stays else leaving).add((home, ifb(endpoint.id)))
+            shaped.update({(home, veth(endpoint.id)), (home, ifb(endpoint.id))} if stays else ())
         if stays:
             wanted.extend(resources)
             wanted.extend(settings)

@@ -17,6 +17,7 @@ from ipaddress import ip_address, ip_interface
 from itertools import islice
 
 from isthmus import naming
+from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import Subject
@@ -156,6 +157,7 @@ def traits(network: Network) -> Traits:
         prefix=options.prefix,
         gateway=True,
         segment=naming.hidden(network.id),
+        shapeable=True,
         spanning=not options.peers,
         enclosed=not network.internal,
     )
@@ -234,6 +236,8 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         told=True,
     )
     yield Forwarding(home, veth, endpoint.mac)
+    if endpoint.options:
+        yield from limits(endpoint, home)
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
     for address in endpoint.addresses:
