@@ -34,6 +34,7 @@ from isthmus.model import (
     ETHERNET_MTU,
     HOST,
     Binding,
+    Block,
     DhcpLease,
     Endpoint,
     Host,
@@ -319,7 +320,8 @@ class Engine:
             raise NetworkInUse(network.name, ((peer.name, peer.id) for peer in peers))
         if any(other.config_from == network.name for other in self._state.networks.values()):
             raise Forbidden(f'configuration network "{network.name}" is in use')
-        self._take_away((network,), self._host, with_them=self._state.leases_on(network.id))
+        left: list[Record] = [*self._state.leases_on(network.id), *self._state.blocks(network.id)]
+        self._take_away((network,), self._host, with_them=left)
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
@@ -635,6 +637,20 @@ class Engine:
         """What this host has of the networks that it shares with others, as these are to see it."""
         return replace(present.offers(self._state), address=self._seen.advertised)
 
+    def keep_blocks(self, put: Iterable[Block], drop: Iterable[Block]) -> tuple[Block, ...]:
+        """Give out addresses of the blocks *put* without asking, and none of *drop* any more; return those dropped.
+
+        One in which somebody has an address, or has one kept for him, stays.
+        """
+        put = [block for block in put if block.network in self._state.networks]
+        drop = tuple(block for block in drop if self._is_idle(block))
+        self._commit(put=put, drop=drop)
+        return drop
+
+    def _is_idle(self, block: Block) -> bool:
+        there = self._state.on_network(block.network)
+        return not any(address.ip in block.cidr for one in there for address in one.addresses)
+
     def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> tuple[str, ...]:
         """Know what others have on the networks that are shared, and no more what they had.
 
@@ -659,7 +675,8 @@ class Engine:
         dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
         old = [one for one in state.networks.values() if one.id in dropped]
         for one in old:
-            self._take_away((one,), self._host, with_them=(*state.leases_on(one.id), *state.peers_on(one.id)))
+            left: list[Record] = [*state.leases_on(one.id), *state.peers_on(one.id), *state.blocks(one.id)]
+            self._take_away((one,), self._host, with_them=left)
         for action, networks in (("create", fresh), ("destroy", old)):
             for one in networks:
                 self._announce("network", action, one.id, {"name": one.name, "type": one.driver})
@@ -720,7 +737,8 @@ class Engine:
         What is *kept* of it is recorded in the same moment.
         """
         leaving = tuple(
-            record if isinstance(record, Setting | Lease | Peer) else replace(record, removing=True) for record in old
+            record if isinstance(record, Setting | Lease | Peer | Block) else replace(record, removing=True)
+            for record in old
         )
         self._commit(put=leaving)
         self.reconcile(area())

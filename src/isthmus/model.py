@@ -133,6 +133,14 @@ class Peer:
     created: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a shared *network*'s pool that is this host's alone: here it gives out addresses without asking."""
+
+    network: str
+    cidr: IPNetwork
+
+
 HOST_GATEWAY = "host-gateway"
 """What stands for the host's address among further names."""
 
@@ -271,7 +279,7 @@ class Lease:
     until: int
 
 
-Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | Peer
+Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | Peer | Block
 
 
 ETHERNET_MTU = 1500

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
+from isthmus.model import Binding, Block, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
 from isthmus.questions import WhichLease
 
 
@@ -126,12 +126,14 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them.
+    What it knows of others' is in *peers*, and *blocks* are the parts of pools that are its alone. Which host those
+    *offered* are on is filled in by who tells of them.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
     peers: tuple[Peer, ...]
+    blocks: tuple[Block, ...] = ()
     address: IPAddress | None = None
 
 

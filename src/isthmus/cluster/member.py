@@ -11,13 +11,25 @@ from functools import partial
 from pathlib import Path
 
 from isthmus.cluster.path import reached
-from isthmus.cluster.registry import CLUSTER, Changed, Node, Registry, chunks, of_network, of_node, of_peer, opened
+from isthmus.cluster.registry import (
+    CLUSTER,
+    Changed,
+    Node,
+    Registry,
+    around,
+    chunks,
+    of_block,
+    of_network,
+    of_node,
+    of_peer,
+    opened,
+)
 from isthmus.engine import Engine
-from isthmus.errors import Forbidden, IsthmusError, NetworkInUse, StoreUnavailable
+from isthmus.errors import AddressInUse, Forbidden, IsthmusError, NetworkInUse, PoolExhausted, StoreUnavailable
 from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
 from isthmus.lan import Call
-from isthmus.model import IPAddress, Network, Peer
-from isthmus.questions import Evidence, Question, Reserve
+from isthmus.model import Block, IPAddress, Network, Peer
+from isthmus.questions import AnyBlock, Evidence, Question, Reserve
 from isthmus.views import Event, Finding, NodeView, Offers
 
 log = logging.getLogger("isthmus.cluster")
@@ -112,15 +124,20 @@ class Member:
     async def _take_for(self, question: Reserve) -> bool:
         """Have the store know that what is asked for is this host's; tell whether it is."""
         self._check_there()
-        keys, needed = await self._keys(question.record)
+        if isinstance(question.record, AnyBlock):
+            await self._take_block(question.record)
+            return False
+        keys, needed, lacking = await self._keys(question.record)
         self._pending.update(keys.keys())
         try:
-            await self._commit(keys, absent=keys, present=needed)
+            await self._commit(keys, absent=(*keys, *lacking), present=needed)
         except Conflict as conflict:
             self._pending.subtract(keys.keys())
             await self._refresh()
             if conflict.keys.intersection(needed):
                 raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+            if isinstance(question.record, Peer) and conflict.keys.intersection(lacking):
+                raise AddressInUse(question.record.addresses[0].ip) from None  # it is of another host's block
             return False
         except BaseException:
             # Whether it was done is not known; what nobody has here in the end is taken back.
@@ -129,26 +146,57 @@ class Member:
             raise
         return True
 
-    async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """What the store shall have of *record*, and what has to be there for that."""
+    async def _take_block(self, wanted: AnyBlock) -> None:
+        """Have one more block of a network's pool for this host, of which the engine knows then.
+
+        Raises:
+            PoolExhausted: there is none that nobody has, or has an address in.
+        """
+        network = self._registry.networks.get(wanted.network)
+        if network is None:
+            raise Forbidden("the network is not in the cluster store: wait until it is told again, or make another")
+        while block := next(self._registry.free_blocks(network, wanted.version), None):
+            keys = of_block(block, self._node)
+            # Nobody may have come to have an address of it meanwhile.
+            addresses = (f"addresses/{network.id}/{address}" for address in block.cidr)
+            try:
+                await self._commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
+            except Conflict as conflict:
+                await self._refresh()
+                if opened(network.id) in conflict.keys:
+                    raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+                continue
+            await self._call(lambda engine: engine.keep_blocks((block,), ()))
+            return
+        raise PoolExhausted(f"IPv{wanted.version}", network.name, network.id, ())
+
+    async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...]]:
+        """What the store shall have of *record*, what has to be there for that, and what must not."""
         if isinstance(record, Network):
-            return of_network(record), ()
+            return of_network(record), (), ()
         address = (await self._offers()).address
         if address is None:
             raise StoreUnavailable(
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
                 "host's, or an interface that has one"
             )
-        return of_peer(self._filled(record, address)), (opened(record.network),)
+        network = self._registry.networks.get(record.network)
+        own = self._registry.blocks(self._node)
+        others = tuple(key for key in (around(network, record) if network else ()) if key not in own)
+        return of_peer(self._filled(record, address)), (opened(record.network),), others
 
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
         for question in questions:
-            if isinstance(question, Reserve):
-                record = question.record
-                keys = of_network(record) if isinstance(record, Network) else of_peer(record)
-                self._pending.subtract(key for key in keys if self._pending[key] > 0)
-                self.look()
+            match question:
+                case Reserve(Network() as record):
+                    keys = of_network(record)
+                case Reserve(Peer() as record):
+                    keys = of_peer(record)
+                case _:
+                    continue
+            self._pending.subtract(key for key in keys if self._pending[key] > 0)
+            self.look()
 
     async def remove_network(self, network: Network) -> None:
         """Have a network be there no more, for nobody, if nobody is on it anywhere.
@@ -254,6 +302,7 @@ class Member:
         for network in offers.networks:
             if network.id not in self._registry.networks and (network.id in standing or self._spared()):
                 await self._tell_network(network)
+        await self._mend_blocks(offers)
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
@@ -268,6 +317,32 @@ class Member:
             await self._tell_lost(one.id, lost.get(one.id, ""))
         extra = {key: value for key, value in own.items() if key not in wanted and self._pending[key] <= 0}
         for part in chunks(extra):
+            with suppress(Conflict):
+                await self._commit(dict.fromkeys(part), equal=part)
+
+    async def _mend_blocks(self, offers: Offers) -> None:
+        """Have the store and the engine agree about this host's blocks, and give back those beyond one spare."""
+        known: dict[str, Block] = {}
+        for block in offers.blocks:
+            known |= dict.fromkeys(of_block(block, self._node), block)
+        own = self._registry.blocks(self._node)
+        for key in known.keys() - own.keys():
+            with suppress(Conflict):
+                await self._commit({key: self._node.encode()}, absent=(key,))
+        own = self._registry.blocks(self._node)
+        lost = [block for key, block in known.items() if key not in own]
+        idle: dict[tuple[str, int], list[Block]] = {}
+        for block in (block for key, block in known.items() if key in own):
+            used = any(
+                at.ip in block.cidr for one in offers.offered if one.network == block.network for at in one.addresses
+            )
+            if not used:
+                idle.setdefault((block.network, block.cidr.version), []).append(block)
+        spare = [block for blocks in idle.values() for block in blocks[1:]]
+        if lost or spare:
+            gone = await self._call(lambda engine: engine.keep_blocks((), (*lost, *spare)))
+            known = {key: block for key, block in known.items() if block not in gone}
+        for part in chunks({key: value for key, value in own.items() if key not in known}):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
 
@@ -391,8 +466,11 @@ class Member:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew())
                 group.create_task(self._hear(snapshot))
-        except* (StoreUnavailable, SessionLost) as lost:
-            raise StoreUnavailable("; ".join(str(error) for error in lost.exceptions)) from None
+        except ExceptionGroup as group:
+            lost, others = group.split((StoreUnavailable, SessionLost))
+            if others or lost is None:
+                raise
+            raise StoreUnavailable("; ".join(map(str, lost.exceptions))) from None
 
     async def _renew(self) -> None:
         while True:
@@ -492,7 +570,7 @@ class Member:
             # Who should do it may be gone himself by now.
             self._later(self._times.delay, partial(self._bury, node, since))
             return
-        left = dict(self._registry.held(node))
+        left = {**self._registry.held(node), **self._registry.blocks(node)}
         lost = tuple(dict.fromkeys(self._registry.peers_of(node)))
         log.warning("node %s is gone, so the %d addresses that it had are free again", node, len(left))
         try:

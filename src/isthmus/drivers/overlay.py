@@ -17,6 +17,7 @@ from ipaddress import ip_address, ip_interface
 from itertools import islice
 
 from isthmus import naming
+from isthmus.addresses import IPNetwork, Subnet
 from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
@@ -55,22 +56,37 @@ BRIDGE = "br0"
 FIRST_VNI = 4096
 """The least VXLAN number that we choose ourselves: lower ones may be those of VLANs (as in Docker)."""
 
+LEASE = "isthmus.lease"
+"""The option by which each host has blocks of the pool for itself, so large; then an attach asks nobody."""
+
 HEADERS = {4: 50, 6: 70}
 """How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
 
 _VNIS = range(1, 1 << 24)
-_OURS = frozenset({"isthmus.peers"})
+_OURS = frozenset({"isthmus.peers", LEASE})
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A network's options, by what they mean. *peers* are the hosts that it names itself."""
+    """A network's options, by what they mean. *peers* are the hosts that it names itself.
+
+    Hosts have blocks of its pool for themselves, with so many *bits* for addresses in each; None if they have none.
+    """
 
     vnis: tuple[int, ...]
     port: int
     peers: tuple[IPAddress, ...]
     mtu: int | None
     prefix: str
+    bits: int | None
+
+    def blocks(self, subnets: Iterable[Subnet], version: int) -> Iterator[IPNetwork]:
+        """The blocks that *subnets* of an IP version are divided into."""
+        for one in subnets:
+            whole = one.ip_range or one.cidr
+            if one.version == version and self.bits is not None:
+                length = max(whole.max_prefixlen - self.bits, whole.prefixlen)
+                yield from whole.subnets(new_prefix=length)
 
 
 @lru_cache(maxsize=4096)
@@ -94,7 +110,14 @@ def parse(options: Pairs) -> Parsed:
         ),
         mtu=read.mtu(),
         prefix=read.interface(PREFIX, "eth"),
+        bits=_bits(read.text(LEASE)),
     )
+
+
+def _bits(text: str) -> int | None:
+    if text and text not in {"/28", "/29", "/30"}:
+        raise InvalidOption(LEASE, text, "it must be /28, /29 or /30: a block of 16, 8 or 4 addresses for a host")
+    return 32 - int(text[1:]) if text else None
 
 
 def _vni(text: str) -> int:
@@ -126,6 +149,8 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
     if len(options.vnis) != count:
         hint = f"{network.name} has {count} subnets, and each has a VXLAN number of its own, the same on all hosts"
         raise InvalidOption(VXLANS, ",".join(map(str, options.vnis)), hint)
+    if options.bits and options.peers:
+        raise InvalidOption(LEASE, dict(network.options)[LEASE], "without a store hosts cannot have blocks of the pool")
     if len({*options.vnis}) != count:
         raise InvalidOption(VXLANS, dict(network.options)[VXLANS], "one number stands there twice")
     for other in others:
