@@ -8,7 +8,10 @@ import json
 import lzma
 import os
 import re
+import resource
 import stat
+import subprocess
+import sys
 import tarfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -181,6 +184,21 @@ def test_links_in_an_archive_lead_nowhere_outside(place: str) -> None:
         with suppress(IsthmusError):
             unpack(io.BytesIO(packed(*entries[: entries.index(entry) + 1])), place)
         untouched(place)
+
+
+@ROOT
+def test_links_upwards_are_followed_whatever_others_rename(place: str) -> None:
+    """While anything on the machine is renamed, the kernel does not follow `..`, and says: try again."""
+    entries = (directory("a/b"), link("a/up", "../a/b"), *(file(f"a/up/{number}") for number in range(1000)))
+    one, other = f"{place}.one", f"{place}.other"
+    Path(one).touch()
+    program = f"import os\nwhile True: os.rename({one!r}, {other!r}); os.rename({other!r}, {one!r})"
+    with subprocess.Popen([sys.executable, "-c", program]) as renaming:
+        try:
+            unpack(io.BytesIO(packed(*entries)), place)
+        finally:
+            renaming.kill()
+    assert len(list(Path(place, "a/b").iterdir())) == 1000
 
 
 @ROOT
@@ -604,6 +622,21 @@ def test_what_a_dead_daemon_left_is_cleared_away(tmp_path: Path, store: Images) 
     Images(root, dict, str).start()
     assert not (root / "coming" / "half").exists()
     assert [one.name for one in (root / "layers").iterdir()] == [image.diff_ids[0].removeprefix("sha256:")]
+
+
+@ROOT
+def test_a_disk_that_takes_no_more_is_told_in_a_sentence(store: Images) -> None:
+    """It can be full long before we think so, by quotas and by others."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(IsthmusError, match="cannot keep an archive"), store.spool() as file_:
+            file_.write(bytes(2 << 20))
+        with pytest.raises(IsthmusError, match="cannot unpack"):
+            store.import_(io.BytesIO(packed(file("f", bytes(2 << 20)))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.all() == ()
 
 
 @ROOT

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
-from isthmus.errors import Ambiguous, InvalidRequest, NameTaken, NotFound
+from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
 from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
 from isthmus.images.tar import Tar, damage_told, plain
@@ -145,6 +145,8 @@ class Images:
         try:
             with (directory / "archive").open("w+b") as file:
                 yield file
+        except OSError as error:
+            raise IsthmusError(f"cannot keep an archive in {self._root}: {error.strerror or error}") from error
         finally:
             _discard(directory)
 
