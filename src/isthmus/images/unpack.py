@@ -76,8 +76,10 @@ def unpack(archive: IO[bytes], directory: str, limits: Limits = Limits()) -> tup
             layer.finish()
             return source.finish(), layer.octets
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            raise InvalidRequest(f"the archive cannot be meant: {error.filename} is too long a name") from error
+        if error.errno in _NOWHERE:
+            raise InvalidRequest(
+                f"the archive cannot be meant: {error.filename2 or error.filename!r}: {error.strerror}"
+            ) from error
         raise IsthmusError(f"cannot unpack {error.filename or 'the archive'}: {error.strerror or error}") from error
     finally:
         os.close(root)
@@ -206,13 +208,14 @@ class _Layer:
         """A hard link to what was unpacked before; never to what a symbolic link leads to."""
         target = "/".join(_parts(member.linkname))
         try:
-            there = open_inside(self._root, target, os.O_PATH | os.O_NOFOLLOW)
+            with _opened(open_inside(self._root, target, os.O_PATH | os.O_NOFOLLOW)) as there:
+                os.link(f"/proc/self/fd/{there}", name, dst_dir_fd=parent, follow_symlinks=True)
         except OSError as error:
+            if error.errno not in {*_NOWHERE, errno.EPERM}:
+                raise
             raise InvalidRequest(
                 f"the archive cannot be meant: {member.name} is a link to {member.linkname} ({error.strerror})"
             ) from None
-        with _opened(there):
-            os.link(f"/proc/self/fd/{there}", name, dst_dir_fd=parent, follow_symlinks=True)
 
     def _dress(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         """Give it its owner, mode, attributes and time, in an order that loses none of them."""
