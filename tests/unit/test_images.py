@@ -565,6 +565,29 @@ def test_of_several_platforms_this_machines_is_loaded(store: Images) -> None:
 
 
 @ROOT
+def test_indexes_of_indexes_end(store: Images) -> None:
+    """Each of a thousand times a thousand would be read, though there is one."""
+    for counts in ((1001,), (1, 1)):
+        content, blobs = b'{"manifests": []}', []
+        for count in counts:
+            digest = hashlib.sha256(content).hexdigest()
+            blobs.append(file(f"blobs/sha256/{digest}", content))
+            content = json.dumps({"manifests": [{"digest": f"sha256:{digest}"}] * count}).encode()
+        with pytest.raises(InvalidRequest, match=r"1000 in manifests|nested too deep"):
+            list(store.load(io.BytesIO(packed(*blobs, file("index.json", content)))))
+
+
+@ROOT
+def test_a_layer_may_be_a_link_to_another(store: Images) -> None:
+    """So `docker save` did it for years."""
+    base = packed(file("base", b"12345"))
+    whole = saved([base], ["x:1"])
+    linked = packed(file("1/layer.tar", base), link("0/layer.tar", "../1/layer.tar"))
+    (image,) = store.load(io.BytesIO(linked[: heads(linked)[-1]] + whole[heads(whole)[1] :]))
+    assert Path(image.layers[0], "base").read_bytes() == b"12345"
+
+
+@ROOT
 def test_a_root_file_system_is_imported(store: Images) -> None:
     """`docker import`."""
     image = store.import_(io.BytesIO(packed(file("f", b"x"))), "app", changes=['CMD ["/f"]'], machine="x86_64")

@@ -7,10 +7,10 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import IO, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from isthmus.errors import InvalidRequest
 
@@ -64,7 +64,8 @@ class _Manifest(Struct):
 
     config: _Descriptor | None = None
     layers: list[_Descriptor] | None = None
-    manifests: list[_Descriptor] | None = None
+    # A few kilobytes of indexes in indexes could be read for days otherwise.
+    manifests: Annotated[list[_Descriptor], Meta(max_length=1000)] | None = None
 
 
 class _RootFs(Struct):
@@ -223,7 +224,7 @@ def _packed(content: bytes, layers: tuple[str, ...], names: tuple[str, ...]) -> 
 def _manifests(
     tar: tarfile.TarFile, index: _Manifest, machine: str, names: tuple[str, ...], depth: int = 0
 ) -> Iterator[Packed]:
-    if depth > 3:
+    if depth > 1:
         raise InvalidRequest("the archive cannot be meant: its indexes are nested too deep")
     for one in _fitting(index.manifests or (), machine):
         notes = one.annotations or {}
