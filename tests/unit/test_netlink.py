@@ -339,9 +339,7 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         ),
     ],
 )
-def test_what_stands_on_a_link_is_read(
-    kind: str, data: list[tuple[str, object]], read_as: dict[str, object]
-) -> None:
+def test_what_stands_on_a_link_is_read(kind: str, data: list[tuple[str, object]], read_as: dict[str, object]) -> None:
     """A mode that is read wrongly is made anew for ever."""
     info = {"attrs": [("IFLA_INFO_KIND", kind), ("IFLA_INFO_DATA", {"attrs": data})]}
     link = netlink.link(

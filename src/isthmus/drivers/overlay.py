@@ -225,7 +225,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         ipv6=network.ipv6,
         told=True,
     )
-    yield Forwarding(home, veth, endpoint.mac)
+    yield Forwarding(home, veth, endpoint.mac, master=BRIDGE)
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
     for address in endpoint.addresses:
