@@ -363,6 +363,12 @@ class FakeKernel:
         for interface in link.addresses:
             self._addresses[netns, link.name, interface] = False
 
+    def add_tunnel(self, name: str, vni: int, port: int) -> None:
+        """Make a tunnel that is not ours."""
+        self.add_link(HostLink(name, "vxlan", ETHERNET_MTU, up=False))
+        tunnel = Vxlan(HOST, name, vni, "", Owner(""), port)
+        self._links[HOST, name] = replace(self._links[HOST, name], tunnel=tunnel)
+
     def delete_link(self, name: str, netns: str = HOST) -> None:
         """Take a link away, whoever's it is, with all that hangs on it."""
         self._there(f"ip{_in(netns)} link delete {name}", netns, name)

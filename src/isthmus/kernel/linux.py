@@ -660,6 +660,11 @@ class LinuxKernel:
         if message is None:
             if isinstance(operation, Change):
                 return False
+            left = away.link(pair.peer)
+            if left and left.alias.startswith(PEER) and self._beyond(away, left) is None:
+                # The kernel takes the other end's namespace apart some time after that is gone.
+                away.socket.request(dellink(left.ifindex))
+                return False
             raise Refused(operation, EEXIST, f"a link named {pair.peer} is in {_place(away.name)} already")
         if naming.owner(message.alias) is None or message.kind != "veth":
             raise _taken(operation, name, home)
