@@ -17,6 +17,7 @@ from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Endpoint, Host, HostLink, Network, Sandbox
 from isthmus.naming import MAIN_TABLE, Owner
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -38,10 +39,11 @@ from isthmus.resources import (
     Veth,
     Vlan,
     Vxlan,
+    provided,
 )
 
 Interface = IPv4Interface | IPv6Interface
-_Link = Bridge | Veth | Vlan | Child | Ifb
+_Link = Bridge | Veth | Vlan | Child | Ifb | Vxlan
 T = TypeVar("T")
 
 
@@ -78,6 +80,10 @@ IFBS = ("ab-ifb", "zz-ifb")
 RATES = (10**6, 10**8)
 CHILDREN = ("aa-ch", "eth0", "zz-ch")
 NAMESPACES = ("db", "web")
+HIDDEN = "_ov"
+SWITCHES = ("br0", "br1")
+TUNNELS = ("aa-vxlan", "zz-vxlan")
+TOLD = ("aa-told", "zz-told")
 
 HOST_BEFORE = Host(
     tuple(
@@ -92,6 +98,8 @@ _GATEWAYS = tuple(ip_address(text) for text in ("10.0.0.9", "10.0.1.9", "fd00::9
 _FAR_GATEWAYS = tuple(ip_address(text) for text in ("192.0.2.1", "fd00:f::1"))
 _FAR = tuple(ip_network(text) for text in ("10.77.0.0/16", "fd77::/64"))
 _TABLES = (7, 1 << 30)
+_REMOTES = tuple(ip_address(text) for text in ("192.0.2.7", "192.0.2.8", "2001:db8::7"))
+_MACS = ("02:42:00:00:07:01", "02:42:00:00:07:02")
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -142,14 +150,14 @@ class World:
             ruled = frozenset({netns})
             shaped = ends & SHAPED
             yield tuple(area), Scope(ruled, links, sysctls=sysctls, nicknames=names, ruled=ruled, shaped=shaped)
-        links = frozenset(
-            (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child | Ifb)
-        )
+        links = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, _Link))
         sysctls = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Sysctl))
         yield (
             tuple(rest.values()),
-            Scope(links=links, ports=frozenset(UPLINKS), sysctls=sysctls, firewall=True, shaped=links & SHAPED),
+            Scope(frozenset({HIDDEN}), links, frozenset(UPLINKS), sysctls, firewall=True, shaped=links & SHAPED),
         )
+        told = [one for one in self.resources if isinstance(one, Forwarding | Neighbour)]
+        yield tuple(told), Scope(told=frozenset(one.key for one in told))
 
 
 def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> bool:
@@ -158,7 +166,7 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
             return name == netns
         case Bridge() | Veth() | Vlan() | Child() | Ifb():
             return (resource.netns, resource.name) in ends
-        case Address() | Route() | Shaper() | Redirect():
+        case Address() | Route() | Shaper() | Redirect() | Forwarding():
             return (resource.netns, resource.link) in ends
         case Sysctl() | Nickname() | Rule():
             return resource.netns == netns
@@ -207,6 +215,7 @@ def worlds(draw: st.DrawFn) -> World:
             if route.key not in routed and (ipv6 or route.destination.version == 4):
                 routed.add(route.key)
                 found.append(route)
+    found += _overlay(draw, namespaces) if draw(st.booleans()) else ()
     found += _sysctls(draw, namespaces, [*bridges, *children])
     found += [Rule(netns, _V4[0].ip, draw(st.sampled_from(_TABLES))) for netns in _some(draw, namespaces)]
     found += _table(draw, sorted(by_name))
@@ -240,7 +249,7 @@ def _changed(draw: st.DrawFn, world: World) -> World:
 def _change(key: Key, resources: dict[Key, Resource]) -> None:
     """Change one thing, with all that must then be changed along."""
     match resources[key]:
-        case (Bridge() | Veth() | Vlan() | Child() | Ifb()) as link:
+        case (Bridge() | Veth() | Vlan() | Child() | Ifb() | Vxlan()) as link:
             owner = Owner("n3" if link.owner.network != "n3" else "n1", link.owner.endpoint)
             resources.update((one.key, replace(one, owner=owner)) for one in _with(link, resources.values()))
             source = ("element", "source4", link.name)
@@ -264,10 +273,25 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
             ]
             for gone in (key, *by_gateway):
                 del resources[gone]
+        case (Forwarding() | Neighbour()) as told:
+            _change_told(told, resources)
         case Port():
             del resources[key]
         case _:
             pass  # much else would have to change along
+
+
+def _other(this: T, of: Iterable[T]) -> T:
+    return next(one for one in of if one != this)
+
+
+def _change_told(told: Forwarding | Neighbour, resources: dict[Key, Resource]) -> None:
+    if isinstance(told, Neighbour):
+        resources[told.key] = replace(told, mac=_other(told.mac, _MACS))
+    elif told.remote and told.mac != NOBODY:
+        resources[told.key] = replace(told, remote=_other(told.remote, _REMOTES))
+    else:
+        del resources[told.key]
 
 
 def _change_element(element: Element, resources: dict[Key, Resource]) -> None:
@@ -298,8 +322,21 @@ def _change_shaping(shaping: Shaper | Redirect, resources: dict[Key, Resource]) 
 
 
 def _alter(key: Key, resources: dict[Key, Resource]) -> None:
-    """Give the other end of a pair another name, a VLAN another number or parent, and a child another mode or flag."""
+    """Give the other end of a pair another name, a VLAN another number or parent, and a child another mode or flag.
+
+    A pair of which its bridge was told goes to another bridge, and a tunnel gets another number, or another nature.
+    """
     match resources[key]:
+        case Veth(told=True, master=str() as master) as pair:
+            switch = _other(master, SWITCHES)
+            if ("link", HIDDEN, switch) in resources:
+                resources[key] = replace(pair, master=switch)
+                moved = (one for one in resources.values() if isinstance(one, Forwarding) and one.link == pair.name)
+                resources.update([(one.key, replace(one, master=switch)) for one in moved])
+        case Vxlan(vni=vni) as tunnel if vni < 100:
+            resources[key] = replace(tunnel, vni=vni + 100)
+        case Vxlan() as tunnel:
+            resources[key] = replace(tunnel, learning=not tunnel.learning)
         case Veth() as pair:
             _rename(pair, resources)
         case Vlan(vid=vid, parent=parent) as vlan if vid % 2:
@@ -442,6 +479,28 @@ def _shaping(draw: st.DrawFn, veths: list[Veth]) -> Iterator[Ifb | Shaper | Redi
         yield Redirect(HOST, veth.name, draw(st.sampled_from(ifbs)).name)
 
 
+def _overlay(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
+    owner = Owner(_mostly(draw, "n1", "n2"))
+    switches = [SWITCHES[0], *_some(draw, SWITCHES[1:])]
+    yield Namespace(HIDDEN)
+    yield from (Bridge(HIDDEN, name, owner, mtu=_mostly(draw, None, 1400)) for name in switches)
+    numbers = draw(st.permutations((5, 6, 205)))
+    for name, vni in zip(_some(draw, TUNNELS), numbers, strict=False):
+        master, port, local = draw(st.sampled_from(switches)), _mostly(draw, 4789, 8472), _mostly(draw, None, *_REMOTES)
+        learning = draw(st.booleans())
+        yield Vxlan(HIDDEN, name, vni, master, owner, port, local, learning, mtu=_mostly(draw, None, 1400))
+        yield from (Forwarding(HIDDEN, name, NOBODY, remote) for remote in _some(draw, _REMOTES[:2]))
+        yield from (Forwarding(HIDDEN, name, mac, draw(st.sampled_from(_REMOTES))) for mac in _some(draw, _MACS))
+        addresses = _some(draw, (_V4[0].ip, _V6[0].ip))
+        yield from (Neighbour(HIDDEN, name, address, draw(st.sampled_from(_MACS))) for address in addresses)
+    for number, name in enumerate(_some(draw, TOLD)):
+        master, mac = draw(st.sampled_from(switches)), f"02:42:00:00:08:{number:02}"
+        peer = (draw(st.sampled_from(namespaces or [HOST])), f"told{number}")
+        end = Owner("n1", _mostly(draw, "e1", "e2"))
+        yield Veth(HIDDEN, name, *peer, end, mac=mac, master=master, mtu=1400, ipv6=True, told=True)
+        yield from (Forwarding(HIDDEN, name, one, master=master) for one in _some(draw, [mac]))
+
+
 def _addresses(draw: st.DrawFn) -> list[Interface]:
     addresses: list[Interface] = list(draw(st.lists(st.sampled_from(_V4), unique=True, max_size=3)))
     addresses += draw(st.lists(st.sampled_from(_V6), unique_by=lambda interface: interface.ip, max_size=2))
@@ -535,14 +594,10 @@ def _acts_on(one: Resource) -> Iterator[Act]:
     match one:
         case Namespace(name=name):
             yield Act("delete_namespace", (name,))
-        case Bridge() | Vlan() | Child() | Ifb() | Vxlan():
-            yield from _on_link(one.netns, one.name)
+        case Bridge() | Veth() | Vlan() | Child() | Ifb() | Vxlan():
+            yield from _on_link(one)
         case Shaper() | Redirect():
             yield Act(f"delete_{type(one).__name__.lower()}", (one.link, one.netns))
-        case Veth():
-            yield from _on_link(one.netns, one.name)
-            yield from _on_link(one.peer_netns, one.peer)
-            yield Act("nomaster", (one.name, one.netns))
         case Port(name=name):
             yield Act("nomaster", (name,))
         case Address():
@@ -562,7 +617,10 @@ def _acts_on(one: Resource) -> Iterator[Act]:
             pass  # nothing hangs on it
 
 
-def _on_link(netns: str, name: str) -> Iterator[Act]:
-    yield Act("delete_link", (name, netns))
-    yield Act("set_down", (name, netns))
-    yield Act("set_mtu", (name, 1300, netns))
+def _on_link(one: _Link) -> Iterator[Act]:
+    for _, netns, name in provided(one):
+        yield Act("delete_link", (name, netns))
+        yield Act("set_down", (name, netns))
+        yield Act("set_mtu", (name, 1300, netns))
+    if isinstance(one, Veth | Vxlan):
+        yield Act("nomaster", (one.name, one.netns))
