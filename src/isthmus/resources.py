@@ -325,7 +325,7 @@ class Vxlan:
             f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
         )
         quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
-        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} up && {quiet}"
+        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} addrgenmode none up && {quiet}"
 
     def change(self) -> str:
         return f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)} master {self.master} up"

@@ -17,6 +17,7 @@ from ipaddress import ip_address, ip_interface
 from itertools import islice
 
 from isthmus import naming
+from isthmus.addresses import Subnet
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import Subject
@@ -245,7 +246,7 @@ def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | No
     return {}
 
 
-def _main(network: Network) -> tuple[object, ...]:
+def _main(network: Network) -> tuple[Subnet | None, ...]:
     """The subnets that have a tunnel each: those of IPv4, and with IPv4 goes IPv6; without it, those of IPv6."""
     first = min((subnet.version for subnet in network.subnets), default=4)
     return tuple(subnet for subnet in network.subnets if subnet.version == first) or (None,)
@@ -256,7 +257,7 @@ def _tunnel(network: Network, peer: Peer) -> str:
     vnis = parse(network.options).vnis
     mine = (
         vni
-        for vni, subnet in zip(vnis, network.subnets, strict=False)
-        if any(address.ip in subnet.cidr for address in peer.addresses)
+        for vni, subnet in zip(vnis, _main(network), strict=False)
+        if subnet and any(address.ip in subnet.cidr for address in peer.addresses)
     )
     return naming.tunnel(next(mine, vnis[0]))
