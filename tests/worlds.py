@@ -99,6 +99,8 @@ _FAR_GATEWAYS = tuple(ip_address(text) for text in ("192.0.2.1", "fd00:f::1"))
 _FAR = tuple(ip_network(text) for text in ("10.77.0.0/16", "fd77::/64"))
 _TABLES = (7, 1 << 30)
 _REMOTES = tuple(ip_address(text) for text in ("192.0.2.7", "192.0.2.8", "2001:db8::7"))
+_VNIS = (5, 6, 205)
+_PORTS = (4789, 8472)
 _MACS = ("02:42:00:00:07:01", "02:42:00:00:07:02")
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
@@ -236,7 +238,8 @@ def _changed(draw: st.DrawFn, world: World) -> World:
             keys = sorted(resources)
             kind = draw(st.sampled_from((*sorted({key[0] for key in keys}), *["link"] * 6)))
             # Links first of all, and of these what others stand on: much hangs on them.
-            below = {key for one in resources.values() if isinstance(one, Vlan | Child) for key in one.needs}
+            standing = (one for one in resources.values() if isinstance(one, Vlan | Child | Forwarding | Neighbour))
+            below = {key for one in standing for key in one.needs}
             some = [key for key in keys if key[0] == kind for _ in range(3 if key in below else 1)]
             key = draw(st.sampled_from(some or keys))
             if kind == "link" and draw(st.booleans()):
@@ -333,10 +336,8 @@ def _alter(key: Key, resources: dict[Key, Resource]) -> None:
                 resources[key] = replace(pair, master=switch)
                 moved = (one for one in resources.values() if isinstance(one, Forwarding) and one.link == pair.name)
                 resources.update([(one.key, replace(one, master=switch)) for one in moved])
-        case Vxlan(vni=vni) as tunnel if vni < 100:
-            resources[key] = replace(tunnel, vni=vni + 100)
         case Vxlan() as tunnel:
-            resources[key] = replace(tunnel, learning=not tunnel.learning)
+            resources[key] = _another(tunnel)
         case Veth() as pair:
             _rename(pair, resources)
         case Vlan(vid=vid, parent=parent) as vlan if vid % 2:
@@ -355,6 +356,16 @@ def _alter(key: Key, resources: dict[Key, Resource]) -> None:
             resources.update((one.key, replace(one, flag="" if flag else "private")) for one in alike)
         case _:
             pass  # a bridge has nothing of the kind, and a macvlan in passthru mode keeps it
+
+
+def _another(tunnel: Vxlan) -> Vxlan:
+    if tunnel.vni == _VNIS[0]:
+        return replace(tunnel, vni=7)
+    if tunnel.vni == _VNIS[1]:
+        return replace(tunnel, port=_other(tunnel.port, _PORTS))
+    if tunnel.local:
+        return replace(tunnel, local=_other(tunnel.local, _REMOTES))
+    return replace(tunnel, learning=not tunnel.learning)
 
 
 def _rename(pair: Veth, resources: dict[Key, Resource]) -> None:
@@ -484,10 +495,9 @@ def _overlay(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
     switches = [SWITCHES[0], *_some(draw, SWITCHES[1:])]
     yield Namespace(HIDDEN)
     yield from (Bridge(HIDDEN, name, owner, mtu=_mostly(draw, None, 1400)) for name in switches)
-    numbers = draw(st.permutations((5, 6, 205)))
-    for name, vni in zip(_some(draw, TUNNELS), numbers, strict=False):
-        master, port, local = draw(st.sampled_from(switches)), _mostly(draw, 4789, 8472), _mostly(draw, None, *_REMOTES)
-        learning = draw(st.booleans())
+    for name, vni in zip(_some(draw, TUNNELS), _mostly(draw, _VNIS, _VNIS[::-1], _VNIS[1:]), strict=False):
+        master, port, local = draw(st.sampled_from(switches)), _mostly(draw, *_PORTS), _mostly(draw, None, *_REMOTES)
+        learning = draw(st.integers(0, 3)) == 0
         yield Vxlan(HIDDEN, name, vni, master, owner, port, local, learning, mtu=_mostly(draw, None, 1400))
         yield from (Forwarding(HIDDEN, name, NOBODY, remote) for remote in _some(draw, _REMOTES[:2]))
         yield from (Forwarding(HIDDEN, name, mac, draw(st.sampled_from(_REMOTES))) for mac in _some(draw, _MACS))

@@ -610,9 +610,11 @@ class Engine:
             self.reconcile(self._host())
         peers = [one for one in put if isinstance(one, Peer)]
         gone = [known for one in drop if isinstance(one, Peer) and (known := state.peer(one.network, one.id))]
+        # What was said of them before has to be taken back where it is otherwise now.
+        before = [known for one in peers if (known := state.peer(one.network, one.id))]
         self._commit(put=peers, drop=[one for one in gone if one not in peers])
         for network in dict.fromkeys(one.network for one in (*peers, *gone)):
-            changed = [one for one in (*peers, *gone) if one.network == network]
+            changed = [one for one in (*peers, *before, *gone) if one.network == network]
             self.reconcile(render.peers(state, state.networks[network], changed))
         for one in drop:
             if isinstance(one, Network) and one.id in state.networks and not state.on_network(one.id):

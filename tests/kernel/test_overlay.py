@@ -100,9 +100,9 @@ class Node:
         """Tell the engine what others had."""
         self.do(self.engine.learn, (), gone)
 
-    def sandbox(self, name: str, number: int) -> Peer:
+    def sandbox(self, name: str, number: int, net: int = 6) -> Peer:
         """Make a sandbox with the addresses of this *number*; what others have to know of it."""
-        place = EndpointRequest(ipv4=f"10.6.0.{number}", ipv6=f"fd00:6::{number}")
+        place = EndpointRequest(ipv4=f"10.{net}.0.{number}", ipv6=f"fd00:{net}::{number}")
         self.do(self.engine.create_sandbox, SandboxRequest(name, mode="shared", endpoints=(("shared", place),)))
         [offered] = [one for one in self.do(self.engine.offers).offered if one.name == name]
         return replace(offered, node=str(self.via), via=self.via)
@@ -205,6 +205,26 @@ def test_who_is_known_is_reached_and_nothing_is_flooded(tmp_path: Path) -> None:
         to_db, to_web = (one.via, two.via, db.mac), (two.via, one.via, web.mac)
         echoes = {(ETH_P_IP, 0), (ETH_P_IPV6, 128), (ETH_P_IPV6, 129)}
         assert frames == {Frame(*way, *echo) for way in (to_db, to_web) for echo in echoes}
+
+
+@apart
+def test_who_is_on_another_subnet_is_reached_by_the_gateway_of_ones_own_host(tmp_path: Path) -> None:
+    """Each host routes itself, as one router with one MAC."""
+    more = (
+        Subnet(ip_network("10.7.0.0/24"), ip_address("10.7.0.1")),
+        Subnet(ip_network("fd00:7::/64"), ip_address("fd00:7::1")),
+    )
+    options = pairs({"com.docker.network.driver.overlay.vxlanid_list": "4100,4101"})
+    routed = replace(SHARED, subnets=(*SHARED.subnets, *more), options=options)
+    with hosts(tmp_path, 2) as [one, two], Wire() as wire:
+        one.learn(routed)
+        two.learn(routed)
+        web, db = one.sandbox("web", 2), two.sandbox("db", 3, net=7)
+        one.learn(db)
+        two.learn(web)
+        for address in ("10.7.0.3", "fd00:7::3"):
+            assert one.pings("web", address)
+        assert {(frame.target, frame.mac) for frame in wire.frames()} == {(two.via, db.mac), (one.via, web.mac)}
 
 
 @apart

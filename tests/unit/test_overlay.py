@@ -6,11 +6,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from isthmus.addresses import Subnet
+from isthmus.addresses import DEFAULT_POOLS, Subnet
 from isthmus.drivers import overlay
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.model import Host, HostLink, Network, Peer, pairs
 from isthmus.resources import Forwarding, Neighbour, Resource, Sysctl, Vxlan
+from isthmus.rules import Rules
+from tests.unit.test_engine import World
 from tests.worlds import network
 
 PEERS = "isthmus.peers"
@@ -194,3 +196,43 @@ def test_a_peer_is_behind_the_tunnel_of_its_subnet(subnets: tuple[Subnet, ...]) 
         *(Neighbour(netns, "vxlan6", address.ip, peer.mac) for address in addresses),
     ]
     assert [*overlay.peers(made, (peer,))] == expected
+
+
+@pytest.fixture
+def world() -> World:
+    """A host that shares networks with others, and has learned of one."""
+    world = World(HOST, Rules(pools=DEFAULT_POOLS, boot_id="one", shared=True, advertise="eth0"))
+    world.engine.learn((with_options({overlay.VXLANS: "5"}),), ())
+    return world
+
+
+def told(world: World) -> set[Resource]:
+    """What the host's tunnels are told."""
+    return world.seen(Forwarding, Neighbour)
+
+
+def test_peers_are_known_from_what_is_learned(world: World) -> None:
+    """Until they are learned to be gone; each is a matter of its own."""
+    made = shared()
+    db, mail = peer(made, 8), peer(made, 9)
+    world.engine.learn((db, mail), ())
+    assert told(world) == {*overlay.peers(with_options({overlay.VXLANS: "5"}), (db, mail))}
+    world.engine.learn((), (db,))
+    assert told(world) == {*overlay.peers(with_options({overlay.VXLANS: "5"}), (mail,))}
+
+
+def test_of_a_peer_that_is_another_now_nothing_old_is_known(world: World) -> None:
+    """Its old MAC and addresses may be somebody else's."""
+    before = peer(shared(), 8)
+    after = replace(peer(shared(), 9), id=before.id)
+    world.engine.learn((before,), ())
+    world.engine.learn((after,), ())
+    assert told(world) == {*overlay.peers(with_options({overlay.VXLANS: "5"}), (after,))}
+
+
+def peer(made: Network, number: int) -> Peer:
+    """Somebody on another host."""
+    address = ip_interface(f"10.6.0.{number}/24")
+    return Peer(
+        f"{number}" * 64, made.id, "two", ip_address("192.0.2.2"), "db", f"02:42:0a:06:00:0{number}", (address,)
+    )
