@@ -181,6 +181,8 @@ def worlds(draw: st.DrawFn) -> World:
     """Consistent worlds."""
     namespaces = _some(draw, NAMESPACES)
     found: list[Resource] = [Namespace(name) for name in namespaces]
+    if not draw(st.integers(0, 3)):  # alone: the worlds are small then, and many
+        return World(tuple(draw(st.permutations([*found, *_overlay(draw, namespaces)]))))
     found += [Nickname(f"{name}-too", name) for name in _some(draw, namespaces)]
     bridges = list(_bridges(draw, namespaces))
     veths = list(_veths(draw, namespaces, bridges))
@@ -217,7 +219,7 @@ def worlds(draw: st.DrawFn) -> World:
             if route.key not in routed and (ipv6 or route.destination.version == 4):
                 routed.add(route.key)
                 found.append(route)
-    found += _overlay(draw, namespaces) if draw(st.booleans()) else ()
+    found += () if draw(st.integers(0, 3)) else _overlay(draw, namespaces)
     found += _sysctls(draw, namespaces, [*bridges, *children])
     found += [Rule(netns, _V4[0].ip, draw(st.sampled_from(_TABLES))) for netns in _some(draw, namespaces)]
     found += _table(draw, sorted(by_name))

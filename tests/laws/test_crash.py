@@ -124,6 +124,7 @@ BREAKS = (
         "for rank, kind in enumerate(ORDER)}",
         "for rank, kind in enumerate(ORDER)}\n_RANK[Redirect] = _RANK[Veth]",
     ),
+    Break("let a tunnel fall with its bridge", "case Veth() | Vxlan():", "case Veth():"),
     Break("give a tunnel to another owner", 'Vxlan: ("owner", ', "Vxlan: ("),
     Break("keep a tunnel of another number", '"vni", "port", "local", "learning")', '"port", "local", "learning")'),
     Break("keep a tunnel on another port", '"vni", "port", "local", "learning")', '"vni", "local", "learning")'),
