@@ -325,7 +325,7 @@ class Vxlan:
             f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
         )
         quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
-        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} up && {quiet}"
+        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} addrgenmode none up && {quiet}"
 
     def change(self) -> str:
         return f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)} master {self.master} up"
@@ -336,15 +336,17 @@ class Vxlan:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Where frames for *mac* go: to the port *link* of a bridge, or through the tunnel *link* to the host *remote*.
+    """Where frames for *mac* go: to the port *link* of the bridge *master*, or through a tunnel to the host *remote*.
 
-    For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them.
+    For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them. What a bridge
+    was told of a port, it forgets when that leaves.
     """
 
     netns: str
     link: str
     mac: str
     remote: IPAddress | None = None
+    master: str | None = None
 
     @property
     def key(self) -> Key:
@@ -352,7 +354,8 @@ class Forwarding:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (link_key(self.netns, self.link),)
+        master = (link_key(self.netns, self.master),) if self.master else ()
+        return (link_key(self.netns, self.link), *master)
 
     def make(self) -> str:
         return self._say("append" if self.mac == NOBODY else "replace")

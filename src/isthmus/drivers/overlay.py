@@ -260,7 +260,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         ipv6=network.ipv6,
         told=True,
     )
-    yield Forwarding(home, veth, endpoint.mac)
+    yield Forwarding(home, veth, endpoint.mac, master=BRIDGE)
     if endpoint.options:
         yield from limits(endpoint, home)
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
@@ -282,7 +282,7 @@ def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | No
     return {}
 
 
-def _main(network: Network) -> tuple[object, ...]:
+def _main(network: Network) -> tuple[Subnet | None, ...]:
     """The subnets that have a tunnel each: those of IPv4, and with IPv4 goes IPv6; without it, those of IPv6."""
     first = min((subnet.version for subnet in network.subnets), default=4)
     return tuple(subnet for subnet in network.subnets if subnet.version == first) or (None,)
@@ -293,7 +293,7 @@ def _tunnel(network: Network, peer: Peer) -> str:
     vnis = parse(network.options).vnis
     mine = (
         vni
-        for vni, subnet in zip(vnis, network.subnets, strict=False)
-        if any(address.ip in subnet.cidr for address in peer.addresses)
+        for vni, subnet in zip(vnis, _main(network), strict=False)
+        if subnet and any(address.ip in subnet.cidr for address in peer.addresses)
     )
     return naming.tunnel(next(mine, vnis[0]))

@@ -95,6 +95,7 @@ from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInter
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -464,19 +465,30 @@ class LinuxKernel:
 
     def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
         """Yield what links of ours were told, of the entries with these *keys*."""
-        known: dict[tuple[str, str], tuple[Space, LinkMessage] | None] = {}
-        for kind, netns, name, what, *_ in keys:
+        known: dict[tuple[str, str], tuple[Space, LinkMessage, LinkMessage | None] | None] = {}
+        for key in keys:
+            kind, netns, name, what, *_ = key
             if (netns, name) not in known:
                 space = self._spaces.find(netns)
                 message = space.link(name) if space else None
-                known[netns, name] = (space, message) if space and message and whose(message.alias) else None
+                ours = space and message and whose(message.alias)
+                known[netns, name] = (
+                    (space, message, space.link(message.master)) if space and message and ours else None
+                )
             if not (there := known[netns, name]):
                 continue
-            space, message = there
-            index, tunnel = message.ifindex, message.kind == "vxlan"
-            wanted = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
+            space, message, master = there
+            wire, index, tunnel = space.socket, message.ifindex, message.kind == "vxlan"
             with suppress(NetlinkError):  # there is none
-                yield from _entries(netns, message, [neighbour(space.socket.ask(wanted))])
+                if kind == "neighbour":
+                    found = [wire.ask(getneigh(index, ip_address(what)))]
+                elif what == NOBODY:  # it may be with several
+                    found = list(wire.dump(dumpfdb(index=index)))
+                else:
+                    found = [wire.ask(getfdb(index, what, tunnel=tunnel))]
+                # A bridge that is asked for one port answers for all.
+                here = [one for one in map(neighbour, found) if one.ifindex == index]
+                yield from (one for one in _entries(netns, message, here, master) if one.key == key)
 
     def _standing(
         self,
@@ -647,6 +659,11 @@ class LinuxKernel:
         message = home.link(name)
         if message is None:
             if isinstance(operation, Change):
+                return False
+            left = away.link(pair.peer)
+            if left and left.alias.startswith(PEER) and self._beyond(away, left) is None:
+                # The kernel takes the other end's namespace apart some time after that is gone.
+                away.socket.request(dellink(left.ifindex))
                 return False
             raise Refused(operation, EEXIST, f"a link named {pair.peer} is in {_place(away.name)} already")
         if naming.owner(message.alias) is None or message.kind != "veth":
@@ -855,6 +872,8 @@ class LinuxKernel:
             birth = newlink("vxlan", tunnel.name, index=index, mtu=tunnel.mtu or 0, netns=birthplace, data=data)
             errors = self._spaces.host.socket.attempt(birth)
             if not errors:
+                if quiet is not None:  # it has no address, but is told who has some
+                    self._permit_ipv6(operation, space, tunnel.name)
                 marking = (
                     setlink(index, alias=alias, master=master, addr_gen_mode=quiet),
                     setlink(index, learning=False),
@@ -1166,7 +1185,7 @@ class _View:
             for found in map(route, wire.dump(dumproutes(kind=_UNICAST))):
                 self._routes.setdefault(found.oif, []).append(found)
         self._entries: dict[int, list[NeighbourMessage]] = {}
-        if any(message.kind == "vxlan" for message in self.links.values()):
+        if any(map(_is_told, self.links.values())):
             for entry in map(neighbour, (*wire.dump(dumpfdb()), *wire.dump(dumpneighs()))):
                 self._entries.setdefault(entry.ifindex, []).append(entry)
 
@@ -1174,7 +1193,7 @@ class _View:
         """Yield our addresses and routes on a link, and what it was told."""
         index = message.ifindex
         yield from _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
-        yield from _entries(self.name, message, self._entries.get(index, ()))
+        yield from _entries(self.name, message, self._entries.get(index, ()), self.links.get(message.master))
 
 
 def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
@@ -1197,13 +1216,20 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     yield from _inner(space.name, message, owner, addresses, routes)
-    tunnel = message.kind == "vxlan"
-    if tunnel or (message.learning is False and message.flood is False):
+    if _is_told(message):
+        tunnel = message.kind == "vxlan"
         told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if tunnel else ()))
-        yield from _entries(space.name, message, map(neighbour, told))
+        yield from _entries(space.name, message, map(neighbour, told), space.link(message.master))
 
 
-def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage]) -> Iterator[Forwarding | Neighbour]:
+def _is_told(message: LinkMessage) -> bool:
+    """Whether a link is a tunnel, or a port of which its bridge knows only what it is told."""
+    return message.kind == "vxlan" or (message.learning is False and message.flood is False)
+
+
+def _entries(
+    netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage], master: LinkMessage | None
+) -> Iterator[Forwarding | Neighbour]:
     """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself."""
     tunnel = message.kind == "vxlan"
     for one in entries:
@@ -1213,8 +1239,8 @@ def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessag
         elif one.flags & NTF_SELF:
             if tunnel and one.address and one.state & NUD_PERMANENT:
                 yield Forwarding(netns, message.name, one.mac, one.address)
-        elif not tunnel and one.state & NUD_NOARP:
-            yield Forwarding(netns, message.name, one.mac)
+        elif not tunnel and one.state & NUD_NOARP and master:
+            yield Forwarding(netns, message.name, one.mac, master=master.name)
 
 
 def _inner(
