@@ -340,12 +340,15 @@ class Member:
 
     async def _follow(self, snapshot: Snapshot) -> None:
         """Renew the session and hear what changes, until the store is lost."""
+        reasons: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew())
                 group.create_task(self._hear(snapshot))
         except* (StoreUnavailable, SessionLost) as lost:
-            raise StoreUnavailable("; ".join(str(error) for error in lost.exceptions)) from None
+            reasons += map(str, lost.exceptions)
+        # What is raised within `except*` comes out in a group.
+        raise StoreUnavailable("; ".join(reasons))
 
     async def _renew(self) -> None:
         while True:
