@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
@@ -83,7 +82,8 @@ class Member:
         self._away = "it was not asked yet"
         self._gone: dict[str, float] = {}
         self._spared_until = 0.0
-        self._pending: Counter[str] = Counter()
+        # What is being asked for: as long as its asker has not settled, what stands says nothing of it.
+        self._pending: dict[object, tuple[str, ...]] = {}
         self._lost: dict[str, str] = {}
         self._publishing = self._outdated = False
         self._teaching = asyncio.Lock()
@@ -128,22 +128,16 @@ class Member:
             await self._take_block(question.record)
             return False
         keys, needed, lacking = await self._keys(question.record)
-        self._pending.update(keys.keys())
+        self._pending[question] = tuple(keys)
         try:
             await self._commit(keys, absent=(*keys, *lacking), present=needed)
         except Conflict as conflict:
-            self._pending.subtract(keys.keys())
             await self._refresh()
             if conflict.keys.intersection(needed):
                 raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
             if isinstance(question.record, Peer) and conflict.keys.intersection(lacking):
                 raise AddressInUse(question.record.addresses[0].ip) from None  # it is of another host's block
             return False
-        except BaseException:
-            # Whether it was done is not known; what nobody has here in the end is taken back.
-            self._pending.subtract(keys.keys())
-            self.look()
-            raise
         return True
 
     async def _take_block(self, wanted: AnyBlock) -> None:
@@ -155,19 +149,23 @@ class Member:
         network = self._registry.networks.get(wanted.network)
         if network is None:
             raise Forbidden("the network is not in the cluster store: wait until it is told again, or make another")
+        asking = object()
         while block := next(self._registry.free_blocks(network, wanted.version), None):
             keys = of_block(block, self._node)
+            self._pending[asking] = tuple(keys)
             # Nobody may have come to have an address of it meanwhile.
             addresses = (f"addresses/{network.id}/{address}" for address in block.cidr)
             try:
                 await self._commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
+                await self._call(partial(_keep, block))
             except Conflict as conflict:
                 await self._refresh()
                 if opened(network.id) in conflict.keys:
                     raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
-                continue
-            await self._call(lambda engine: engine.keep_blocks((block,), ()))
-            return
+            else:
+                return
+            finally:
+                del self._pending[asking]
         raise PoolExhausted(f"IPv{wanted.version}", network.name, network.id, ())
 
     async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...]]:
@@ -188,15 +186,9 @@ class Member:
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
         for question in questions:
-            match question:
-                case Reserve(Network() as record):
-                    keys = of_network(record)
-                case Reserve(Peer() as record):
-                    keys = of_peer(record)
-                case _:
-                    continue
-            self._pending.subtract(key for key in keys if self._pending[key] > 0)
-            self.look()
+            if isinstance(question, Reserve):
+                self._pending.pop(question, None)
+                self.look()
 
     async def remove_network(self, network: Network) -> None:
         """Have a network be there no more, for nobody, if nobody is on it anywhere.
@@ -210,10 +202,12 @@ class Member:
         with suppress(Conflict):
             await self._commit({door: None}, present=(door,))
         await self._refresh()
-        if standing := self._registry.standing(network.id):
+        here = {one.id: one.name for one in (await self._offers()).offered if one.network == network.id}
+        if standing := self._registry.standing(network.id) | here:
             await self._commit({door: network.id.encode()})
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
         await self._commit(dict.fromkeys(of_network(network)))
+        await self._teach((), (network,))
 
     async def check(self, network: Network) -> tuple[Finding, ...]:
         """Whether the store and this host agree about a network, and its packets reach the others who are on it.
@@ -225,7 +219,7 @@ class Member:
         await self._refresh()
         before = await self._offers()
         await self._relearn()
-        await self._mend(await self._offers())
+        await self._mend(await self._offers(), ())
         after = await self._offers()
         told = len({*before.peers} ^ {*after.peers})
         text = (
@@ -289,20 +283,28 @@ class Member:
         try:
             while self._outdated and not self._away:
                 self._outdated = False
-                await self._mend(await self._offers())
+                # What is asked for from now on may come to stand unseen by this look.
+                known = self._settled_keys()
+                await self._mend(await self._offers(), known)
         except (StoreUnavailable, SessionLost) as error:
             self._outdated = True
             log.warning("the store could not be told what is here, and will be when it is back: %s", error)
         finally:
             self._publishing = False
 
-    async def _mend(self, offers: Offers) -> None:
-        """Tell the store what of *offers* it lacks, and take back what nobody has here any more."""
+    def _settled_keys(self) -> frozenset[str]:
+        """The keys that this host has in the store, but for those that are being asked for."""
+        pending = {key for keys in self._pending.values() for key in keys}
+        registry = self._registry
+        return frozenset((*registry.held(self._node), *registry.blocks(self._node))) - pending
+
+    async def _mend(self, offers: Offers, known: Collection[str]) -> None:
+        """Tell the store what of *offers* it lacks, and take back what of the keys *known* nobody has here any more."""
         standing = {one.network for one in offers.offered}
         for network in offers.networks:
             if network.id not in self._registry.networks and (network.id in standing or self._spared()):
                 await self._tell_network(network)
-        await self._mend_blocks(offers)
+        await self._mend_blocks(offers, known)
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
@@ -315,34 +317,31 @@ class Member:
         lost = {one.id: key for one in offers.offered for key in of_peer(one) if key not in own}
         for one in offers.offered:
             await self._tell_lost(one.id, lost.get(one.id, ""))
-        extra = {key: value for key, value in own.items() if key not in wanted and self._pending[key] <= 0}
+        extra = {key: own[key] for key in known if key in own and key not in wanted}
         for part in chunks(extra):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
 
-    async def _mend_blocks(self, offers: Offers) -> None:
+    async def _mend_blocks(self, offers: Offers, known: Collection[str]) -> None:
         """Have the store and the engine agree about this host's blocks, and give back those beyond one spare."""
-        known: dict[str, Block] = {}
+        blocks: dict[str, Block] = {}
         for block in offers.blocks:
-            known |= dict.fromkeys(of_block(block, self._node), block)
-        own = self._registry.blocks(self._node)
-        for key in known.keys() - own.keys():
+            blocks |= dict.fromkeys(of_block(block, self._node), block)
+        for key in blocks.keys() - self._registry.blocks(self._node).keys():
             with suppress(Conflict):
                 await self._commit({key: self._node.encode()}, absent=(key,))
         own = self._registry.blocks(self._node)
-        lost = [block for key, block in known.items() if key not in own]
+        lost = [block for key, block in blocks.items() if key not in own]
         idle: dict[tuple[str, int], list[Block]] = {}
-        for block in (block for key, block in known.items() if key in own):
-            used = any(
-                at.ip in block.cidr for one in offers.offered if one.network == block.network for at in one.addresses
-            )
-            if not used:
+        for block in (block for key, block in blocks.items() if key in own):
+            members = (one for one in offers.offered if one.network == block.network)
+            if not any(address.ip in block.cidr for one in members for address in one.addresses):
                 idle.setdefault((block.network, block.cidr.version), []).append(block)
-        spare = [block for blocks in idle.values() for block in blocks[1:]]
+        spare = [block for several in idle.values() for block in several[1:]]
         if lost or spare:
             gone = await self._call(lambda engine: engine.keep_blocks((), (*lost, *spare)))
-            known = {key: block for key, block in known.items() if block not in gone}
-        for part in chunks({key: value for key, value in own.items() if key not in known}):
+            blocks = {key: block for key, block in blocks.items() if block not in gone}
+        for part in chunks({key: own[key] for key in known if key in own and key not in blocks}):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
 
@@ -508,13 +507,15 @@ class Member:
 
     async def _take(self, changes: Mapping[str, bytes | None]) -> None:
         """Know what changed in the store, and have the engine know it."""
-        own = self._registry.held(self._node).keys() & changes.keys()
+        held = self._registry.held(self._node)
+        touched = any(key in held and held[key] != value for key, value in changes.items())
         changed = self._registry.take(changes)
         self._told_damaged(changed)
         await self._teach(changed.put, changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
-        if own or any(isinstance(one, Network) or one.node == self._node for one in changed.drop):
+        ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
+        if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
             self.look()
 
     async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
@@ -601,3 +602,7 @@ class Member:
 
 def _packet_size(network: str, version: int, engine: Engine) -> int:
     return engine.packet_size(network, version)
+
+
+def _keep(block: Block, engine: Engine) -> None:
+    engine.keep_blocks((block,), ())
