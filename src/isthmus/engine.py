@@ -29,7 +29,19 @@ from isthmus.errors import (
     PortTaken,
     Predefined,
 )
-from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, PathChanged, Routed, Scope, Shaken
+from isthmus.kernel import (
+    Appeared,
+    FirewallTouched,
+    Kernel,
+    Lost,
+    Missed,
+    News,
+    Overrun,
+    PathChanged,
+    Routed,
+    Scope,
+    Shaken,
+)
 from isthmus.model import (
     ETHERNET_MTU,
     HOST,
@@ -48,7 +60,7 @@ from isthmus.model import (
     Setting,
     pairs,
 )
-from isthmus.naming import GATEWAY_NETWORK, PARENT, hidden
+from isthmus.naming import GATEWAY_NETWORK, PARENT, Owner, hidden
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
@@ -131,6 +143,7 @@ class Engine:
                 self._commit(put=[endpoint], drop=self._decide.spent([endpoint]))
         for place, reason in self._kernel.hold(binding.place for binding in self._state.bindings()).items():
             self._tell_lost(place, reason)
+        self._remember_met()
         of_host = self._host(host)
         plan = self._guard(of_host) + self._bring_all(of_host)
         if self._state.network_named(GATEWAY_NETWORK):
@@ -168,6 +181,8 @@ class Engine:
                     of_host = of_host or any(hidden(network) == name for network in self._state.networks)
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
+                case Missed(netns=name, where=where):
+                    self._meet(name, where)
                 case Appeared(name=name):
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)
@@ -177,14 +192,34 @@ class Engine:
                     of_host = of_host or bool(moved)
                     netns.update(self._standing_on(moved))
                 case Lost(owner=owner):
-                    held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
-                    if held:
-                        netns.add(self._state.sandboxes[held.sandbox].netns)
-                    if not owner.endpoint and owner.network in self._state.networks:
-                        of_host = True
-                        netns.update(self._standing_on([owner.network]))
-                    of_host = of_host or owner.network == PARENT or self._may_wait(owner.network)
+                    whole = not owner.endpoint and owner.network in self._state.networks
+                    of_host = of_host or whole or owner.network == PARENT or self._may_wait(owner.network)
+                    netns.update(self._standing_on([owner.network]) if whole else self._home_of(owner))
         return self._bring(netns, of_host=of_host)
+
+    def _home_of(self, owner: Owner) -> Iterator[str]:
+        """The namespace of the sandbox whose endpoint, or link made by hand, has that mark."""
+        if held := self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint):
+            yield self._state.sandboxes[held.sandbox].netns
+
+    def _meet(self, netns: str, where: IPAddress | str) -> None:
+        """Have the tunnels of the network in *netns* told of who is *where*, if anybody is."""
+        network = next((one for one in self._state.networks.values() if hidden(one.id) == netns), None)
+        peer = self._state.peer_at(network.id, where) if network else None
+        if network and peer:
+            self._state.meet(peer)
+            self.reconcile(render.peers(self._state, network, (peer,)))
+
+    def _remember_met(self) -> None:
+        """Know again who on other hosts was looked for, by what the tunnels of lazy networks were told."""
+        for network in self._state.networks.values():
+            peers = self._state.peers_on(network.id)
+            if not peers or self._state.told_on(network) == peers:
+                continue
+            driver = BUILTIN[network.driver]
+            keys = {one.key: peer for peer in peers for one in driver.peers(network, (peer,))}
+            for one in self._kernel.observe(Scope(told=frozenset(keys))):
+                self._state.meet(keys[one.key])
 
     def _moved(self) -> tuple[str, ...]:
         """The networks (their IDs) whose MTU follows the host's ways out, and is not what it was when last asked."""

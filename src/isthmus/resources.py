@@ -295,7 +295,8 @@ class Vxlan:
 
     Its packets leave and come by the host's namespace, by the UDP *port*, from the address *local* if that is given.
     Either it is *learning* who is where by what comes, or it knows only what it is told (`Forwarding`), and answers
-    itself for those whose addresses it is told (`Neighbour`).
+    itself for those whose addresses it is told (`Neighbour`). If it is *asking*, the kernel tells when somebody was
+    looked for of whom it was not told.
     """
 
     netns: str
@@ -306,6 +307,7 @@ class Vxlan:
     port: int
     local: IPAddress | None = None
     learning: bool = False
+    asking: bool = False
     mtu: int | None = None
     up: bool = True
 
@@ -320,7 +322,7 @@ class Vxlan:
     def make(self) -> str:
         where = f" netns {self.netns}" if self.netns else ""
         local = f" local {self.local}" if self.local else ""
-        ways = "learning" if self.learning else "nolearning proxy"
+        ways = ("learning" if self.learning else "nolearning proxy") + (" l2miss l3miss" if self.asking else "")
         add = (
             f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
         )

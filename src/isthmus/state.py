@@ -59,6 +59,8 @@ class State:
         self._leases: dict[str, dict[str, Lease]] = {}
         self._ends: list[tuple[int, str, str]] = []
         self._peers: dict[str, dict[str, Peer]] = {}
+        self._peer_at: dict[tuple[str, IPAddress | str], Peer] = {}
+        self._met: set[Peer] = set()
         self._blocks: dict[str, dict[Block, AddressPool]] = {}
         self._keepers: dict[tuple[str, IPAddress], Lease] = {}
         self._last: dict[tuple[str, IPNetwork], IPAddress] = {}
@@ -166,6 +168,22 @@ class State:
     def peers_on(self, network: str) -> tuple[Peer, ...]:
         """The endpoints that other hosts have on the network of this ID."""
         return tuple(self._peers.get(network, {}).values())
+
+    def is_told(self, network: Network, peer: Peer) -> bool:
+        """Whether the tunnels of *network* are to be told of *peer*: if it is lazy, only when somebody here met him."""
+        return peer in self._met or not BUILTIN[network.driver].traits(network).lazy
+
+    def told_on(self, network: Network) -> tuple[Peer, ...]:
+        """Those of `peers_on` of whom the tunnels of *network* are to be told."""
+        return tuple(peer for peer in self.peers_on(network.id) if self.is_told(network, peer))
+
+    def peer_at(self, network: str, where: IPAddress | str) -> Peer | None:
+        """Who on another host has an address or a MAC on the network of this ID."""
+        return self._peer_at.get((network, where))
+
+    def meet(self, peer: Peer) -> None:
+        """Know that somebody here looked for *peer*. It is not stored: the kernel knows it."""
+        self._met.add(peer)
 
     def peer(self, network: str, identity: str) -> Peer | None:
         """The endpoint of this ID that another host has on the network of this ID."""
@@ -347,15 +365,24 @@ class State:
 
     def _put_peer(self, peer: Peer) -> None:
         if before := self.peer(peer.network, peer.id):
+            met = before in self._met
             self._drop_peer(before)
+            if met:
+                self.meet(peer)
         self._peers.setdefault(peer.network, {})[peer.id] = peer
+        for where in (peer.mac, *(address.ip for address in peer.addresses)):
+            self._peer_at[peer.network, where] = peer
         for pool in self._pools_around(peer.network):
             for address in peer.addresses:
                 if pool.has(address.ip):
                     pool.take(address.ip)
 
     def _drop_peer(self, peer: Peer) -> None:
-        if self._peers.get(peer.network, {}).pop(peer.id, None):
+        if known := self._peers.get(peer.network, {}).pop(peer.id, None):
+            self._met.discard(known)
+            for where in (known.mac, *(address.ip for address in known.addresses)):
+                if self._peer_at.get((peer.network, where)) == known:
+                    del self._peer_at[peer.network, where]
             for pool in self._pools_around(peer.network):
                 for address in peer.addresses:
                     pool.release(address.ip)

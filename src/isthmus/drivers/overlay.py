@@ -63,14 +63,15 @@ HEADERS = {4: 50, 6: 70}
 """How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
 
 _VNIS = range(1, 1 << 24)
-_OURS = frozenset({"isthmus.peers", LEASE})
+_OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
     """A network's options, by what they mean. *peers* are the hosts that it names itself.
 
-    Hosts have blocks of its pool for themselves, with so many *bits* for addresses in each; None if they have none.
+    Hosts have blocks of its pool for themselves, with so many *bits* for addresses in each; None if they have none. If
+    it is *lazy*, a host is told only of those elsewhere whom somebody on it looks for.
     """
 
     vnis: tuple[int, ...]
@@ -79,6 +80,7 @@ class Parsed:
     mtu: int | None
     prefix: str
     bits: int | None
+    lazy: bool
 
     def blocks(self, subnets: Iterable[Subnet], version: int) -> Iterator[IPNetwork]:
         """The blocks that *subnets* of an IP version are divided into."""
@@ -111,6 +113,7 @@ def parse(options: Pairs) -> Parsed:
         mtu=read.mtu(),
         prefix=read.interface(PREFIX, "eth"),
         bits=_bits(read.text(LEASE)),
+        lazy=read.boolean("isthmus.lazy", default=False),
     )
 
 
@@ -149,6 +152,10 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
     if len(options.vnis) != count:
         hint = f"{network.name} has {count} subnets, and each has a VXLAN number of its own, the same on all hosts"
         raise InvalidOption(VXLANS, ",".join(map(str, options.vnis)), hint)
+    if options.lazy and options.peers:
+        raise InvalidOption(
+            "isthmus.lazy", "true", "where a network names its hosts itself, tunnels learn who is where"
+        )
     if options.bits and options.peers:
         raise InvalidOption(LEASE, dict(network.options)[LEASE], "without a store hosts cannot have blocks of the pool")
     if len({*options.vnis}) != count:
@@ -184,6 +191,7 @@ def traits(network: Network) -> Traits:
         segment=naming.hidden(network.id),
         shapeable=True,
         spanning=not options.peers,
+        lazy=options.lazy,
         enclosed=not network.internal,
     )
 
@@ -217,7 +225,9 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
     for vni in options.vnis:
         tunnel = naming.tunnel(vni)
         local = host.advertised
-        yield Vxlan(netns, tunnel, vni, BRIDGE, mine, options.port, local, learning=bool(options.peers), mtu=size)
+        yield Vxlan(
+            netns, tunnel, vni, BRIDGE, mine, options.port, local, bool(options.peers), asking=options.lazy, mtu=size
+        )
         for peer in options.peers:
             yield Forwarding(netns, tunnel, NOBODY, peer)
     if host.frames_filtered is not None:

@@ -25,7 +25,7 @@ class Traits:
     *polices* if what leaves it can be held to an egress policy. It is *shapeable* if all that an endpoint receives and
     sends passes by a pair of veths. It is *spanning* if it is on several hosts at once, which
     know of it, and of who is on it, by the store that they share. It is *enclosed* if nothing leads out of it, though
-    its members shall have a way out.
+    its members shall have a way out. It is *lazy* if a host is told only of those elsewhere whom somebody looks for.
     """
 
     prefix: str = "eth"
@@ -44,4 +44,5 @@ class Traits:
     shapeable: bool = False
     spanning: bool = False
     enclosed: bool = False
+    lazy: bool = False
     probe: Probe = Probe.OFF

@@ -98,7 +98,15 @@ class PathChanged:
     """What leaves the host's namespace may do so by another link, or the links have another MTU."""
 
 
-News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """In the namespace *netns* somebody looked for an address or a MAC, *where*, of which its tunnel was not told."""
+
+    netns: str
+    where: IPAddress | str
+
+
+News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged | Missed
 """What a watch of the kernel tells the engine, so that it looks again."""
 
 

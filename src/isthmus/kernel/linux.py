@@ -864,7 +864,8 @@ class LinuxKernel:
         space = self._space(operation, tunnel.netns)
         master = self._index_of(operation, space, tunnel.master, work)
         birthplace = -1 if space is self._spaces.host else space.netns
-        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, learning=tunnel.learning)
+        ways = {"learning": tunnel.learning, "asking": tunnel.asking}
+        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, **ways)
         alias, quiet = naming.mark(tunnel.owner), AddrGenMode.NONE if self._speaks_inet6(tunnel.mtu or 0) else None
         for _ in range(_TRIES):
             self._index += 2
@@ -1306,7 +1307,7 @@ def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
 
 
 def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None) -> Vxlan:
-    told = message.vxlan or VxlanMessage(0, 0, None, learning=False)
+    told = message.vxlan or VxlanMessage(0, 0, None, learning=False, asking=False)
     return Vxlan(
         netns,
         message.name,
@@ -1316,6 +1317,7 @@ def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage |
         told.port,
         told.local,
         told.learning,
+        told.asking,
         message.mtu,
         message.up,
     )
