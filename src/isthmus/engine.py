@@ -189,7 +189,8 @@ class Engine:
                     netns.update(self._standing_on(waiting))
                 case PathChanged():
                     moved = self._moved()
-                    of_host = of_host or bool(moved)
+                    # Tunnels begin at the address that is advertised, which may be another one now.
+                    of_host = of_host or bool(moved or self._rules.advertise)
                     netns.update(self._standing_on(moved))
                 case Lost(owner=owner):
                     whole = not owner.endpoint and owner.network in self._state.networks

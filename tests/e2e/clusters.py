@@ -189,9 +189,10 @@ class Shared:
         return host.run(f"nsenter --net=/run/isthmus/netns/{self.space} {command}")
 
     def told(self, host: Host) -> tuple[dict[str, str], dict[str, str]]:
-        """What *host* knows of who stands elsewhere: hosts by MACs, and MACs by addresses."""
-        forwarding = json.loads(self.inside(host, f"bridge -j fdb show dev {self.tunnel}"))
-        neighbours = json.loads(self.inside(host, f"ip -j neigh show dev {self.tunnel} nud permanent"))
+        """What *host* knows of who stands elsewhere: hosts by MACs, and MACs by addresses; nothing without a tunnel."""
+        enter = f"nsenter --net=/run/isthmus/netns/{self.space}"
+        forwarding = json.loads(host.attempt(f"{enter} bridge -j fdb show dev {self.tunnel}").stdout or "[]")
+        neighbours = json.loads(host.attempt(f"{enter} ip -j neigh show dev {self.tunnel} nud permanent").stdout or "[]")
         return (
             {one["mac"]: one["dst"] for one in forwarding if "dst" in one},
             {one["dst"]: one["lladdr"] for one in neighbours},

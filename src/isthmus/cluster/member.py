@@ -289,6 +289,7 @@ class Member:
         except (StoreUnavailable, SessionLost) as error:
             self._outdated = True
             log.warning("the store could not be told what is here, and will be when it is back: %s", error)
+            self._loop.call_later(RETRY, self.look)  # it need not be away: one connection may have broken
         finally:
             self._publishing = False
 
@@ -305,6 +306,10 @@ class Member:
             if network.id not in self._registry.networks and (network.id in standing or self._spared()):
                 await self._tell_network(network)
         await self._mend_blocks(offers, known)
+        here = self._registry.nodes.get(self._node)
+        if here and here.address != str(offers.address or ""):
+            here = Node(here.id, here.name, str(offers.address or ""), here.session, here.since)
+            await self._commit(of_node(here), session=here.session)
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}

@@ -10,8 +10,9 @@ takes along are known by its group. (A veth that is made is seen down for a mome
 and is dropped.) What still does is harmless: the engine looks, and finds all as it should be.
 
 What comes is heard of by a socket of its own, in the host's namespace alone: a parent that a network waits for, a route
-that lies over a subnet of ours, another default route, another MTU of what leads outside. A link that is renamed while
-it is up is not heard of, for the kernel tells of that in the words in which it tells of all else.
+that lies over a subnet of ours, another address of the host's, another default route, another MTU of what leads
+outside. A link that is renamed while it is up is not heard of, for the kernel tells of that in the words in which it
+tells of all else.
 """
 
 import os
@@ -64,6 +65,7 @@ from isthmus.kernel.netlink import (
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_DELRULE,
+    RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
@@ -83,6 +85,7 @@ from isthmus.kernel.netlink import (
     RuleMessage,
     Socket,
     address,
+    dumpaddrs,
     dumplinks,
     getlink,
     getnsid,
@@ -114,10 +117,12 @@ class Watch:
         self._socket = Socket()
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
+        self._addresses: Monitor[_Message] = Monitor(NETLINK_ROUTE, _ADDRESS_GROUPS, _ADDRESS_FILTER, _decode)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = inotify.Watch(str(known), inotify.DELETED)
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
+        self._held = {(one.ifindex, one.address) for one in map(address, self._socket.dump(dumpaddrs()))}
         self._known = {
             one.ifindex: _state(one) for one in map(link, self._socket.dump(dumplinks())) if not _is_ours(one)
         }
@@ -128,19 +133,22 @@ class Watch:
         self._socket.close()
         self._links.close()
         self._comings.close()
+        self._addresses.close()
         self._rules.close()
         self._departures.close()
 
     def filenos(self) -> tuple[int, ...]:
         """Return the descriptors to wait on."""
-        return tuple(one.fileno() for one in (self._links, self._comings, self._rules, self._departures))
+        all_ = (self._links, self._comings, self._addresses, self._rules, self._departures)
+        return tuple(one.fileno() for one in all_)
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
         links = self._links.read()
         comings = self._comings.read()
+        addresses = self._addresses.read()
         rules = self._rules.read()
-        if not (links.complete and comings.complete and rules.complete):
+        if not (links.complete and comings.complete and addresses.complete and rules.complete):
             self._dying.clear()
             return (Overrun(),)
         # Who deletes a namespace by its name leaves the file below its mount, which we take away ourselves.
@@ -164,7 +172,9 @@ class Watch:
         if any(_touches(event.message) for event in rules.events):
             news[FirewallTouched()] = None
         before = self._known.copy()
-        news.update((one, None) for event in comings.events for one in self._comings_of(event.message))
+        news.update(
+            (one, None) for event in (*comings.events, *addresses.events) for one in self._comings_of(event.message)
+        )
         if self._known != before:
             self._remember()
         self._forget(links.events)
@@ -219,6 +229,14 @@ class Watch:
             return number is not None or bool((now := self._ask(index)) and whose(now.alias))
         return message.protocol == PROTOCOL
 
+    def _moves(self, message: AddressMessage) -> bool:
+        """Whether an address of the host's own came or went; one that is there is told of whenever it is renewed."""
+        held = (message.ifindex, message.address)
+        if (message.event == RTM_DELADDR) is not (held in self._held):
+            return False
+        self._held ^= {held}
+        return True
+
     def _comings_of(self, message: _Message) -> Iterator[News]:
         """Yield what it means for us that this came, or went, if it is not ours."""
         if isinstance(message, RouteMessage):
@@ -230,6 +248,9 @@ class Watch:
                     yield PathChanged()
             elif not known and not (now and _is_ours(now)):
                 yield Routed(str(destination))
+        elif isinstance(message, AddressMessage):
+            if message.protocol != PROTOCOL and self._moves(message):
+                yield PathChanged()
         elif isinstance(message, LinkMessage) and not _is_ours(message):
             yield from self._link_came(message)
 
@@ -310,6 +331,7 @@ def _decode(message: bytes) -> _Message | None:
 _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_NEWLINK: link,
     RTM_DELLINK: link,
+    RTM_NEWADDR: address,
     RTM_DELADDR: address,
     RTM_DELROUTE: route,
     RTM_DELRULE: rule,
@@ -400,6 +422,14 @@ _COMING_FILTER: tuple[Instruction, ...] = (
     (COPY, 0, 0, 0),
     (LOAD_WORD_BEYOND, 0, 0, 4),
     (COPY, 0, 0, 0),
+)
+_ADDRESS_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+# As above; ifa_scope is at 19. Link-local addresses come with every link.
+_ADDRESS_FILTER: tuple[Instruction, ...] = (
+    (LOAD_BYTE, 0, 0, 19),
+    (IF_EQUAL, 0, 1, 0),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
 )
 _REMEMBERED = 64
 
