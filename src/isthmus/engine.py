@@ -16,8 +16,7 @@ from ipaddress import ip_network
 from isthmus import present, render
 from isthmus.addresses import IPNetwork
 from isthmus.decisions import Decisions
-from isthmus.drivers import BUILTIN
-from isthmus.drivers.overlay import HEADERS
+from isthmus.drivers import BUILTIN, overlay
 from isthmus.errors import (
     Forbidden,
     InvalidRequest,
@@ -83,6 +82,7 @@ from isthmus.views import (
     SandboxView,
     Standing,
 )
+from isthmus.wire.packets import announcement, encode
 
 
 class Engine:
@@ -210,6 +210,9 @@ class Engine:
         if network and peer:
             self._state.meet(peer)
             self.reconcile(render.peers(self._state, network, (peer,)))
+            # Who looked for him would ask again after a second.
+            told = (announcement(peer.mac, address.ip) for address in peer.addresses)
+            self._kernel.send(netns, overlay.BRIDGE, map(encode, told))
 
     def _remember_met(self) -> None:
         """Know again who on other hosts was looked for, by what the tunnels of lazy networks were told."""
@@ -633,7 +636,7 @@ class Engine:
     def packet_size(self, name: str, version: int) -> int:
         """The size, in bytes, of the largest packets of that IP *version* that go between hosts for an overlay."""
         network = self._state.network(name)
-        return (BUILTIN[network.driver].mtu(network, self._look()) or ETHERNET_MTU) + HEADERS[version]
+        return (BUILTIN[network.driver].mtu(network, self._look()) or ETHERNET_MTU) + overlay.HEADERS[version]
 
     def to_ask(self, name: str) -> Checked:
         """What of a network only the wire can tell."""
@@ -964,6 +967,9 @@ class _Stage:
         """Do nothing."""
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """Do nothing."""
+
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
         """Do nothing."""
 
     def apply(self, plan: Plan) -> None:

@@ -7,15 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import pytest
 
-from isthmus.kernel import Appeared, FirewallTouched, Lost, News, PathChanged, Routed, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Lost, Missed, News, PathChanged, Routed, Shaken
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
-from isthmus.plan import Plan, Remove
-from isthmus.resources import Address, Child, Ifb, Namespace, Port, Redirect, Resource, Route, Rule, Shaper, Veth
+from isthmus.plan import Make, Plan, Remove
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Child,
+    Forwarding,
+    Ifb,
+    Namespace,
+    Neighbour,
+    Port,
+    Redirect,
+    Resource,
+    Route,
+    Rule,
+    Shaper,
+    Veth,
+    Vxlan,
+)
+from isthmus.wire.packets import announcement, encode
 from tests.kernel.realm import apart, needs_shaping, run, started
 from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
 
@@ -303,3 +321,35 @@ def test_our_own_doing_to_limits_is_not_heard(tmp_path: Path) -> None:
             settle(kernel, *NET)
             kernel.reap()
             assert heard_by_now(watch) == set()
+
+
+@apart
+def test_whom_a_tunnel_was_not_told_of_is_heard_when_somebody_looks_for_him(tmp_path: Path) -> None:
+    """And from then on not any more: a host that holds only whom it talks to must learn of whom it would talk to."""
+    with started(tmp_path) as kernel:
+        home, far = "_ov-1", "02:00:00:00:00:09"
+        pair = Veth(home, "veth1", "web", "eth0", WEB, "02:00:00:00:00:02", "br0", told=True, ipv6=False)
+        settle(
+            kernel,
+            Namespace(home),
+            Namespace("web"),
+            Bridge(home, "br0", NETWORK),
+            Vxlan(home, "vxlan7", 7, "br0", NETWORK, 4789, asking=True),
+            pair,
+            Forwarding(home, "veth1", "02:00:00:00:00:02", master="br0"),
+            Address("web", "eth0", ip_interface("10.0.9.2/24"), WEB),
+        )
+        with watching(tmp_path, kernel) as watch:
+            asked = Missed(home, ip_address("10.0.9.9"))
+            pinging = Popen(
+                ("ip", "netns", "exec", "web", "ping", "-c", "100", "-i", "0.1", "10.0.9.9"), stdout=DEVNULL
+            )
+            try:
+                heard(watch, asked)
+                kernel.apply(Plan(make=(Make(Neighbour(home, "vxlan7", ip_address("10.0.9.9"), far)),)))
+                kernel.send(home, "br0", [encode(announcement(far, ip_address("10.0.9.9")))])
+                # Now it is known who he is, but not where.
+                heard(watch, Missed(home, far))
+            finally:
+                pinging.terminate()
+                pinging.wait()

@@ -7,7 +7,7 @@ import pytest
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
-from isthmus.kernel import Scope
+from isthmus.kernel import Missed, Scope
 from isthmus.model import Network, Peer, pairs
 from isthmus.naming import GATEWAY_NETWORK, hidden, ifb, veth
 from isthmus.options import MTU
@@ -226,3 +226,27 @@ def test_rates_are_kept_where_the_sandbox_enters_its_network(world: World) -> No
     assert limits() == {(hidden(multi.id), 10_000_000), (hidden(multi.id), 5_000_000)}
     world.engine.change("multi", "a", RATE, "off")
     assert limits() == set()
+
+
+def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None:
+    """And stays so, when he moves, and when the daemon lives anew."""
+    multi = shared(world, replace(MULTI, options=pairs({"isthmus.lazy": "true"})))
+    far, other = peer(multi), peer(multi, 78, name="other")
+    world.engine.learn([far, other], [])
+    assert told(world, multi) == set()
+    world.engine.mend(
+        [Missed(hidden(multi.id), ip_address("10.0.9.99")), Missed(hidden(multi.id), "02:00:00:00:00:99")]
+    )
+    assert told(world, multi) == set()
+    world.engine.mend([Missed(hidden(multi.id), ip_address("10.0.9.77"))])
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac}
+    moved = replace(far, via=ip_address("192.0.2.3"))
+    world.engine.learn([moved], [])
+    assert {one.remote for one in told(world, multi) if isinstance(one, Forwarding)} == {moved.via}
+    world.engine = world.restart()
+    assert world.engine.start() == NOTHING
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac}
+    world.engine.mend([Missed(hidden(multi.id), other.mac)])
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac, other.mac}
+    world.engine.learn([], [moved, other])
+    assert told(world, multi) == set()

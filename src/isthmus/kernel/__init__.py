@@ -144,5 +144,8 @@ class Kernel(Protocol):
     def holder(self, place: Place) -> str:
         """Which process of the host has *place*, or a part of it; "" if that cannot be told."""
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """Send *frames* out by a link; one that is not there, or is down, sends nothing."""
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Have connection tracking forget who went to or came from *addresses*, before somebody has them again."""

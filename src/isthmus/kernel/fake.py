@@ -334,6 +334,9 @@ class FakeKernel:
         """The process that `bind`s where *place* is."""
         return next((name for other, name in self._listeners.items() if _meet(place, other)), "")
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """Nothing: here are no packets."""
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Nothing: here are no connections."""
 

@@ -16,6 +16,7 @@ here, once: what is there already, or gone already, is success; all else is `Ref
 
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,7 @@ from typing import NamedTuple
 
 from isthmus import naming, rates
 from isthmus.errors import Refused
-from isthmus.kernel import ELSEWHERE, Count, Scope, netlink, tc
+from isthmus.kernel import ELSEWHERE, Count, Scope, namespaces, netlink, tc
 from isthmus.kernel.flows import Flows
 from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
@@ -315,6 +316,14 @@ class LinuxKernel:
     def holder(self, place: Place) -> str:
         """See `Kernel.holder`."""
         return holder(place)
+
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """See `Kernel.send`."""
+        if space := self._spaces.find(netns):
+            with suppress(OSError), namespaces.inside(space.netns, self._spaces.host.netns), _frames() as sender:
+                sender.bind((link, 0))
+                for frame in frames:
+                    sender.send(frame)
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """See `Kernel.forget`: it is done by the next `reap`."""
@@ -1462,6 +1471,11 @@ def _broadcast(interface: IPInterface) -> IPv4Address | None:
 def _replacing(message: bytes) -> bytes:
     """Return the request *message* with flags that let it replace what is there (`ip route replace`)."""
     return message[:6] + _REPLACE + message[8:]
+
+
+def _frames() -> socket.socket:
+    """Return a socket that sends whole frames and hears none."""
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
 
 
 def _chance(size: int) -> int:

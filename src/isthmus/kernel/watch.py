@@ -44,6 +44,7 @@ from isthmus.kernel import (
     Appeared,
     FirewallTouched,
     Lost,
+    Missed,
     News,
     Overrun,
     PathChanged,
@@ -65,6 +66,7 @@ from isthmus.kernel.netlink import (
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_DELRULE,
+    RTM_GETNEIGH,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
@@ -75,11 +77,13 @@ from isthmus.kernel.netlink import (
     RTMGRP_IPV6_ROUTE,
     RTMGRP_IPV6_RULE,
     RTMGRP_LINK,
+    RTMGRP_NEIGH,
     RTN_UNICAST,
     AddressMessage,
     Event,
     LinkMessage,
     Monitor,
+    NeighbourMessage,
     NetlinkError,
     RouteMessage,
     RuleMessage,
@@ -90,6 +94,7 @@ from isthmus.kernel.netlink import (
     getlink,
     getnsid,
     link,
+    neighbour,
     nsid,
     route,
     rule,
@@ -99,7 +104,7 @@ from isthmus.kernel.tc import RTM_DELQDISC, RTM_DELTFILTER, RTMGRP_TC, FilterMes
 from isthmus.model import HOST
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 
-_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage | QdiscMessage | FilterMessage
+_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage | NeighbourMessage | QdiscMessage | FilterMessage
 _USER = "user-"
 _PASSING = frozenset(kind.name for kind in SETS.values() if kind.passing)
 
@@ -118,6 +123,7 @@ class Watch:
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
         self._addresses: Monitor[_Message] = Monitor(NETLINK_ROUTE, _ADDRESS_GROUPS, _ADDRESS_FILTER, _decode)
+        self._misses: Monitor[_Message] = Monitor(NETLINK_ROUTE, RTMGRP_NEIGH, _MISS_FILTER, _decode, tied=True)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = inotify.Watch(str(known), inotify.DELETED)
         self._names: dict[int, str] = {}
@@ -134,12 +140,13 @@ class Watch:
         self._links.close()
         self._comings.close()
         self._addresses.close()
+        self._misses.close()
         self._rules.close()
         self._departures.close()
 
     def filenos(self) -> tuple[int, ...]:
         """Return the descriptors to wait on."""
-        all_ = (self._links, self._comings, self._addresses, self._rules, self._departures)
+        all_ = (self._links, self._comings, self._addresses, self._misses, self._rules, self._departures)
         return tuple(one.fileno() for one in all_)
 
     def read(self) -> tuple[News, ...]:
@@ -164,7 +171,7 @@ class Watch:
             elif isinstance(message, QdiscMessage | FilterMessage):
                 if event.nsid is None and (owner := self._limited(message)):
                     news[Lost(owner)] = None
-            elif self._matters(event.nsid, message):
+            elif not isinstance(message, NeighbourMessage) and self._matters(event.nsid, message):
                 shaken[event.nsid] = None
         for number in shaken:
             if (name := self._name(number)) is not None:
@@ -175,6 +182,7 @@ class Watch:
         news.update(
             (one, None) for event in (*comings.events, *addresses.events) for one in self._comings_of(event.message)
         )
+        news.update((one, None) for event in self._misses.read().events for one in self._missed(event))
         if self._known != before:
             self._remember()
         self._forget(links.events)
@@ -236,6 +244,13 @@ class Watch:
             return False
         self._held ^= {held}
         return True
+
+    def _missed(self, event: Event[_Message]) -> Iterator[Missed]:
+        """Yield whom somebody looked for in a namespace of ours; what is lost of that, is looked for again."""
+        if isinstance(message := event.message, NeighbourMessage) and event.nsid is not None:
+            where = message.address or message.mac
+            if where and (name := self._name(event.nsid)):
+                yield Missed(name, where)
 
     def _comings_of(self, message: _Message) -> Iterator[News]:
         """Yield what it means for us that this came, or went, if it is not ours."""
@@ -336,6 +351,7 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_DELROUTE: route,
     RTM_DELRULE: rule,
     RTM_NEWROUTE: route,
+    RTM_GETNEIGH: neighbour,
     RTM_DELQDISC: qdisc,
     RTM_DELTFILTER: filter_,
 }
@@ -428,6 +444,13 @@ _ADDRESS_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 _ADDRESS_FILTER: tuple[Instruction, ...] = (
     (LOAD_BYTE, 0, 0, 19),
     (IF_EQUAL, 0, 1, 0),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
+)
+# As above: of neighbours, only that a tunnel was not told of one.
+_MISS_FILTER: tuple[Instruction, ...] = (
+    (LOAD_HALF, 0, 0, 4),
+    (IF_EQUAL, 0, 1, socket.htons(RTM_GETNEIGH)),
     (RETURN, 0, 0, EVERYTHING),
     (RETURN, 0, 0, 0),
 )
