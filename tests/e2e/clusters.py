@@ -192,7 +192,9 @@ class Shared:
         """What *host* knows of who stands elsewhere: hosts by MACs, and MACs by addresses; nothing without a tunnel."""
         enter = f"nsenter --net=/run/isthmus/netns/{self.space}"
         forwarding = json.loads(host.attempt(f"{enter} bridge -j fdb show dev {self.tunnel}").stdout or "[]")
-        neighbours = json.loads(host.attempt(f"{enter} ip -j neigh show dev {self.tunnel} nud permanent").stdout or "[]")
+        neighbours = json.loads(
+            host.attempt(f"{enter} ip -j neigh show dev {self.tunnel} nud permanent").stdout or "[]"
+        )
         return (
             {one["mac"]: one["dst"] for one in forwarding if "dst" in one},
             {one["dst"]: one["lladdr"] for one in neighbours},

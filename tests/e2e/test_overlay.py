@@ -23,6 +23,8 @@ from tests.kv_servers import program
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(os.geteuid() != 0, reason="needs root: namespaces are made")]
 
+PUT_BACK = "what was taken away is not put back"
+
 SOON = 3.0
 """How long, in seconds, it may take until a user is told that something cannot be had."""
 
@@ -462,32 +464,53 @@ def test_the_others_follow_a_host_to_its_new_address(three: Cluster) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        "bridge fdb del {mac} dev {tunnel} dst 192.0.2.2",
-        "ip neigh del {address} dev {tunnel}",
-        "ip neigh flush dev {tunnel} nud permanent",
-        "bridge fdb del {own} dev {port} master",
         "ip link set {tunnel} down",
+        "ip link set {tunnel} nomaster",
         "ip link del {tunnel}",
-        "ip link del {port}",
         "ip link set br0 down",
         "ip link del br0",
         "ip address flush dev br0",
-        "",
+        "ip link del {port}",
     ],
 )
 def test_what_a_host_loses_of_a_network_is_put_back(three: Cluster, command: str) -> None:
-    """Without being asked: entries, neighbours, devices, and the namespace itself."""
+    """Without being asked: devices and addresses in the network's namespace, with all that was told to them."""
+    multi = three.network("multi", "--ipv6 --subnet 10.0.9.0/24 --subnet fd09::/64")
+    tenants, host = multi.one_each(), three.hosts[0]
+    multi.settled(tenants)
+    (port,) = json.loads(multi.inside(host, "ip -j link show type veth"))
+    before = len(host.log)
+    multi.inside(host, command.format(tunnel=multi.tunnel, port=port["ifname"]))
+    until(lambda: "put back what others had taken" in host.log[before:], f"{PUT_BACK} after {command}")
+    multi.settled(tenants)
+    assert pings(tenants[0].place, tenants[1].place.address(version=6))
+    host.isthmus("network check multi")
+
+
+def test_a_networks_namespace_that_is_taken_away_is_made_again(three: Cluster) -> None:
+    """With all that was in it: those who stand here, and what is known of those elsewhere, in both families."""
+    multi = three.network("multi", "--ipv6 --subnet 10.0.9.0/24 --subnet fd09::/64")
+    tenants, host = multi.one_each(), three.hosts[0]
+    multi.settled(tenants)
+    before = len(host.log)
+    host.run(f"ip netns delete {multi.space}")
+    until(lambda: "put back what others had taken" in host.log[before:], PUT_BACK)
+    multi.settled(tenants)
+    assert pings(tenants[0].place, tenants[1].place.address(version=6))
+    host.isthmus("network check multi")
+
+
+def test_entries_that_somebody_deletes_are_told_and_are_put_back_by_the_next_look(three: Cluster) -> None:
+    """The kernel tells of their going as it does where we take them away, so nobody is woken by that."""
     multi = three.network("multi", "--subnet 10.0.9.0/24")
     tenants, host = multi.one_each(), three.hosts[0]
     multi.settled(tenants)
-    if command:
-        (link,) = tenants[1].place.ip("link show dev eth0")
-        (own,) = tenants[0].place.ip("link show dev eth0")
-        ports = [one["ifname"] for one in json.loads(multi.inside(host, "ip -j link show type veth"))]
-        names = {"mac": link["address"], "own": own["address"], "port": ports[0]}
-        multi.inside(host, command.format(tunnel=multi.tunnel, address=tenants[1].address, **names))
-    else:
-        host.run(f"ip netns delete {multi.space}")
-    until(lambda: "put back what others had taken" in host.log, "it is not put back")
+    (link,) = tenants[1].place.ip("link show dev eth0")
+    multi.inside(host, f"bridge fdb del {link['address']} dev {multi.tunnel} dst 192.0.2.2")
+    multi.inside(host, f"ip neigh del {tenants[2].address} dev {multi.tunnel}")
+    told = host.complains("network check multi")
+    assert "fdb replace" in told
+    assert "neigh replace" in told
+    multi.inside(host, "ip link set br0 down")
     multi.settled(tenants)
     host.isthmus("network check multi")
