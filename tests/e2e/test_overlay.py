@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from http.client import HTTPException
 from ipaddress import ip_address
 from random import Random
@@ -148,9 +149,9 @@ def test_a_pool_is_given_out_whole_and_nothing_twice(three: Cluster) -> None:
     """Many come at once on all hosts: each address goes to one of them, and who comes too late is told."""
     small = three.network("small", "--subnet 10.0.27.0/27")
     wishes = [(host, f"{host.name}-{number}") for number in range(11) for host in three.hosts]
-    answers = at_once(lambda wish=wish: (*wish, attach(*wish, "small", patience=60)) for wish in wishes)  # type: ignore[misc]
-    refused = [answer for _, _, (status, answer) in answers if status != 201]
-    tenants = [_standing(host, name) for host, name, (status, _) in answers if status == 201]
+    answers = at_once(partial(attach, host, name, "small", patience=60) for host, name in wishes)
+    refused = [answer for status, answer in answers if status != 201]
+    tenants = [_standing(*wish) for wish, (status, _) in zip(wishes, answers, strict=True) if status == 201]
     # The gateway has the first one, the last one is the broadcast address.
     assert sorted(int(one.address.rpartition(".")[2]) for one in tenants) == list(range(2, 31))
     assert len(refused) == 4
@@ -164,12 +165,9 @@ def test_of_two_who_want_one_address_one_gets_it(three: Cluster) -> None:
     tenants = []
     for number in range(10, 15):
         wishes = [(host, f"{host.name}-{number}") for host in three.hosts]
-        answers = at_once(
-            lambda wish=wish, number=number: (*wish, attach(*wish, "multi", f"10.0.9.{number}"))  # type: ignore[misc]
-            for wish in wishes
-        )
-        (won,) = [(host, name) for host, name, (status, _) in answers if status == 201]
-        assert all("Address already in use" in answer["message"] for _, _, (status, answer) in answers if status != 201)
+        answers = at_once(partial(attach, host, name, "multi", f"10.0.9.{number}") for host, name in wishes)
+        (won,) = [wish for wish, (status, _) in zip(wishes, answers, strict=True) if status == 201]
+        assert all("Address already in use" in answer["message"] for status, answer in answers if status != 201)
         tenants.append(_standing(*won))
     multi.settled(tenants)
 
@@ -178,10 +176,7 @@ def test_of_two_who_make_a_network_of_one_name_one_does(three: Cluster) -> None:
     """There is one such network afterwards, and all hosts have that."""
     for number in range(5):
         body = {"Name": f"twin{number}", "Driver": "overlay"}
-        answers = at_once(
-            lambda host=host, body=body: attempt(host, "POST", "/networks/create", body)  # type: ignore[misc]
-            for host in three.hosts
-        )
+        answers = at_once(partial(attempt, host, "POST", "/networks/create", body) for host in three.hosts)
         (made,) = [answer for status, answer in answers if status == 201]
         assert all("already exists" in answer["message"] for status, answer in answers if status != 201)
         for host in three.hosts:
@@ -201,9 +196,9 @@ def _standing(host: Host, name: str) -> Tenant:
 
 
 def test_without_the_store_what_stands_goes_on(three: Cluster) -> None:
-    """Who wants to come is told soon what is away; who leaves is forgotten when it is back, and all else is as before."""
+    """Who wants to come is told soon what is away; who leaves is forgotten when it is back; all else is as before."""
     multi = three.network("multi", "--subnet 10.0.9.0/24")
-    one, two, *others = tenants = multi.one_each()
+    one, two, _ = tenants = multi.one_each()
     leaver = multi.tenant(three.hosts[2], "leaver")
     multi.settled([*tenants, leaver])
     flow = Flow(one.place, two.place, two.address)
@@ -226,7 +221,6 @@ def test_without_the_store_what_stands_goes_on(three: Cluster) -> None:
         flow.close()
     multi.settled(tenants)
     multi.settled([*tenants, *multi.one_each("late")])
-    assert others
 
 
 def test_a_store_that_says_nothing_is_away(three: Cluster) -> None:
@@ -305,10 +299,7 @@ def test_a_daemon_that_dies_in_the_midst_of_attaches_leaks_nothing(three: Cluste
         standing = [_standing(victim, name) for name in names]
         multi.settled([*tenants[:2], *standing])
         assert set(victim.run("ls /run/netns").split()) - {multi.space} == set(names)
-        ports = (
-            multi.inside(victim, "ls /sys/class/net") if False else multi.inside(victim, "ip -j link show type veth")
-        )
-        assert ports.count('"ifname"') == len(names)
+        assert len(json.loads(multi.inside(victim, "ip -j link show type veth"))) == len(names)
         for one in standing:
             if one.name != tenants[2].name:
                 one.leave()
@@ -351,7 +342,7 @@ def test_a_host_that_is_cut_off_for_a_moment_loses_nothing(three: Cluster) -> No
             tenants.append(multi.tenant(three.hosts[number % 2], f"n{number}"))
             status, answer = attach(lonely, f"l{number}", "multi")
             assert status == 503, answer
-        assert "store" in answer["message"]
+            assert "store" in answer["message"]
         assert pings(tenants[2].place, beside.address)
         assert shut(tenants[0].place, beside.address, "icmp")
     three.together()
@@ -414,7 +405,6 @@ def test_a_network_goes_when_nobody_stands_on_it_anywhere(three: Cluster) -> Non
         told = host.refused("network rm multi")
         assert "has active endpoints" in told
         assert '"web"' in told
-        assert "disconnect" not in told or host
     multi.settled([tenant])
     tenant.leave()
     three.hosts[1].isthmus("network rm multi")
@@ -431,10 +421,7 @@ def test_a_network_that_goes_as_somebody_comes_is_gone_or_is_not(three: Cluster)
         multi = three.network(name, "--subnet 10.0.9.0/24")
         remover, host = three.hosts[0], three.hosts[1 + number % 2]
         (removed, _), (came, answer) = at_once(
-            [
-                lambda name=name, remover=remover: attempt(remover, "DELETE", f"/networks/{name}"),  # type: ignore[misc]
-                lambda name=name, host=host: attach(host, "web", name),  # type: ignore[misc]
-            ]
+            [partial(attempt, remover, "DELETE", f"/networks/{name}"), partial(attach, host, "web", name)]
         )
         assert (removed == 204) is not (came == 201), (removed, came, answer)
         if came == 201:

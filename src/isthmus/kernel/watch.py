@@ -254,7 +254,7 @@ class Watch:
             elif not known and not (now and _is_ours(now)):
                 yield Routed(str(destination))
         elif isinstance(message, AddressMessage):
-            if message.protocol != PROTOCOL and self._moves(message):
+            if self._moves(message) and not ((now := self._ask(message.ifindex)) and _is_ours(now)):
                 yield PathChanged()
         elif isinstance(message, LinkMessage) and not _is_ours(message):
             yield from self._link_came(message)
