@@ -114,7 +114,9 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
             run("ip", "route", "add", "unreachable", "10.51.0.0/16")
             run("ip", "route", "add", "local", "10.52.0.0/16", "dev", "lan0")
             run("ip", "route", "del", "10.50.0.0/16")
+            assert heard_by_now(watch) == set()
             run("ip", "address", "flush", "dev", "lan0")
+            assert heard_by_now(watch) == {PathChanged()}
             run("ip", "-n", "web", "address", "add", "192.168.7.5/24", "dev", "lo")
             run("ip", "-n", "web", "address", "del", "192.168.7.5/24", "dev", "lo")
             run("nft", "add", "table", "inet", "other")
