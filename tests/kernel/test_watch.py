@@ -124,6 +124,7 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
             assert heard_by_now(watch) == {
                 Routed("192.168.7.0/24"),
                 Routed("10.50.0.0/16"),
+                PathChanged(),
             }
             run("ip", "link", "set", "lan0", "alias", "their own")
             run("ip", "link", "set", "lan0", "mtu", "1450")  # as it is
@@ -131,7 +132,9 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
             run("ip", "route", "add", "unreachable", "10.51.0.0/16")
             run("ip", "route", "add", "local", "10.52.0.0/16", "dev", "lan0")
             run("ip", "route", "del", "10.50.0.0/16")
+            assert heard_by_now(watch) == set()
             run("ip", "address", "flush", "dev", "lan0")
+            assert heard_by_now(watch) == {PathChanged()}
             run("ip", "-n", "web", "address", "add", "192.168.7.5/24", "dev", "lo")
             run("ip", "-n", "web", "address", "del", "192.168.7.5/24", "dev", "lo")
             run("nft", "add", "table", "inet", "other")
@@ -211,6 +214,9 @@ def test_ipv6_is_heard_like_ipv4(tmp_path: Path) -> None:
         (("ip route add 10.7.0.0/16 dev up0 proto 105",), set()),
         (("ip route add 10.7.0.0/16 dev br-a",), set()),
         (("ip address add 10.7.0.1/16 dev br-a",), set()),
+        (("ip address add 10.7.0.1/32 dev up0",), {PathChanged()}),
+        (("ip address add 10.7.0.1/32 dev up0", "ip address del 10.7.0.1/32 dev up0"), {PathChanged()}),
+        (("ip address add 10.7.0.1/32 dev up0 scope link",), set()),
     ],
     ids=str,
 )

@@ -165,9 +165,8 @@ class Watch:
         shaken: dict[int | None, None] = {}
         for event in links.events:
             message = event.message
-            if isinstance(message, LinkMessage):
-                if owner := self._owner(event.nsid, message):
-                    news[Lost(owner)] = None
+            if isinstance(message, LinkMessage) and (owner := self._owner(event.nsid, message)):
+                news[Lost(owner)] = None
             elif isinstance(message, QdiscMessage | FilterMessage):
                 if event.nsid is None and (owner := self._limited(message)):
                     news[Lost(owner)] = None
@@ -225,8 +224,14 @@ class Watch:
         now = self._ask(message.ifindex)
         return whose(now.alias) if now else None
 
-    def _matters(self, number: int | None, message: AddressMessage | RouteMessage | RuleMessage) -> bool:
-        """Whether an address, route or rule that went was ours, and is not gone with a link that had to go."""
+    def _matters(self, number: int | None, message: LinkMessage | AddressMessage | RouteMessage | RuleMessage) -> bool:
+        """Whether an address, route or rule that went was ours, and is not gone with a link that had to go.
+
+        So does a link that left its bridge in a network's namespace: it is told of without its alias.
+        """
+        if isinstance(message, LinkMessage):
+            stays = message.family == AF_BRIDGE and (number, message.ifindex) not in self._dying
+            return stays and number is not None and naming.is_hidden(self._name(number) or "")
         if isinstance(message, RuleMessage):
             return message.protocol == PROTOCOL
         index = message.ifindex if isinstance(message, AddressMessage) else message.oif
@@ -264,7 +269,7 @@ class Watch:
             elif not known and not (now and _is_ours(now)):
                 yield Routed(str(destination))
         elif isinstance(message, AddressMessage):
-            if message.protocol != PROTOCOL and self._moves(message):
+            if self._moves(message) and not ((now := self._ask(message.ifindex)) and _is_ours(now)):
                 yield PathChanged()
         elif isinstance(message, LinkMessage) and not _is_ours(message):
             yield from self._link_came(message)
