@@ -269,6 +269,29 @@ def test_a_store_that_lost_its_data_is_told_again(hosts: Hosts) -> None:
     hosts.run(test)
 
 
+def test_keys_that_somebody_deletes_are_told_again(hosts: Hosts) -> None:
+    """One after the other or all at once: what stands is the truth."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        await one.network()
+        await until(lambda: bool(three.engine.offers().networks))
+        await one.sandbox("a")
+        await two.sandbox("b")
+        await until(lambda: hosts.agree)
+        ways = three.ways
+        for key in ("addresses/", "networks/"):
+            hosts.cluster.change(dict.fromkeys(one for one in hosts.cluster.items if one.startswith(key)), "")
+            await until(lambda: hosts.agree and any(key.startswith("networks/") for key in hosts.cluster.items))
+        hosts.cluster.change(dict.fromkeys(hosts.cluster.items), "")
+        assert three.ways == ways
+        await until(lambda: any(host.member.away for host in (one, two, three)))
+        await hosts.there()
+        await until(lambda: hosts.agree and len(hosts.addresses) == 2)
+        assert await three.sandbox("c") == "10.0.9.4/24"
+
+    hosts.run(test)
+
+
 def test_the_addresses_of_a_host_that_is_gone_are_free_again(hosts: Hosts) -> None:
     """A while after its session ended; when it comes back, it claims what is free, and says what is not."""
 

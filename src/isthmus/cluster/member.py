@@ -352,9 +352,10 @@ class Member:
 
     async def _tell_network(self, network: Network) -> None:
         """Have the store know a network again, unless others did that just now."""
-        keys = of_network(network)
+        there = self._registry.items
+        lacking = {key: value for key, value in of_network(network).items() if there.get(key) != value}
         try:
-            await self._commit(keys, absent=keys)
+            await self._commit(lacking, absent=lacking)
         except Conflict as conflict:
             await self._refresh()
             if network.id not in self._registry.networks:
@@ -484,6 +485,9 @@ class Member:
     async def _hear(self, snapshot: Snapshot) -> None:
         async with aclosing(self._store.watch("", snapshot)) as deltas:
             async for revision, changes in ((delta.revision, delta.changes) async for delta in deltas):
+                if changes.get(CLUSTER, b"") is None:
+                    # Or it shows us nothing any more, as Consul does where a token may not read.
+                    raise StoreUnavailable("it has lost its data")
                 # What this host wrote later is not undone by news that are older.
                 fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
                 self._written = {key: written for key, written in self._written.items() if written > revision}
@@ -516,7 +520,10 @@ class Member:
         touched = any(key in held and held[key] != value for key, value in changes.items())
         changed = self._registry.take(changes)
         self._told_damaged(changed)
-        await self._teach(changed.put, changed.drop)
+        # Who stands on a network is of use to the engine only when it knows that.
+        fresh = {one.id for one in changed.put if isinstance(one, Network)}
+        there = [peer for peer in self._registry.peers() if peer.network in fresh] if fresh else []
+        await self._teach(dict.fromkeys((*changed.put, *there)), changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
         ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
