@@ -40,7 +40,7 @@ from isthmus.wire.fake import FakeWire
 
 T = TypeVar("T")
 
-TIMES = Times(heartbeat=0.05, ttl=10.0, delay=0.1)
+TIMES = Times(heartbeat=0.05, ttl=10.0, delay=0.1, retry=0.02)
 PATIENCE = 10.0
 
 
@@ -55,8 +55,8 @@ async def until(done: Callable[[], bool]) -> None:
 class Machine:
     """One host: what a daemon is made of, but for the API; `live` begins a life of it."""
 
-    def __init__(self, cluster: Cluster, number: int, there: Path) -> None:
-        self.cluster, self.number, self.there = cluster, number, there
+    def __init__(self, cluster: Cluster, number: int, there: Path, times: Times) -> None:
+        self.cluster, self.number, self.there, self.times = cluster, number, there, times
         self.address = ip_address(f"192.0.2.{number}")
         self.kernel = FakeKernel(host=Host((HostLink("eth0", "veth", 1500, (ip_interface(f"{self.address}/24"),)),)))
         self.store = MemoryStore()
@@ -79,7 +79,9 @@ class Machine:
         name = f"host{self.number}"
         node = sha256(name.encode()).hexdigest()[:32]
         remembered = self.there / name
-        self.member = Member(self.call, Memory(self.cluster), node, name, remembered, TIMES, lambda: next(self.numbers))
+        self.member = Member(
+            self.call, Memory(self.cluster), node, name, remembered, self.times, lambda: next(self.numbers)
+        )
         self.lan.share(self.member)
         self.engine.start()
         self.member.start()
@@ -126,9 +128,9 @@ class Machine:
 class Hosts:
     """Some hosts with a store, and what a test does with them."""
 
-    def __init__(self, there: Path, number: int = 3) -> None:
+    def __init__(self, there: Path, times: Times = TIMES) -> None:
         self.cluster = Cluster()
-        self.hosts = [Machine(self.cluster, one, there) for one in range(1, number + 1)]
+        self.hosts = [Machine(self.cluster, number, there, times) for number in (1, 2, 3)]
 
     def run(self, test: Callable[..., Coroutine[object, object, None]]) -> None:
         """Do *test*, given the hosts, which are all in touch with the store."""

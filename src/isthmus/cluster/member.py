@@ -33,8 +33,8 @@ from isthmus.views import Event, Finding, NodeView, Offers
 
 log = logging.getLogger("isthmus.cluster")
 
-RETRY, PATIENCE = 0.5, 15.0
-"""After how many seconds a store that is away is looked for again, at first and at most."""
+PATIENCE = 30
+"""How many times as long as at first it takes at most until a store that is away is looked for again."""
 
 
 BRIEF = 8
@@ -45,12 +45,14 @@ BRIEF = 8
 class Times:
     """How often a host shows that it is there, when it is held to be gone, and how long after that its addresses stay.
 
-    All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed.
+    All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed. A store
+    that is away is looked for again after *retry*, and then later and later.
     """
 
     heartbeat: float
     ttl: float
     delay: float
+    retry: float = 0.5
 
 
 class Member:
@@ -250,7 +252,7 @@ class Member:
         registry = self._registry
         views = [self._view(node, "unknown" if self._away else "ready") for node in registry.nodes.values()]
         for identity in registry.holders() - registry.nodes.keys():
-            via = next(str(peer.via) for peer in registry.peers_of(identity))
+            via = next((str(peer.via) for peer in registry.peers_of(identity)), "")
             views.append(self._view(Node(identity, "", via, "", 0), "down"))
         return tuple(sorted(views, key=lambda view: (not view.here, view.name, view.id)))
 
@@ -289,7 +291,7 @@ class Member:
         except (StoreUnavailable, SessionLost) as error:
             self._outdated = True
             log.warning("the store could not be told what is here, and will be when it is back: %s", error)
-            self._loop.call_later(RETRY, self.look)  # it need not be away: one connection may have broken
+            self._loop.call_later(self._times.retry, self.look)  # it need not be away: one connection may have broken
         finally:
             self._publishing = False
 
@@ -399,18 +401,18 @@ class Member:
 
     async def _stay(self) -> None:
         """Find the store again whenever it was lost."""
-        pause = RETRY
+        pause = self._times.retry
         while True:
             try:
                 snapshot = await self._meet()
-                pause = RETRY
+                pause = self._times.retry
                 await self._follow(snapshot)
             except (StoreUnavailable, SessionLost) as error:
                 if self._away != str(error):
                     log.warning("the cluster store is away, and what stands goes on: %s", error)
                 self._away = str(error)
             await asyncio.sleep(pause)
-            pause = min(2 * pause, PATIENCE)
+            pause = min(2 * pause, PATIENCE * self._times.retry)
 
     async def _meet(self) -> Snapshot:
         """Be known to the store, and know all that it knows."""
