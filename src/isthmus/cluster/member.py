@@ -19,7 +19,7 @@ from isthmus.views import Event, NodeView, Offers
 
 log = logging.getLogger("isthmus.cluster")
 
-RETRY, PATIENCE = 0.5, 15.0
+RETRY, PATIENCE = 0.5, 5.0
 """After how many seconds a store that is away is looked for again, at first and at most."""
 
 
