@@ -33,7 +33,7 @@ from isthmus.views import Event, Finding, NodeView, Offers
 
 log = logging.getLogger("isthmus.cluster")
 
-PATIENCE = 30
+PATIENCE = 10
 """How many times as long as at first it takes at most until a store that is away is looked for again."""
 
 
@@ -87,7 +87,8 @@ class Member:
         # What is being asked for: as long as its asker has not settled, what stands says nothing of it.
         self._pending: dict[object, tuple[str, ...]] = {}
         self._lost: dict[str, str] = {}
-        self._publishing = self._outdated = False
+        self._publishing = self._outdated = self._closing = False
+        self._moved = asyncio.Event()
         self._teaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
@@ -98,6 +99,7 @@ class Member:
 
     async def close(self) -> None:
         """Let go of the store. The session goes on until its time is over: the next run goes on with what is there."""
+        self._closing = True
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -310,8 +312,8 @@ class Member:
         await self._mend_blocks(offers, known)
         here = self._registry.nodes.get(self._node)
         if here and here.address != str(offers.address or ""):
-            here = Node(here.id, here.name, str(offers.address or ""), here.session, here.since)
-            await self._commit(of_node(here), session=here.session)
+            self._moved.set()
+            return
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
@@ -411,11 +413,16 @@ class Member:
                 if self._away != str(error):
                     log.warning("the cluster store is away, and what stands goes on: %s", error)
                 self._away = str(error)
+            if self._closing:
+                return  # a group of tasks that fails as it is cancelled forgets the latter (Python 3.11)
+            # Connections of before lead nowhere, and a watch on one would hear nothing for long.
+            await self._store.close()
             await asyncio.sleep(pause)
             pause = min(2 * pause, PATIENCE * self._times.retry)
 
     async def _meet(self) -> Snapshot:
         """Be known to the store, and know all that it knows."""
+        self._moved.clear()
         snapshot = await self._store.read("")
         self._registry, self._written = Registry(), {}
         self._told_damaged(self._registry.take(snapshot.items))
@@ -473,6 +480,7 @@ class Member:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew())
                 group.create_task(self._hear(snapshot))
+                group.create_task(self._move())
         except ExceptionGroup as group:
             lost, others = group.split((StoreUnavailable, SessionLost))
             if others or lost is None:
@@ -483,6 +491,11 @@ class Member:
         while True:
             await asyncio.sleep(self._times.heartbeat)
             await self._store.renew(self._session)
+
+    async def _move(self) -> None:
+        """Begin anew when this host has another address: what was connected from the old one is deaf."""
+        await self._moved.wait()
+        raise StoreUnavailable("this host has another address")
 
     async def _hear(self, snapshot: Snapshot) -> None:
         async with aclosing(self._store.watch("", snapshot)) as deltas:
