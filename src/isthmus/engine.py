@@ -676,13 +676,13 @@ class Engine:
         """What this host has of the networks that it shares with others, as these are to see it."""
         return replace(present.offers(self._state), address=self._seen.advertised)
 
-    def keep_blocks(self, put: Iterable[Block], drop: Iterable[Block]) -> tuple[Block, ...]:
-        """Give out addresses of the blocks *put* without asking, and none of *drop* any more; return those dropped.
+    def keep_blocks(self, put: Iterable[Block], lost: Iterable[Block], spare: Iterable[Block]) -> tuple[Block, ...]:
+        """Give out addresses of the blocks *put* without asking, and none any more of those *lost* to other hosts.
 
-        One in which somebody has an address, or has one kept for him, stays.
+        Nor of those that are *spare*, but for those in which somebody has an address by now. Return those given up.
         """
         put = [block for block in put if block.network in self._state.networks]
-        drop = tuple(block for block in drop if self._is_idle(block))
+        drop = (*lost, *filter(self._is_idle, spare))
         self._commit(put=put, drop=drop)
         return drop
 

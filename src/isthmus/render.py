@@ -144,8 +144,11 @@ def sandbox(
 def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
     """What this host has to know of those who are on *network* elsewhere, as far as it is about who *changed*."""
     changed, driver = tuple(changed), BUILTIN[network.driver]
-    known = [peer for one in changed if (peer := state.peer(network.id, one.id)) and state.is_told(network, peer)]
-    wanted = tuple(dict.fromkeys(driver.peers(network, known)))
+    # Who came in the place of another has his address, and so his MAC.
+    places = ((one.mac, *(address.ip for address in one.addresses)) for one in changed)
+    there = [state.peer_at(network.id, where) for several in places for where in several]
+    known = dict.fromkeys(filter(None, (*there, *(state.peer(network.id, one.id) for one in changed))))
+    wanted = tuple(dict.fromkeys(driver.peers(network, (one for one in known if state.is_told(network, one)))))
     told = {one.key for one in (*wanted, *driver.peers(network, changed))}
     return Area(() if network.removing else wanted, Scope(told=frozenset(told)))
 

@@ -348,7 +348,7 @@ class Member:
                 idle.setdefault((block.network, block.cidr.version), []).append(block)
         spare = [block for several in idle.values() for block in several[1:]]
         if lost or spare:
-            gone = await self._call(lambda engine: engine.keep_blocks((), (*lost, *spare)))
+            gone = await self._call(lambda engine: engine.keep_blocks((), lost, spare))
             blocks = {key: block for key, block in blocks.items() if block not in gone}
         for part in chunks({key: own[key] for key in known if key in own and key not in blocks}):
             with suppress(Conflict):
@@ -547,16 +547,21 @@ class Member:
 
     async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
         """Have the engine know what others have, and no more what they had."""
-        put = tuple(one for one in put if isinstance(one, Network) or one.node != self._node)
-        drop = tuple(one for one in drop if isinstance(one, Network) or one.node != self._node)
-        if put or drop:
-            async with self._teaching:
+        async with self._teaching:
+            # While one waits, others may have been told what is newer.
+            registry = self._registry
+            put = tuple(one for one in put if registry.has(one) and not self._is_here(one))
+            drop = tuple(one for one in drop if not (registry.knows(one) or self._is_here(one)))
+            if put or drop:
                 try:
                     brief = len(put) + len(drop) < BRIEF
                     for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
                         log.error("%s", why)
                 except (IsthmusError, ExceptionGroup) as error:
                     log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
+
+    def _is_here(self, record: Network | Peer) -> bool:
+        return isinstance(record, Peer) and record.node == self._node
 
     async def _relearn(self) -> None:
         """Have the engine know just what the store has, but spare for a while what that may only have lost."""
@@ -632,4 +637,4 @@ def _packet_size(network: str, version: int, engine: Engine) -> int:
 
 
 def _keep(block: Block, engine: Engine) -> None:
-    engine.keep_blocks((block,), ())
+    engine.keep_blocks((block,), (), ())

@@ -67,8 +67,12 @@ def opened(network: str) -> str:
 
 def of_peer(peer: Peer) -> dict[str, bytes]:
     """What is kept of an endpoint: itself, under each of its addresses."""
-    value = records.encode(peer)
-    return {f"addresses/{peer.network}/{address.ip}": value for address in peer.addresses}
+    return dict.fromkeys(keys_of(peer), records.encode(peer))
+
+
+def keys_of(peer: Peer) -> list[str]:
+    """The keys of an endpoint's addresses."""
+    return [f"addresses/{peer.network}/{address.ip}" for address in peer.addresses]
 
 
 def of_block(block: Block, node: str) -> dict[str, bytes]:
@@ -143,6 +147,18 @@ class Registry:
     def peers_of(self, node: str) -> Iterator[Peer]:
         """Those that a host has."""
         return (self._peers[key] for key in self._held.get(node, ()))
+
+    def has(self, record: Network | Peer) -> bool:
+        """Whether *record* is just what the store has."""
+        if isinstance(record, Network):
+            return self.networks.get(record.id) == record
+        return any(self._peers.get(key) == record for key in keys_of(record))
+
+    def knows(self, record: Network | Peer) -> bool:
+        """Whether the store has what *record* was, be it another by now."""
+        if isinstance(record, Network):
+            return record.id in self.networks
+        return any((one := self._peers.get(key)) is not None and one.id == record.id for key in keys_of(record))
 
     def peer(self, key: str) -> Peer | None:
         """Who has the address of this key."""
