@@ -703,7 +703,8 @@ class Engine:
         if fresh:
             self._commit(put=fresh)
             self.reconcile(self._host())
-        peers = {one.id: one for one in put if isinstance(one, Peer) and one.network in state.networks}
+        told = (one for one in put if isinstance(one, Peer) and one.network in state.networks)
+        peers = {one.id: one for one in told if one != state.peer(one.network, one.id)}
         gone = [one for one in drop if isinstance(one, Peer) and state.peer(one.network, one.id)]
         changed = [*peers.values(), *gone]
         before = [known for one in changed if (known := state.peer(one.network, one.id))]
