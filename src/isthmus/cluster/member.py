@@ -312,7 +312,9 @@ class Member:
                 await self._tell_network(network)
         await self._mend_blocks(offers, known)
         here = self._registry.nodes.get(self._node)
-        if here and here.address != str(offers.address or ""):
+        if here is None:
+            await self._greet()
+        elif here.address != str(offers.address or ""):
             self._moved.set()
             return
         if offers.address is None:
@@ -544,6 +546,7 @@ class Member:
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
         ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
+        touched = touched or f"nodes/{self._node}" in changes
         if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
             self.look()
 
