@@ -11,7 +11,7 @@ import pytest
 from isthmus.errors import IsthmusError
 from tests.unit.test_cluster import TIMES, Hosts, Machine, until
 
-STEPS = 30
+STEPS = 60
 QUICK = replace(TIMES, ttl=0.3)
 
 ANCHOR = "anchor"
