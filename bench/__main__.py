@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import addresses, attach, containers, footprint, lan, names, path, peers, ports, profile, world
+from bench import addresses, attach, containers, footprint, lan, names, overlay, path, peers, ports, profile, world
 from bench.report import Machine, Report, put_into
 
 PARTS = (
     *("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "names"),
-    *("containers", "scale"),
+    *("containers", "overlay", "scale"),
     "restart",
 )
 
@@ -82,6 +82,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
         "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
         "containers": partial(containers.measure, here, daemon, report, listings, 100),
+        "overlay": partial(overlay.measure, here, report, path_pace, max(20, listings)),
         "scale": scale,
         "restart": lambda: footprint.restart(here, daemon, made, report, restarts),
     }
