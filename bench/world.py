@@ -36,15 +36,15 @@ _APART = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$
 _INSIDE = "ISTHMUS_BENCH"
 
 
-def enter(arguments: Sequence[str]) -> int | None:
-    """Run this program again within a world of its own, and return its exit status; None if it is within already."""
+def enter(arguments: Sequence[str], module: str = "bench") -> int | None:
+    """Run this program (*module*) again in a world of its own, and return its exit status; None if it is there."""
     if _INSIDE in os.environ:
         return None
     if os.geteuid() != 0:
         print("bench: needs root: it makes network namespaces", file=sys.stderr)
         return 1
     unshare = ["unshare", "--net", "--mount", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    program = [sys.executable, "-m", "bench", *arguments]
+    program = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-", ignore_cleanup_errors=True) as directory:
         environment = os.environ | {_INSIDE: directory, "PYTHONPATH": str(ROOT)}
         try:

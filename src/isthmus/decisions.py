@@ -491,7 +491,7 @@ class Decisions:
             leases=leases,
         )
         if network.scope == "global":
-            inquiry.reserve(Reserve(offer(user, endpoint), driver.traits(network).segment))
+            inquiry.reserve(Reserve(offer(user, endpoint), driver.traits(network).segment, user.id))
         return endpoint
 
     def _place(
@@ -685,7 +685,8 @@ class Decisions:
         for name, value in request.sysctls:
             if not _SANDBOX_SYSCTL.fullmatch(name) or not value.isprintable():
                 raise InvalidOption("sysctl", f"{name}={value}", "only settings of the network, net.*, can be given")
-        identity = request.container or self._id()
+        inquiry = Inquiry(evidence)
+        identity = request.container or inquiry.sandbox(request.name) or self._id()
         user = Sandbox(
             id=identity,
             name=request.name,
@@ -708,7 +709,6 @@ class Decisions:
             _refuse_conflicts(request, _WITH_HOST)
             user = replace(user, netns=HOST)
         endpoints: list[Endpoint] = []
-        inquiry = Inquiry(evidence)
         for network, wish in self._networks(user, request):
             if network.config_only:
                 raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")

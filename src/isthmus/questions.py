@@ -50,11 +50,13 @@ class WhichLease:
 class Reserve:
     """Whether what the *record* says can be had by this host, of all that share a store with it; if so, it is ours.
 
-    A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks.
+    A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks. It is
+    that of the *sandbox* with this ID, which is part of what others see, and so has to stay when there are answers.
     """
 
     record: Network | Peer
     segment: str = ""
+    sandbox: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -135,6 +137,11 @@ class Inquiry:
         """What was reserved by this key, if it is ours."""
         found = self._evidence.granted.get((network, name)) if self._evidence else None
         return found.record if found else None
+
+    def sandbox(self, name: str) -> str:
+        """The ID that a sandbox of this *name* was told to others with; "" if it was not."""
+        granted = self._evidence.granted.values() if self._evidence else ()
+        return next((one.sandbox for one in granted if one.sandbox and one.record.name == name), "")
 
     def reserve(self, question: Reserve) -> None:
         """See that something is ours before all others."""
