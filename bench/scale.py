@@ -164,8 +164,8 @@ class Simulation:
         self._wholes = [_Whole(world, self._url, number) for number in range(1, options.whole + 1)]
         for one in self._wholes:
             held.callback(one.end)
-        self._light = options.hosts - options.whole
-        self._watching = min(options.watches or self._light, self._light)
+        self._light: int = options.hosts - options.whole
+        self._watching: int = min(options.watches or self._light, self._light)
         self._peers = {one.id: one for one in _peers(self._light, options.endpoints)}
         self._watches: list[_Watch] = []
         self._sessions: list[str] = []
@@ -306,7 +306,7 @@ class Simulation:
 
     def _extrapolated(self, before: _Used, after: _Used, marks: list[int]) -> float:
         """What the store would have sent if all light ones had watched."""
-        by_watches = sum(w.bytes - m for w, m in zip(self._watches, marks, strict=True))
+        by_watches: int = sum(w.bytes - m for w, m in zip(self._watches, marks, strict=True))
         return after.sent - before.sent + by_watches * (self._light - self._watching) / max(self._watching, 1)
 
     @staticmethod

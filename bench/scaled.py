@@ -127,7 +127,7 @@ class _Host:
         """Seconds of a processor, MiB of memory, and how many endpoints of others are known."""
         usage = resource.getrusage(resource.RUSAGE_SELF)
         memory = _resident()
-        peers = await self._worker.call(lambda engine: len(engine.offers().peers))
+        peers = await self._worker.call(lambda engine: len(engine.others()))
         return {"cpu": usage.ru_utime + usage.ru_stime, "memory": memory, "peers": peers}
 
 

@@ -143,9 +143,10 @@ def sandbox(
 def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
     """What this host has to know of those who are on *network* elsewhere, as far as it is about who *changed*."""
     changed, driver = tuple(changed), BUILTIN[network.driver]
-    known = (state.peer(network.id, one.id) for one in changed)
+    known = tuple(state.peer(network.id, one.id) for one in changed)
+    past = (one for one, now in zip(changed, known, strict=True) if one is not now)
     wanted = tuple(dict.fromkeys(driver.peers(network, filter(None, known))))
-    told = {one.key for one in (*wanted, *driver.peers(network, changed))}
+    told = {one.key for one in (*wanted, *driver.peers(network, past))}
     return Area(() if network.removing else wanted, Scope(told=frozenset(told)))
 
 

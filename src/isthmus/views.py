@@ -122,12 +122,11 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them.
+    Who fills in *offered* which host they are on is who tells them.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
-    peers: tuple[Peer, ...]
     address: IPAddress | None = None
 
 

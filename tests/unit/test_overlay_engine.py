@@ -112,7 +112,7 @@ def test_a_restart_knows_others_without_asking(world: World) -> None:
     assert len(told(world, multi)) == 4
     world.engine = world.restart()
     assert world.engine.start() == NOTHING
-    assert len(world.engine.offers().peers) == 2
+    assert len(world.engine.others()) == 2
 
 
 def test_networks_of_others_come_and_go(world: World) -> None:

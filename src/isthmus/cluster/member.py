@@ -4,7 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,8 +24,8 @@ RETRY, PATIENCE = 0.5, 15.0
 """After how many seconds a store that is away is looked for again, at first and at most."""
 
 
-BRIEF = 8
-"""How many changes the engine may learn without a thread of its own."""
+BRIEF, LESSON = 8, 500
+"""How many changes the engine may learn without a thread of its own, and how many at once: who asks waits for those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class Member:
         """What the store shall have of *record*, and what has to be there for that."""
         if isinstance(record, Network):
             return of_network(record), ()
-        address = (await self._offers()).address
+        address = await self._address()
         if address is None:
             raise StoreUnavailable(
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
@@ -268,6 +268,9 @@ class Member:
     async def _offers(self) -> Offers:
         return await self._call(lambda engine: engine.offers(), brief=True)
 
+    async def _address(self) -> IPAddress | None:
+        return await self._call(lambda engine: engine.advertised(), brief=True)
+
     def _filled(self, peer: Peer, address: IPAddress) -> Peer:
         return replace(peer, node=self._node, via=address)
 
@@ -317,7 +320,7 @@ class Member:
         if not self._session:
             self._session = await self._store.join(self._times.ttl)
             self._since = self._clock()
-        address = (await self._offers()).address
+        address = await self._address()
         here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since))
         if not here.items() <= self._registry.items.items():
             await self._commit(here, session=self._session)
@@ -399,25 +402,29 @@ class Member:
         """Have the engine know what others have, and no more what they had."""
         put = tuple(one for one in put if isinstance(one, Network) or one.node != self._node)
         drop = tuple(one for one in drop if isinstance(one, Network) or one.node != self._node)
-        if put or drop:
-            async with self._teaching:
-                try:
-                    brief = len(put) + len(drop) < BRIEF
-                    for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
-                        log.error("%s", why)
-                except (IsthmusError, ExceptionGroup) as error:
-                    log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
+        async with self._teaching:
+            for come, gone in _lessons(put, drop):
+                await self._teach_at_once(come, gone)
+
+    async def _teach_at_once(self, put: Sequence[Network | Peer], drop: Sequence[Network | Peer]) -> None:
+        try:
+            brief = len(put) + len(drop) < BRIEF
+            for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
+                log.error("%s", why)
+        except (IsthmusError, ExceptionGroup) as error:
+            log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
 
     async def _relearn(self) -> None:
         """Have the engine know just what the store has, but spare for a while what that may only have lost."""
-        offers, registry = await self._offers(), self._registry
+        networks, registry = (await self._offers()).networks, self._registry
+        others = await self._call(lambda engine: engine.others())
         there: set[Network | Peer] = {*registry.networks.values(), *registry.peers()}
         gone: list[Network | Peer] = []
         if not self._spared():
             peers = {one.id for one in registry.peers()}
-            gone += [one for one in offers.peers if one.id not in peers]
-            gone += [one for one in offers.networks if one.id not in registry.networks]
-        await self._teach(there - {*offers.peers, *offers.networks}, gone)
+            gone += [one for one in others if one.id not in peers]
+            gone += [one for one in networks if one.id not in registry.networks]
+        await self._teach(there.difference(others, networks), gone)
         self._watch_over()
 
     def _spared(self) -> bool:
@@ -475,3 +482,18 @@ class Member:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("what concerns other hosts was given up", exc_info=error)
+
+
+def _lessons(
+    put: Sequence[Network | Peer], drop: Sequence[Network | Peer]
+) -> Iterator[tuple[Sequence[Network | Peer], Sequence[Network | Peer]]]:
+    """What the engine learns at a time. An address passes from who goes to who comes, so the one goes first."""
+    if len(put) + len(drop) <= LESSON:
+        if put or drop:
+            yield put, drop
+        return
+    gone = [one for one in drop if isinstance(one, Peer)]
+    yield from (((), gone[at : at + LESSON]) for at in range(0, len(gone), LESSON))
+    come = sorted(put, key=lambda one: isinstance(one, Peer))  # nobody is known on a network that is not
+    yield from ((come[at : at + LESSON], ()) for at in range(0, len(come), LESSON))
+    yield (), [one for one in drop if isinstance(one, Network)]

@@ -33,6 +33,7 @@ from errno import (
     EXFULL,
 )
 from ipaddress import IPv4Address, IPv4Network, ip_address
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,6 +125,9 @@ PEER = "peer of "
 
 DYING = 105_105
 """The group of links (`IFLA_GROUP`) that wait to be deleted. They bear no mark."""
+
+_MANY = 64
+"""From how many entries on that a link was told, all are read rather than one after the other."""
 
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
@@ -464,19 +468,22 @@ class LinuxKernel:
 
     def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
         """Yield what links of ours were told, of the entries with these *keys*."""
-        known: dict[tuple[str, str], tuple[Space, LinkMessage] | None] = {}
-        for kind, netns, name, what, *_ in keys:
-            if (netns, name) not in known:
-                space = self._spaces.find(netns)
-                message = space.link(name) if space else None
-                known[netns, name] = (space, message) if space and message and whose(message.alias) else None
-            if not (there := known[netns, name]):
+        by_link: dict[tuple[str, str], set[Key]] = {}
+        for key in keys:
+            by_link.setdefault((key[1], key[2]), set()).add(key)
+        for (netns, name), wanted in by_link.items():
+            space = self._spaces.find(netns)
+            message = space.link(name) if space else None
+            if not (space and message and whose(message.alias)):
                 continue
-            space, message = there
+            if len(wanted) > _MANY:
+                yield from (one for one in _all_told(space, message) if one.key in wanted)
+                continue
             index, tunnel = message.ifindex, message.kind == "vxlan"
-            wanted = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
-            with suppress(NetlinkError):  # there is none
-                yield from _entries(netns, message, [neighbour(space.socket.ask(wanted))])
+            for kind, _, _, what, *_ in wanted:
+                get = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
+                with suppress(NetlinkError):  # there is none
+                    yield from _entries(netns, message, [neighbour(space.socket.ask(get))])
 
     def _standing(
         self,
@@ -1039,14 +1046,29 @@ class LinuxKernel:
     def _remove_all(self, operations: Sequence[Operation]) -> None:
         """Remove dependents first, and go on after what is refused."""
         refusals: list[Refused] = []
-        for operation in operations:
-            try:
-                self._remove(operation.resource)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    refusals.append(_refused(operation, error))
+        for told, some in groupby(operations, _told_link):
+            if told:
+                netns, name = told
+                refusals += self._remove_told(netns, name, tuple(some))
+                continue
+            for operation in some:
+                try:
+                    self._remove(operation.resource)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        refusals.append(_refused(operation, error))
         if refusals:
             raise ExceptionGroup("some could not be removed", refusals)
+
+    def _remove_told(self, netns: str, name: str, operations: Sequence[Operation]) -> Iterator[Refused]:
+        """Have a link forget what it was told, which may be a lot; give what is refused."""
+        space = self._spaces.find(netns)
+        message = space.link(name) if space else None
+        if space and message:
+            forgetting = (_forgetting(message.ifindex, operation.resource) for operation in operations)
+            for error in space.socket.attempt(*forgetting):
+                if error.errno not in _GONE:
+                    yield _refused(operations[error.index], error)
 
     def _remove(self, resource: Resource) -> None:
         """Take *resource* away, if it is there and ours."""
@@ -1076,8 +1098,6 @@ class LinuxKernel:
                 self._retire(space, message)
             case Bridge() | Vxlan() if ours:
                 space.socket.request(dellink(index))
-            case Forwarding() | Neighbour():
-                space.socket.request(_forgetting(index, resource))
             case Vlan() | Child() if ours and _stands(message):
                 space.socket.request(*_deletion(index))
             case Ifb() if ours and message.kind == "ifb":
@@ -1197,10 +1217,16 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     yield from _inner(space.name, message, owner, addresses, routes)
-    tunnel = message.kind == "vxlan"
-    if tunnel or (message.learning is False and message.flood is False):
-        told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if tunnel else ()))
-        yield from _entries(space.name, message, map(neighbour, told))
+    if message.kind == "vxlan" or (message.learning is False and message.flood is False):
+        yield from _all_told(space, message)
+
+
+def _all_told(space: Space, message: LinkMessage) -> Iterator[Forwarding | Neighbour]:
+    """Yield all that one link was told."""
+    wire, index = space.socket, message.ifindex
+    yield from _entries(space.name, message, map(neighbour, wire.dump(dumpfdb(index=index))))
+    if message.kind == "vxlan":
+        yield from _entries(space.name, message, map(neighbour, wire.dump(dumpneighs(index=index))))
 
 
 def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage]) -> Iterator[Forwarding | Neighbour]:
@@ -1259,11 +1285,24 @@ def _shaping(space: Space, message: LinkMessage) -> Iterator[Shaper | Redirect]:
         yield Redirect(space.name, message.name, name)
 
 
-def _forgetting(index: int, entry: Forwarding | Neighbour) -> bytes:
+def _told_link(operation: Operation) -> tuple[str, str] | None:
+    """Return where the link is, and its name, that was told what *operation* is about; None if it is about a link."""
+    match operation.resource:
+        case Forwarding(netns=netns, link=name) | Neighbour(netns=netns, link=name):
+            return netns, name
+        case _:
+            return None
+
+
+def _forgetting(index: int, entry: Resource) -> bytes:
     """Return what takes back what a link was told."""
-    if isinstance(entry, Forwarding):
-        return delfdb(index, entry.mac, remote=entry.remote)
-    return delneigh(index, entry.address)
+    match entry:
+        case Forwarding(mac=mac, remote=remote):
+            return delfdb(index, mac, remote=remote)
+        case Neighbour(address=neighbour_address):
+            return delneigh(index, neighbour_address)
+        case _:
+            raise TypeError(f"no link was told {entry}")
 
 
 def _remove_shaping(space: Space, index: int, resource: Shaper | Redirect) -> None:
