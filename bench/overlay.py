@@ -67,7 +67,7 @@ def _pair(world: World, held: ExitStack, kind: str, number: int) -> tuple[Daemon
         daemons.append(one)
     one, other = daemons
     _wire(one.host, other.host)
-    store = Server(world, kind, place, f"10.90.{number}.3")
+    store = Server(world.directory, kind, place, f"10.90.{number}.3")
     held.callback(store.end)
     for each in daemons:
         each.start()

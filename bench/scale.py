@@ -6,7 +6,8 @@ of its own, whose bytes are counted, but not read. What they write, renew and as
 connections that they share. The light ones do not read everything when they come; what that takes is told by a whole
 one that does. With *watches*, only so many of the light ones watch, and what the store would send is extrapolated.
 
-Bytes are those on the store's wire, with the heads of TCP and IP. The store is one server, on the same machine.
+Bytes are those on the store's wire, with the heads of TCP and IP. The store is one server, on the same
+machine, with its data in memory: its disk would be the one that others use meanwhile.
 """
 
 import argparse
@@ -56,6 +57,9 @@ _AT_ONCE = 32
 """How many commits are under way at a time."""
 
 _PATIENCE = 120.0
+
+_LITTLE = 50_000
+"""How many bytes in two seconds are no more than those of beats."""
 
 
 class _Watch(asyncio.Protocol):
@@ -158,7 +162,7 @@ class Simulation:
         add_host("store")
         ip("store", f"link add br0 type bridge\naddress add {STORE}/8 dev br0\nlink set br0 up\n")
         _wire("light", "", 1)
-        self._server = Server(world, self._kind, "store", STORE)
+        self._server = Server(Path("/run"), self._kind, "store", STORE)
         held.callback(self._server.end)
         self._url = f"{self._server.url}/{ROOT}"
         self._wholes = [_Whole(world, self._url, number) for number in range(1, options.whole + 1)]
@@ -236,30 +240,36 @@ class Simulation:
     # What is measured.
 
     async def _cold(self) -> None:
-        """One host after another comes, and learns all."""
-        for one in self._wholes:
-            empty = await one.do("used")
-            if self._options.profile and one is self._wholes[0]:
-                await one.do("profile")
-            before = _Used(self._server)
-            started = await one.do("start")
-            after = _Used(self._server)
-            if self._options.profile and one is self._wholes[0]:
-                print(await one.do("profiled"))
-            if one is self._wholes[-1]:
-                port = f"to-{one.name}"
-                self._tell("cold start: until it knows all, s", started["seconds"])
-                self._tell("cold start: read by it, MB", (after.by_port[port] - before.by_port.get(port, 0)) / 1e6)
-                self._tell(
-                    "cold start: processor of the host, of the store, s",
-                    started["cpu"] - empty["cpu"],
-                    after.cpu - before.cpu,
-                )
-                self._tell("memory of the host before, after, MiB", empty["memory"], started["memory"])
-                self._tell("memory of the store, MiB", after.memory)
-                if started["peers"] < len(self._peers):
-                    raise RuntimeError(f"a host knows {started['peers']} of {len(self._peers)}")
-            await self._quiet()
+        """One host after another comes, and learns all; the last one is told of."""
+        *others, last = self._wholes
+        for one in others:
+            await one.do("start")
+            await self._settled(one)
+        empty, before = await last.do("used"), _Used(self._server)
+        if self._options.profile:
+            await last.do("profile")
+        started = await last.do("start")
+        if self._options.profile:
+            print(await last.do("profiled"))
+        after, later = await self._settled(last)
+        read = after.by_port[f"to-{last.name}"] - before.by_port[f"to-{last.name}"]
+        self._tell("cold start: until it knows all, s", started["seconds"])
+        self._tell("cold start: read by it, MB", read / 1e6)
+        self._tell(
+            "cold start: processor of the host, of the store, s", later["cpu"] - empty["cpu"], after.cpu - before.cpu
+        )
+        self._tell("memory of the host before, after, MiB", empty["memory"], later["memory"])
+        self._tell("memory of the store, MiB", after.memory)
+        if later["peers"] < len(self._peers):
+            raise RuntimeError(f"a host knows {later['peers']} of {len(self._peers)}")
+
+    async def _settled(self, host: _Whole) -> tuple[_Used, Any]:
+        """What the store and a host used, once that has read all that it wants: its watch begins by reading, too."""
+        port, read = f"to-{host.name}", -1
+        while (now := _Used(self._server)).by_port[port] > read + _LITTLE:
+            read = now.by_port[port]
+            await asyncio.sleep(2)
+        return now, await host.do("used")
 
     async def _idle(self, seconds: float) -> None:
         hosts = [await one.do("used") for one in self._wholes]

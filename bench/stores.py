@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 from shutil import which
 
-from bench.world import PATIENCE, World, on, where
+from bench.world import PATIENCE, on, where
 from isthmus.kernel import namespaces
 
 STORES = {"etcd": 2379, "consul": 8500}
@@ -24,12 +24,15 @@ def program(name: str) -> str | None:
 
 
 class Server:
-    """A store of this *kind*, on a host of the name *place*, which has the *address* already. It ends with the run."""
+    """A store of this *kind*, on a host of the name *place*, which has the *address* already. It ends with the run.
 
-    def __init__(self, world: World, kind: str, place: str, address: str) -> None:
+    Its data is below the directory *root*.
+    """
+
+    def __init__(self, root: Path, kind: str, place: str, address: str) -> None:
         self.kind, self._place = kind, place
         self._address = f"{address}:{STORES[kind]}"
-        directory = world.directory / f"{kind}-store"
+        directory = root / f"{kind}-store"
         directory.mkdir()
         self.directory = directory
         flags = {"etcd": self._etcd, "consul": self._consul}[kind](address, directory)
