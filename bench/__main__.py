@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     with ExitStack() as held:
         _measure(here, held, report, parts, quick=options.quick, alone=options.no_peers)
     if options.write:
-        _write(options.write, "bench", report.markdown())
+        _write(options.write, "bench" if options.only == ",".join(PARTS) else options.only, report.markdown())
     print({"table": report.table, "markdown": report.markdown, "json": report.json}[options.format]())
     return 1 if report.failures else 0
 

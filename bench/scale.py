@@ -33,6 +33,7 @@ from bench.world import World, add_host, enter, ip, on, run
 from isthmus.addresses import Subnet
 from isthmus.cluster.registry import Node, chunks, of_network, of_node, of_peer, opened
 from isthmus.drivers.overlay import VXLANS
+from isthmus.errors import StoreUnavailable
 from isthmus.kv import SharedStore
 from isthmus.kv.opening import open_store
 from isthmus.model import Network, Peer, pairs
@@ -175,6 +176,7 @@ class Simulation:
         self._sessions: list[str] = []
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: list[StoreUnavailable] = []
         self._client: SharedStore = open_store(self._url, {})
 
     async def run(self) -> None:
@@ -189,6 +191,9 @@ class Simulation:
         await self._idle(self._options.seconds)
         await self._attach()
         await self._churn(self._options.seconds)
+        self._tell("requests to which the store gave no answer", len(self._failures))
+        if self._failures:
+            print(self._failures[0], self._server.log()[-1000:], sep="\n")
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -224,7 +229,10 @@ class Simulation:
         """Do *what* for each light host *every* so many seconds, evenly."""
         number, began = 0, time.monotonic()
         while True:
-            await what(number % self._light)
+            try:
+                await what(number % self._light)
+            except StoreUnavailable as error:
+                self._failures.append(error)
             number += 1
             await asyncio.sleep(max(0.0, began + number * every / self._light - time.monotonic()))
 
@@ -343,11 +351,13 @@ class Simulation:
 
         async def replace(before: Peer, after: Peer) -> None:
             async with self._gate:
-                gone = of_peer(before)
-                await self._client.commit(dict.fromkeys(gone), equal=gone)
-                come = of_peer(after)
-                await self._client.commit(come, absent=come, present=(opened(MANY.id),))
-                done[after.id] = time.monotonic()
+                gone, come = of_peer(before), of_peer(after)
+                try:
+                    await self._client.commit(dict.fromkeys(gone), equal=gone)
+                    await self._client.commit(come, absent=come, present=(opened(MANY.id),))
+                    done[after.id] = time.monotonic()
+                except StoreUnavailable as error:
+                    self._failures.append(error)
 
         began = time.monotonic()
         for count, peer in enumerate(old):
@@ -355,14 +365,17 @@ class Simulation:
             tasks.append(asyncio.create_task(replace(peer, _peer(number, self._light))))
             await asyncio.sleep(max(0.0, began + count / rate - time.monotonic()))
         offered = time.monotonic() - began
-        await asyncio.gather(*tasks)
+        await asyncio.wait(tasks, timeout=3 * seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         passed = time.monotonic() - began
         last = max(done, key=lambda one: done[one])
         caught_up = [await self._heard(one, last) - done[last] for one in others]
         after, later = _Used(self._server), [await one.do("used") for one in others]
         known = [await host.do("learned", [*done]) for host in others]
         lags = sorted(at - done[one] for times in known for one, at in zip(done, times, strict=True) if at)
-        self._tell("churn: wished, reached, 1/s", len(old) / offered, len(old) / passed)
+        self._tell("churn: wished, reached, 1/s", len(old) / offered, len(done) / passed)
         self._tell(
             "churn: delay until a host knows, median, p99, after the last, s",
             median(lags),

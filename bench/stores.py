@@ -50,6 +50,10 @@ class Server:
         """Its process."""
         return self._process.pid
 
+    def log(self) -> str:
+        """What it has logged."""
+        return (self.directory / "log").read_text(errors="replace")
+
     def end(self) -> None:
         """End it."""
         self._process.kill()
@@ -79,7 +83,7 @@ class Server:
         deadline = time.monotonic() + PATIENCE
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.kind} does not start: {(self.directory / 'log').read_text()[-500:]}")
+                raise RuntimeError(f"{self.kind} does not start: {self.log()[-500:]}")
             time.sleep(0.1)
 
     def _ready(self) -> bool:
