@@ -121,7 +121,11 @@ class _Host:
                 evidence |= await self._member.reserve(wanted)
         answered = time.monotonic()
         self._member.settled(asked)
-        return [one.record.id for one in asked if isinstance(one, Reserve)][-1], began, answered
+        return (
+            [one.record.id for one in asked if isinstance(one, Reserve) and isinstance(one.record, Peer)][-1],
+            began,
+            answered,
+        )
 
     async def _used(self) -> dict[str, float]:
         """Seconds of a processor, MiB of memory, and how many endpoints of others are known."""

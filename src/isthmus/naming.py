@@ -89,6 +89,11 @@ def hidden(network_id: str) -> str:
     return f"_ov-{network_id[:12]}"
 
 
+def is_hidden(netns: str) -> bool:
+    """Whether a namespace of this name is that of a network."""
+    return netns.startswith("_ov-")
+
+
 def tunnel(vni: int) -> str:
     """The tunnel of this number in the namespace of its network."""
     return f"vxlan{vni}"

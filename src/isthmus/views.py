@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
+from isthmus.model import Binding, Block, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
 from isthmus.questions import WhichLease
 
 
@@ -36,12 +36,16 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """A network with all its endpoints. *Trouble* is as in `EndpointView`, of the host's own place on it."""
+    """A network with all its endpoints, and *peers*, those on other hosts.
+
+    *Trouble* is as in `EndpointView`, of the host's own place on it.
+    """
 
     network: Network
     endpoints: tuple[EndpointView, ...]
     status: tuple[SubnetStatus, ...]
     trouble: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +126,13 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    Who fills in *offered* which host they are on is who tells them.
+    Its *blocks* are the parts of pools that are its alone. Which host those *offered* are on is filled in by who tells
+    of them.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
+    blocks: tuple[Block, ...] = ()
     address: IPAddress | None = None
 
 

@@ -16,6 +16,7 @@ here, once: what is there already, or gone already, is success; all else is `Ref
 
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -39,7 +40,7 @@ from typing import NamedTuple
 
 from isthmus import naming, rates
 from isthmus.errors import Refused
-from isthmus.kernel import ELSEWHERE, Count, Scope, netlink, tc
+from isthmus.kernel import ELSEWHERE, Count, Scope, namespaces, netlink, tc
 from isthmus.kernel.flows import Flows
 from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
@@ -96,6 +97,7 @@ from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInter
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -319,6 +321,14 @@ class LinuxKernel:
         """See `Kernel.holder`."""
         return holder(place)
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """See `Kernel.send`."""
+        if space := self._spaces.find(netns):
+            with suppress(OSError), namespaces.inside(space.netns, self._spaces.host.netns), _frames() as sender:
+                sender.bind((link, 0))
+                for frame in frames:
+                    sender.send(frame)
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """See `Kernel.forget`: it is done by the next `reap`."""
         self._flows.forget(addresses)
@@ -477,13 +487,10 @@ class LinuxKernel:
             if not (space and message and whose(message.alias)):
                 continue
             if len(wanted) > _MANY:
-                yield from (one for one in _all_told(space, message) if one.key in wanted)
-                continue
-            index, tunnel = message.ifindex, message.kind == "vxlan"
-            for kind, _, _, what, *_ in wanted:
-                get = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
-                with suppress(NetlinkError):  # there is none
-                    yield from _entries(netns, message, [neighbour(space.socket.ask(get))])
+                found = _all_told(space, message)
+            else:
+                found = _entries(netns, message, _asked(space.socket, message, wanted), space.link(message.master))
+            yield from (one for one in found if one.key in wanted)
 
     def _standing(
         self,
@@ -654,6 +661,11 @@ class LinuxKernel:
         message = home.link(name)
         if message is None:
             if isinstance(operation, Change):
+                return False
+            left = away.link(pair.peer)
+            if left and left.alias.startswith(PEER) and self._beyond(away, left) is None:
+                # The kernel takes the other end's namespace apart some time after that is gone.
+                away.socket.request(dellink(left.ifindex))
                 return False
             raise Refused(operation, EEXIST, f"a link named {pair.peer} is in {_place(away.name)} already")
         if naming.owner(message.alias) is None or message.kind != "veth":
@@ -854,7 +866,8 @@ class LinuxKernel:
         space = self._space(operation, tunnel.netns)
         master = self._index_of(operation, space, tunnel.master, work)
         birthplace = -1 if space is self._spaces.host else space.netns
-        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, learning=tunnel.learning)
+        ways = {"learning": tunnel.learning, "asking": tunnel.asking}
+        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, **ways)
         alias, quiet = naming.mark(tunnel.owner), AddrGenMode.NONE if self._speaks_inet6(tunnel.mtu or 0) else None
         for _ in range(_TRIES):
             self._index += 2
@@ -862,6 +875,8 @@ class LinuxKernel:
             birth = newlink("vxlan", tunnel.name, index=index, mtu=tunnel.mtu or 0, netns=birthplace, data=data)
             errors = self._spaces.host.socket.attempt(birth)
             if not errors:
+                if quiet is not None:  # it has no address, but is told who has some
+                    self._permit_ipv6(operation, space, tunnel.name)
                 marking = (
                     setlink(index, alias=alias, master=master, addr_gen_mode=quiet),
                     setlink(index, learning=False),
@@ -1186,7 +1201,7 @@ class _View:
             for found in map(route, wire.dump(dumproutes(kind=_UNICAST))):
                 self._routes.setdefault(found.oif, []).append(found)
         self._entries: dict[int, list[NeighbourMessage]] = {}
-        if any(message.kind == "vxlan" for message in self.links.values()):
+        if any(map(_is_told, self.links.values())):
             for entry in map(neighbour, (*wire.dump(dumpfdb()), *wire.dump(dumpneighs()))):
                 self._entries.setdefault(entry.ifindex, []).append(entry)
 
@@ -1194,7 +1209,7 @@ class _View:
         """Yield our addresses and routes on a link, and what it was told."""
         index = message.ifindex
         yield from _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
-        yield from _entries(self.name, message, self._entries.get(index, ()))
+        yield from _entries(self.name, message, self._entries.get(index, ()), self.links.get(message.master))
 
 
 def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
@@ -1217,19 +1232,40 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     yield from _inner(space.name, message, owner, addresses, routes)
-    if message.kind == "vxlan" or (message.learning is False and message.flood is False):
+    if _is_told(message):
         yield from _all_told(space, message)
 
 
 def _all_told(space: Space, message: LinkMessage) -> Iterator[Forwarding | Neighbour]:
     """Yield all that one link was told."""
     wire, index = space.socket, message.ifindex
-    yield from _entries(space.name, message, map(neighbour, wire.dump(dumpfdb(index=index))))
-    if message.kind == "vxlan":
-        yield from _entries(space.name, message, map(neighbour, wire.dump(dumpneighs(index=index))))
+    told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if message.kind == "vxlan" else ()))
+    yield from _entries(space.name, message, map(neighbour, told), space.link(message.master))
 
 
-def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage]) -> Iterator[Forwarding | Neighbour]:
+def _asked(wire: netlink.Socket, message: LinkMessage, keys: Iterable[Key]) -> Iterator[NeighbourMessage]:
+    """Yield the entries with *keys* of what one link was told, and maybe others, asking for one after the other."""
+    index, tunnel = message.ifindex, message.kind == "vxlan"
+    for kind, _, _, what, *_ in keys:
+        with suppress(NetlinkError):  # there is none
+            if kind == "neighbour":
+                found = [wire.ask(getneigh(index, ip_address(what)))]
+            elif what == NOBODY:  # it may be with several
+                found = list(wire.dump(dumpfdb(index=index)))
+            else:
+                found = [wire.ask(getfdb(index, what, tunnel=tunnel))]
+            # A bridge that is asked for one port answers for all.
+            yield from (one for one in map(neighbour, found) if one.ifindex == index)
+
+
+def _is_told(message: LinkMessage) -> bool:
+    """Whether a link is a tunnel, or a port of which its bridge knows only what it is told."""
+    return message.kind == "vxlan" or (message.learning is False and message.flood is False)
+
+
+def _entries(
+    netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage], master: LinkMessage | None
+) -> Iterator[Forwarding | Neighbour]:
     """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself."""
     tunnel = message.kind == "vxlan"
     for one in entries:
@@ -1239,8 +1275,8 @@ def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessag
         elif one.flags & NTF_SELF:
             if tunnel and one.address and one.state & NUD_PERMANENT:
                 yield Forwarding(netns, message.name, one.mac, one.address)
-        elif not tunnel and one.state & NUD_NOARP:
-            yield Forwarding(netns, message.name, one.mac)
+        elif not tunnel and one.state & NUD_NOARP and master:
+            yield Forwarding(netns, message.name, one.mac, master=master.name)
 
 
 def _inner(
@@ -1319,7 +1355,7 @@ def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
 
 
 def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None) -> Vxlan:
-    told = message.vxlan or VxlanMessage(0, 0, None, learning=False)
+    told = message.vxlan or VxlanMessage(0, 0, None, learning=False, asking=False)
     return Vxlan(
         netns,
         message.name,
@@ -1329,6 +1365,7 @@ def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage |
         told.port,
         told.local,
         told.learning,
+        told.asking,
         message.mtu,
         message.up,
     )
@@ -1473,6 +1510,11 @@ def _broadcast(interface: IPInterface) -> IPv4Address | None:
 def _replacing(message: bytes) -> bytes:
     """Return the request *message* with flags that let it replace what is there (`ip route replace`)."""
     return message[:6] + _REPLACE + message[8:]
+
+
+def _frames() -> socket.socket:
+    """Return a socket that sends whole frames and hears none."""
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
 
 
 def _chance(size: int) -> int:
