@@ -132,7 +132,10 @@ class _Whole:
             raise RuntimeError("a host has no pipes")
         self._process.stdin.write(f"{line}\n".encode())
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer = json.loads(self._process.stdout.readline())
+        if isinstance(answer, dict) and "error" in answer:
+            raise RuntimeError(f"{self.name}: {answer['error']}")
+        return answer
 
     def end(self) -> None:
         """End it."""
@@ -475,7 +478,11 @@ def main(arguments: Collection[str]) -> int:
         with ExitStack() as held:
             await Simulation(World.here(), options, held).run()
 
-    uvloop.run(simulate())
+    try:
+        uvloop.run(simulate())
+    except RuntimeError as error:
+        print(f"That is too much: {error}")
+        return 1
     return 0
 
 

@@ -9,6 +9,8 @@ On its standard input it is told what to do, a JSON list a line, and on its outp
     ["learned", [ID]]   when, on the monotonic clock, it had each endpoint in its kernel; null where it has not
     ["profile"]         have everything from now on profiled
     ["profiled"]        what that gave
+
+What is refused gives `{"error": WHY}`.
 """
 
 import asyncio
@@ -28,6 +30,7 @@ from pathlib import Path
 from isthmus.addresses import DEFAULT_POOLS
 from isthmus.cluster.member import Member, Times
 from isthmus.engine import Engine
+from isthmus.errors import IsthmusError
 from isthmus.kernel.fake import FakeKernel
 from isthmus.kv.opening import open_store
 from isthmus.model import HOST, Host, HostLink, Network, Peer, pairs
@@ -148,7 +151,11 @@ async def main(url: str, name: str, address: str, directory: str) -> None:
     lines = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
-        sys.stdout.write(json.dumps(await host.do(*json.loads(line))) + "\n")
+        try:
+            answer = await host.do(*json.loads(line))
+        except IsthmusError as error:
+            answer = {"error": str(error)}
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
     await member.close()
     await worker.stop()
