@@ -11,12 +11,12 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from bench import addresses, attach, containers, footprint, lan, names, path, peers, ports, profile, world
+from bench import addresses, attach, containers, footprint, lan, names, overlay, path, peers, ports, profile, world
 from bench.report import Machine, Report, put_into
 
 PARTS = (
     *("footprint", "addresses", "connect", "create", "sustain", "crowd", "path", "ports", "lan", "names"),
-    *("containers", "scale"),
+    *("containers", "overlay", "scale"),
     "restart",
 )
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
     with ExitStack() as held:
         _measure(here, held, report, parts, quick=options.quick, alone=options.no_peers)
     if options.write:
-        _write(options.write, "bench", report.markdown())
+        _write(options.write, "bench" if options.only == ",".join(PARTS) else options.only, report.markdown())
     print({"table": report.table, "markdown": report.markdown, "json": report.json}[options.format]())
     return 1 if report.failures else 0
 
@@ -82,6 +82,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
         "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
         "containers": partial(containers.measure, here, daemon, report, listings, 100),
+        "overlay": partial(overlay.measure, here, report, path_pace, max(20, listings)),
         "scale": scale,
         "restart": lambda: footprint.restart(here, daemon, made, report, restarts),
     }

@@ -32,18 +32,19 @@ CGROUP = "isthmus-bench"
 
 _READY = re.compile(r"ready after ([0-9.]+) s, with (\d+) operations")
 _PREPARE = 'mount -t tmpfs none /run && ip link set lo up && exec "$@"'
+_APART = ("unshare", "--mount", "sh", "-c", 'mount -t tmpfs none /run && exec "$@"', "sh")
 _INSIDE = "ISTHMUS_BENCH"
 
 
-def enter(arguments: Sequence[str]) -> int | None:
-    """Run this program again within a world of its own, and return its exit status; None if it is within already."""
+def enter(arguments: Sequence[str], module: str = "bench") -> int | None:
+    """Run this program (*module*) again in a world of its own, and return its exit status; None if it is there."""
     if _INSIDE in os.environ:
         return None
     if os.geteuid() != 0:
         print("bench: needs root: it makes network namespaces", file=sys.stderr)
         return 1
     unshare = ["unshare", "--net", "--mount", "--ipc", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"]
-    program = [sys.executable, "-m", "bench", *arguments]
+    program = [sys.executable, "-m", module, *arguments]
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-", ignore_cleanup_errors=True) as directory:
         environment = os.environ | {_INSIDE: directory, "PYTHONPATH": str(ROOT)}
         try:
@@ -102,8 +103,12 @@ def add_host(name: str) -> str:
 
 def on(host: str) -> list[str]:
     """What stands before a command that is to run on a host, or in the namespace at a path."""
-    path = host if host.startswith("/") else f"/run/netns/{host}"
-    return ["nsenter", f"--net={path}"]
+    return ["nsenter", f"--net={where(host)}"]
+
+
+def where(host: str) -> str:
+    """The path of a host's network namespace, or the path that is given instead of its name."""
+    return host if host.startswith("/") else f"/run/netns/{host}"
 
 
 def wait_for(condition: Callable[[], bool], what: str, pause: float = 0.005) -> None:
@@ -157,12 +162,14 @@ class Floor:
 
 
 class Daemon:
-    """Our daemon, on a host of its own, as it is by default."""
+    """Our daemon, on a host of its own, as it is by default but for *flags*.
 
-    host = "isthmus"
+    One of several has a /run of its own, for the names of namespaces there are those of one daemon.
+    """
 
-    def __init__(self, world: World) -> None:
-        self._directory = world.directory / "daemon"
+    def __init__(self, world: World, host: str = "isthmus", *flags: str, several: bool = False) -> None:
+        self.host, self._flags, self._several = host, flags, several
+        self._directory = world.directory / host
         self._directory.mkdir()
         (self._directory / "daemon.json").write_text("{}")
         self.socket = self._directory / "api.sock"
@@ -187,7 +194,7 @@ class Daemon:
         """Start it (or *program*, which takes the same flags); return after how many milliseconds it was ready."""
         files = {"data-root": "data", "exec-root": "exec", "config-file": "daemon.json", "pidfile": "pid"}
         flags = {"-H": self.address} | {f"--{flag}": f"{self._directory}/{name}" for flag, name in files.items()}
-        command = program or (sys.executable, "-m", "isthmus.daemon")
+        command = (*(_APART if self._several else ()), *(program or (sys.executable, "-m", "isthmus.daemon")))
         notified_at = self._directory / "notify"
         notified_at.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, self.log.open("a") as log:
@@ -195,7 +202,7 @@ class Daemon:
             notified.settimeout(1)
             began = time.perf_counter_ns()
             self._process = subprocess.Popen(
-                [*on(self.host), *command, *(word for pair in flags.items() for word in pair)],
+                [*on(self.host), *command, *(word for pair in flags.items() for word in pair), *self._flags],
                 env=os.environ | {"NOTIFY_SOCKET": str(notified_at)},
                 stdout=log,
                 stderr=log,
@@ -261,10 +268,22 @@ class Daemon:
     # What is asked of it.
 
     def add_network(
-        self, name: str, subnet: str, driver: str = "bridge", options: Mapping[str, str] = MappingProxyType({})
+        self,
+        name: str,
+        subnet: str,
+        driver: str = "bridge",
+        options: Mapping[str, str] = MappingProxyType({}),
+        *,
+        internal: bool = False,
     ) -> None:
         """Make a network."""
-        body = {"Name": name, "Driver": driver, "IPAM": {"Config": [{"Subnet": subnet}]}, "Options": dict(options)}
+        body = {
+            "Name": name,
+            "Driver": driver,
+            "IPAM": {"Config": [{"Subnet": subnet}]},
+            "Options": dict(options),
+            "Internal": internal,
+        }
         self.api.do("POST", "/networks/create", body)
 
     def add_sandbox(self, name: str, network: str) -> float:
@@ -275,9 +294,12 @@ class Daemon:
         """Remove a sandbox; return the milliseconds that took."""
         return self.api.do("DELETE", f"/sandboxes/{name}").took
 
-    def connect(self, network: str, sandbox: str) -> float:
-        """Connect; return the milliseconds that took."""
-        return self.api.do("POST", f"/networks/{network}/connect", {"Container": sandbox}).took
+    def connect(self, network: str, sandbox: str, address: str = "") -> float:
+        """Connect, with the *address* if one is given; return the milliseconds that took."""
+        wish: dict[str, object] = {"Container": sandbox}
+        if address:
+            wish["EndpointConfig"] = {"IPAMConfig": {"IPv4Address": address}}
+        return self.api.do("POST", f"/networks/{network}/connect", wish).took
 
     def disconnect(self, network: str, sandbox: str) -> float:
         """Disconnect; return the milliseconds that took."""
@@ -286,7 +308,11 @@ class Daemon:
     def place(self, network: str, sandbox: str) -> tuple[str, str]:
         """The path of a sandbox's namespace, and its address on a network."""
         shown = self.api.do("GET", f"/sandboxes/{sandbox}").json()
-        return shown["NetnsPath"], shown["Networks"][network]["IPAddress"]
+        return self.path(shown["NetnsPath"]), shown["Networks"][network]["IPAddress"]
+
+    def path(self, path: str) -> str:
+        """Where a *path* of the daemon's is for others."""
+        return f"/proc/{self._process.pid}/root{path}" if self._several and self._process else path
 
     def settle(self) -> None:
         """Wait until it has reaped what was detached: until no link of its host is in the group of those that go."""

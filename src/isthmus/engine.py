@@ -676,6 +676,15 @@ class Engine:
         """What this host has of the networks that it shares with others, as these are to see it."""
         return replace(present.offers(self._state), address=self._seen.advertised)
 
+    def advertised(self) -> IPAddress | None:
+        """The address by which other hosts reach this one, if it has that now."""
+        return self._seen.advertised
+
+    def others(self) -> tuple[Peer, ...]:
+        """The endpoints that other hosts have on the networks that are shared."""
+        shared = (one for one in self._state.networks.values() if one.scope == "global")
+        return tuple(peer for network in shared for peer in self._state.peers_on(network.id))
+
     def keep_blocks(self, put: Iterable[Block], lost: Iterable[Block], spare: Iterable[Block]) -> tuple[Block, ...]:
         """Give out addresses of the blocks *put* without asking, and none any more of those *lost* to other hosts.
 
@@ -709,9 +718,11 @@ class Engine:
         changed = [*peers.values(), *gone]
         before = [known for one in changed if (known := state.peer(one.network, one.id))]
         self._commit(put=peers.values(), drop=[one for one in before if one.id not in peers])
-        for network in dict.fromkeys(one.network for one in changed):
-            about = [one for one in (*changed, *before) if one.network == network]
-            self.reconcile(render.peers(state, state.networks[network], about))
+        about: dict[str, list[Peer]] = {}
+        for peer in (*changed, *before):
+            about.setdefault(peer.network, []).append(peer)
+        for network, some in about.items():
+            self.reconcile(render.peers(state, state.networks[network], some))
         dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
         old = [one for one in state.networks.values() if one.id in dropped]
         for one in old:

@@ -99,8 +99,7 @@ def offers(state: State) -> Offers:
     shared = tuple(one for one in state.networks.values() if one.scope == "global" and not one.removing)
     standing = (one for network in shared for one in state.on_network(network.id) if not one.removing)
     offered = tuple(offer(state.sandboxes[one.sandbox], one) for one in standing)
-    peers = tuple(peer for network in shared for peer in state.peers_on(network.id))
-    return Offers(shared, offered, peers, tuple(block for network in shared for block in state.blocks(network.id)))
+    return Offers(shared, offered, tuple(block for network in shared for block in state.blocks(network.id)))
 
 
 def standing(state: State, paths: Mapping[str, str]) -> Standing:

@@ -64,6 +64,7 @@ class Reserve:
 
     record: Network | Peer | AnyBlock
     segment: str = ""
+    sandbox: str = ""
 
     @property
     def key(self) -> tuple[str, str]:

@@ -171,7 +171,7 @@ class State:
 
     def is_told(self, network: Network, peer: Peer) -> bool:
         """Whether the tunnels of *network* are to be told of *peer*: if it is lazy, only when somebody here met him."""
-        return peer in self._met or not BUILTIN[network.driver].traits(network).lazy
+        return not BUILTIN[network.driver].traits(network).lazy or peer in self._met
 
     def told_on(self, network: Network) -> tuple[Peer, ...]:
         """Those of `peers_on` of whom the tunnels of *network* are to be told."""

@@ -126,13 +126,12 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    What it knows of others' is in *peers*, and *blocks* are the parts of pools that are its alone. Which host those
-    *offered* are on is filled in by who tells of them.
+    Its *blocks* are the parts of pools that are its alone. Which host those *offered* are on is filled in by who tells
+    of them.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
-    peers: tuple[Peer, ...]
     blocks: tuple[Block, ...] = ()
     address: IPAddress | None = None
 

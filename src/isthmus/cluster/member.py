@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -37,8 +37,8 @@ PATIENCE = 10
 """How many times as long as at first it takes at most until a store that is away is looked for again."""
 
 
-BRIEF = 8
-"""How many changes the engine may learn without a thread of its own."""
+BRIEF, LESSON = 8, 500
+"""How many changes the engine may learn without a thread of its own, and how many at once: who asks waits for those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Member:
         """What the store shall have of *record*, what has to be there for that, and what must not."""
         if isinstance(record, Network):
             return of_network(record), (), ()
-        address = (await self._offers()).address
+        address = await self._address()
         if address is None:
             raise StoreUnavailable(
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
@@ -222,11 +222,10 @@ class Member:
         if self._away:
             return (Finding("store", ok=False, text=f"it is away: {self._away}"),)
         await self._refresh()
-        before = await self._offers()
+        before = await self._others()
         await self._relearn()
         await self._mend(await self._offers(), ())
-        after = await self._offers()
-        told = len({*before.peers} ^ {*after.peers})
+        told = len({*before} ^ {*await self._others()})
         text = (
             f"{told} entries differed, and are mended" if told else "it knows what is here, and this host what it has"
         )
@@ -399,6 +398,12 @@ class Member:
     async def _offers(self) -> Offers:
         return await self._call(lambda engine: engine.offers(), brief=True)
 
+    async def _others(self) -> tuple[Peer, ...]:
+        return await self._call(lambda engine: engine.others())
+
+    async def _address(self) -> IPAddress | None:
+        return await self._call(lambda engine: engine.advertised(), brief=True)
+
     def _filled(self, peer: Peer, address: IPAddress) -> Peer:
         return replace(peer, node=self._node, via=address)
 
@@ -453,7 +458,7 @@ class Member:
         if not self._session:
             self._session = await self._store.join(self._times.ttl)
             self._since = self._clock()
-        address = (await self._offers()).address
+        address = await self._address()
         here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since))
         if not here.items() <= self._registry.items.items():
             await self._commit(here, session=self._session)
@@ -560,26 +565,30 @@ class Member:
             there = [peer for peer in registry.peers() if peer.network in fresh] if fresh else []
             put = tuple(one for one in dict.fromkeys((*put, *there)) if registry.has(one) and not self._is_here(one))
             drop = tuple(one for one in drop if not (registry.knows(one) or self._is_here(one)))
-            if put or drop:
-                try:
-                    brief = len(put) + len(drop) < BRIEF
-                    for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
-                        log.error("%s", why)
-                except (IsthmusError, ExceptionGroup) as error:
-                    log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
+            for come, gone in _lessons(put, drop):
+                await self._teach_at_once(come, gone)
+
+    async def _teach_at_once(self, put: Sequence[Network | Peer], drop: Sequence[Network | Peer]) -> None:
+        try:
+            brief = len(put) + len(drop) < BRIEF
+            for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
+                log.error("%s", why)
+        except (IsthmusError, ExceptionGroup) as error:
+            log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
 
     def _is_here(self, record: Network | Peer) -> bool:
         return isinstance(record, Peer) and record.node == self._node
 
     async def _relearn(self) -> None:
         """Have the engine know just what the store has, but spare for a while what that may only have lost."""
-        offers, registry = await self._offers(), self._registry
+        networks, registry = (await self._offers()).networks, self._registry
+        others = await self._others()
         there: set[Network | Peer] = {*registry.networks.values(), *registry.peers()}
         gone: list[Network | Peer] = []
         if not self._spared():
             peers = {one.id for one in registry.peers()}
-            gone += [one for one in offers.peers if one.id not in peers]
-            gone += [one for one in offers.networks if one.id not in registry.networks]
+            gone += [one for one in others if one.id not in peers]
+            gone += [one for one in networks if one.id not in registry.networks]
         await self._teach(there, gone)
         self._watch_over()
 
@@ -641,6 +650,21 @@ class Member:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("what concerns other hosts was given up", exc_info=error)
+
+
+def _lessons(
+    put: Sequence[Network | Peer], drop: Sequence[Network | Peer]
+) -> Iterator[tuple[Sequence[Network | Peer], Sequence[Network | Peer]]]:
+    """What the engine learns at a time. An address passes from who goes to who comes, so the one goes first."""
+    if len(put) + len(drop) <= LESSON:
+        if put or drop:
+            yield put, drop
+        return
+    gone = [one for one in drop if isinstance(one, Peer)]
+    yield from (((), gone[at : at + LESSON]) for at in range(0, len(gone), LESSON))
+    come = sorted(put, key=lambda one: isinstance(one, Peer))  # nobody is known on a network that is not
+    yield from ((come[at : at + LESSON], ()) for at in range(0, len(come), LESSON))
+    yield (), [one for one in drop if isinstance(one, Network)]
 
 
 def _packet_size(network: str, version: int, engine: Engine) -> int:

@@ -130,7 +130,7 @@ class Registry:
         # Who has two addresses may lose one at a time; who is changed is first forgotten, then known anew.
         there = {peer.id for peer in put if isinstance(peer, Peer)}
         there.update(
-            peer.id for one in drop if isinstance(one, Peer) for peer in self.peers_of(one.node) if peer.id == one.id
+            one.id for one in drop if isinstance(one, Peer) and any(self._is_at(key, one.id) for key in keys_of(one))
         )
         gone = dict.fromkeys(one for one in drop if not (isinstance(one, Peer) and one.id in there))
         kept = {one.id for one in put if isinstance(one, Network)}
@@ -193,6 +193,10 @@ class Registry:
         """Who stands on a network, anywhere: names by the endpoints' IDs."""
         return {peer.id: peer.name for peer in self._peers.values() if peer.network == network}
 
+    def _is_at(self, key: str, identity: str) -> bool:
+        peer = self._peers.get(key)
+        return peer is not None and peer.id == identity
+
     def _forget(self, key: str) -> Network | Peer | None:
         self.items.pop(key, None)
         kind, _, rest = key.partition("/")
@@ -229,7 +233,7 @@ class Registry:
             case "addresses":
                 identity = msgspec.json.decode(value, type=_Envelope).record.id
                 peer = records.decode(f"peer/{rest.partition('/')[0]}/{identity}", value)
-                if isinstance(peer, Peer) and key in of_peer(peer):
+                if isinstance(peer, Peer) and key in keys_of(peer):
                     self._peers[key] = peer
                     self._held.setdefault(peer.node, {})[key] = value
                     return peer

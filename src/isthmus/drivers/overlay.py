@@ -301,6 +301,8 @@ def _main(network: Network) -> tuple[Subnet | None, ...]:
 def _tunnel(network: Network, peer: Peer) -> str:
     """The tunnel by which a peer is reached: that of the subnet of its first address."""
     vnis = parse(network.options).vnis
+    if len(vnis) == 1:
+        return naming.tunnel(vnis[0])
     mine = (
         vni
         for vni, subnet in zip(vnis, _main(network), strict=False)

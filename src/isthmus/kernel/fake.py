@@ -247,7 +247,9 @@ class FakeKernel:
             Rule(netns, source, table) for (netns, source), table in self._rules.items() if netns in scope.ruled
         )
         seen.update(one for end in scope.shaped for one in self._shaping(end))
-        seen.update(one for key, one in self._entries.items() if (one.netns, one.link) in ends or key in scope.told)
+        seen.update(entry for key in scope.told if (entry := self._entries.get(key)))
+        if ends:
+            seen.update(one for one in self._entries.values() if (one.netns, one.link) in ends)
         if not scope.everything:
             seen.update(one for end in scope.leaving if (one := self._alone(end)))
         seen.update(port for name in scope.ports if (port := self._port(name)))

@@ -34,6 +34,7 @@ from errno import (
     EXFULL,
 )
 from ipaddress import IPv4Address, IPv4Network, ip_address
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,6 +127,9 @@ PEER = "peer of "
 
 DYING = 105_105
 """The group of links (`IFLA_GROUP`) that wait to be deleted. They bear no mark."""
+
+_MANY = 64
+"""From how many entries on that a link was told, all are read rather than one after the other."""
 
 _REPLACE = (NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE).to_bytes(2, sys.byteorder)
 _GONE = frozenset({ENODEV, ENOENT, ESRCH, EADDRNOTAVAIL})
@@ -474,30 +478,19 @@ class LinuxKernel:
 
     def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
         """Yield what links of ours were told, of the entries with these *keys*."""
-        known: dict[tuple[str, str], tuple[Space, LinkMessage, LinkMessage | None] | None] = {}
+        by_link: dict[tuple[str, str], set[Key]] = {}
         for key in keys:
-            kind, netns, name, what, *_ = key
-            if (netns, name) not in known:
-                space = self._spaces.find(netns)
-                message = space.link(name) if space else None
-                ours = space and message and whose(message.alias)
-                known[netns, name] = (
-                    (space, message, space.link(message.master)) if space and message and ours else None
-                )
-            if not (there := known[netns, name]):
+            by_link.setdefault((key[1], key[2]), set()).add(key)
+        for (netns, name), wanted in by_link.items():
+            space = self._spaces.find(netns)
+            message = space.link(name) if space else None
+            if not (space and message and whose(message.alias)):
                 continue
-            space, message, master = there
-            wire, index, tunnel = space.socket, message.ifindex, message.kind == "vxlan"
-            with suppress(NetlinkError):  # there is none
-                if kind == "neighbour":
-                    found = [wire.ask(getneigh(index, ip_address(what)))]
-                elif what == NOBODY:  # it may be with several
-                    found = list(wire.dump(dumpfdb(index=index)))
-                else:
-                    found = [wire.ask(getfdb(index, what, tunnel=tunnel))]
-                # A bridge that is asked for one port answers for all.
-                here = [one for one in map(neighbour, found) if one.ifindex == index]
-                yield from (one for one in _entries(netns, message, here, master) if one.key == key)
+            if len(wanted) > _MANY:
+                found = _all_told(space, message)
+            else:
+                found = _entries(netns, message, _asked(space.socket, message, wanted), space.link(message.master))
+            yield from (one for one in found if one.key in wanted)
 
     def _standing(
         self,
@@ -1068,14 +1061,29 @@ class LinuxKernel:
     def _remove_all(self, operations: Sequence[Operation]) -> None:
         """Remove dependents first, and go on after what is refused."""
         refusals: list[Refused] = []
-        for operation in operations:
-            try:
-                self._remove(operation.resource)
-            except OSError as error:
-                if error.errno not in _GONE:
-                    refusals.append(_refused(operation, error))
+        for told, some in groupby(operations, _told_link):
+            if told:
+                netns, name = told
+                refusals += self._remove_told(netns, name, tuple(some))
+                continue
+            for operation in some:
+                try:
+                    self._remove(operation.resource)
+                except OSError as error:
+                    if error.errno not in _GONE:
+                        refusals.append(_refused(operation, error))
         if refusals:
             raise ExceptionGroup("some could not be removed", refusals)
+
+    def _remove_told(self, netns: str, name: str, operations: Sequence[Operation]) -> Iterator[Refused]:
+        """Have a link forget what it was told, which may be a lot; give what is refused."""
+        space = self._spaces.find(netns)
+        message = space.link(name) if space else None
+        if space and message:
+            forgetting = (_forgetting(message.ifindex, operation.resource) for operation in operations)
+            for error in space.socket.attempt(*forgetting):
+                if error.errno not in _GONE:
+                    yield _refused(operations[error.index], error)
 
     def _remove(self, resource: Resource) -> None:
         """Take *resource* away, if it is there and ours."""
@@ -1105,8 +1113,6 @@ class LinuxKernel:
                 self._retire(space, message)
             case Bridge() | Vxlan() if ours:
                 space.socket.request(dellink(index))
-            case Forwarding() | Neighbour():
-                space.socket.request(_forgetting(index, resource))
             case Vlan() | Child() if ours and _stands(message):
                 space.socket.request(*_deletion(index))
             case Ifb() if ours and message.kind == "ifb":
@@ -1227,9 +1233,29 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     yield from _inner(space.name, message, owner, addresses, routes)
     if _is_told(message):
-        tunnel = message.kind == "vxlan"
-        told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if tunnel else ()))
-        yield from _entries(space.name, message, map(neighbour, told), space.link(message.master))
+        yield from _all_told(space, message)
+
+
+def _all_told(space: Space, message: LinkMessage) -> Iterator[Forwarding | Neighbour]:
+    """Yield all that one link was told."""
+    wire, index = space.socket, message.ifindex
+    told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if message.kind == "vxlan" else ()))
+    yield from _entries(space.name, message, map(neighbour, told), space.link(message.master))
+
+
+def _asked(wire: netlink.Socket, message: LinkMessage, keys: Iterable[Key]) -> Iterator[NeighbourMessage]:
+    """Yield the entries with *keys* of what one link was told, and maybe others, asking for one after the other."""
+    index, tunnel = message.ifindex, message.kind == "vxlan"
+    for kind, _, _, what, *_ in keys:
+        with suppress(NetlinkError):  # there is none
+            if kind == "neighbour":
+                found = [wire.ask(getneigh(index, ip_address(what)))]
+            elif what == NOBODY:  # it may be with several
+                found = list(wire.dump(dumpfdb(index=index)))
+            else:
+                found = [wire.ask(getfdb(index, what, tunnel=tunnel))]
+            # A bridge that is asked for one port answers for all.
+            yield from (one for one in map(neighbour, found) if one.ifindex == index)
 
 
 def _is_told(message: LinkMessage) -> bool:
@@ -1295,11 +1321,24 @@ def _shaping(space: Space, message: LinkMessage) -> Iterator[Shaper | Redirect]:
         yield Redirect(space.name, message.name, name)
 
 
-def _forgetting(index: int, entry: Forwarding | Neighbour) -> bytes:
+def _told_link(operation: Operation) -> tuple[str, str] | None:
+    """Return where the link is, and its name, that was told what *operation* is about; None if it is about a link."""
+    match operation.resource:
+        case Forwarding(netns=netns, link=name) | Neighbour(netns=netns, link=name):
+            return netns, name
+        case _:
+            return None
+
+
+def _forgetting(index: int, entry: Resource) -> bytes:
     """Return what takes back what a link was told."""
-    if isinstance(entry, Forwarding):
-        return delfdb(index, entry.mac, remote=entry.remote)
-    return delneigh(index, entry.address)
+    match entry:
+        case Forwarding(mac=mac, remote=remote):
+            return delfdb(index, mac, remote=remote)
+        case Neighbour(address=neighbour_address):
+            return delneigh(index, neighbour_address)
+        case _:
+            raise TypeError(f"no link was told {entry}")
 
 
 def _remove_shaping(space: Space, index: int, resource: Shaper | Redirect) -> None:

@@ -1,7 +1,7 @@
 """etcd, from 3.4 on, by its JSON gateway (https://etcd.io/docs/v3.4/dev-guide/api_grpc_gateway): /v3/kv, lease, watch.
 
-Bytes are base64 there, and numbers of 64 bits are text. A watch first reads everything and only then listens, so that
-neither a compacted history nor lost data is a case of its own.
+Bytes are base64 there, and numbers of 64 bits are text. A watch first reads everything and only then listens, and does
+so again where the history is compacted or data was lost, so that neither is a case of its own.
 """
 
 import asyncio
@@ -189,35 +189,47 @@ class Etcd:
         await self._servers.close()
 
     async def _news(self, prefix: str, revision: int) -> AsyncGenerator[Delta, None]:
-        """What is put and deleted below *prefix* after *revision*; it ends where everything has to be read again."""
+        """What is put and deleted below *prefix* after *revision*; it ends where everything has to be read again.
+
+        A watch that was silent for too long goes on anew, after what it told last: if a thousand hosts read everything
+        then, that would be the most that a store has to do.
+        """
         server = self._servers.current
         clock = asyncio.get_running_loop().time
+        same = silent = True
 
         async def beat() -> bool:
             """Whether it is still the store that it was, and not silent for too long."""
+            nonlocal same, silent
             wish = {"key": self._key(prefix), "count_only": True}
             answer = await self._ask("/v3/kv/range", wish, at=server, patience=self._servers.pace.patience / 2)
-            return self._servers.decode(answer.body, _Range).header.revision >= revision and clock() < end
+            same = self._servers.decode(answer.body, _Range).header.revision >= revision
+            silent = clock() >= end
+            return same and not silent
 
-        wish = {"create_request": {**self._below(prefix), "start_revision": revision + 1}}
-        await self._authenticate()
-        async with self._servers.stream("/v3/watch", msgspec.json.encode(wish), self._headers, server) as response:
-            if response.status != 200:
-                raise self._trouble(Answer(response.status, response.headers, await response.read()))
-            lines = _Lines(response.content)
-            end = clock() + self._servers.pace.silence
-            while (line := await self._servers.news(lines.next(), beat)) is not None:
+        while same and silent:
+            silent = False
+            wish = {"create_request": {**self._below(prefix), "start_revision": revision + 1}}
+            await self._authenticate()
+            async with self._servers.stream("/v3/watch", msgspec.json.encode(wish), self._headers, server) as response:
+                if response.status != 200:
+                    raise self._trouble(Answer(response.status, response.headers, await response.read()))
+                lines = _Lines(response.content)
                 end = clock() + self._servers.pace.silence
-                heard = self._servers.decode(line, _Heard)
-                if heard.result.compact_revision:
-                    return
-                if heard.result.canceled or heard.error:
-                    reason = heard.result.cancel_reason or (heard.error and heard.error.message) or "no reason given"
-                    raise self._servers.unavailable(f"{server}: it ended the watch: {reason}")
-                if events := heard.result.events:
-                    revision = max(one.kv.mod_revision for one in events)
-                    changes = {self._name(one.kv): None if one.type == "DELETE" else one.kv.value for one in events}
-                    yield Delta(revision, changes)
+                while (line := await self._servers.news(lines.next(), beat)) is not None:
+                    end = clock() + self._servers.pace.silence
+                    heard = self._servers.decode(line, _Heard)
+                    if heard.result.compact_revision:
+                        return
+                    if heard.result.canceled or heard.error:
+                        reason = (
+                            heard.result.cancel_reason or (heard.error and heard.error.message) or "no reason given"
+                        )
+                        raise self._servers.unavailable(f"{server}: it ended the watch: {reason}")
+                    if events := heard.result.events:
+                        revision = max(one.kv.mod_revision for one in events)
+                        changes = {self._name(one.kv): None if one.type == "DELETE" else one.kv.value for one in events}
+                        yield Delta(revision, changes)
 
     async def _ask(
         self,
