@@ -89,6 +89,10 @@ def hidden(network_id: str) -> str:
     return f"_ov-{network_id[:12]}"
 
 
+ENCRYPTED = "_encrypted"
+"""The namespace in which all that there is are ways by WireGuard: what leaves it is encrypted."""
+
+
 def tunnel(vni: int) -> str:
     """The tunnel of this number in the namespace of its network."""
     return f"vxlan{vni}"

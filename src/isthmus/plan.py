@@ -68,7 +68,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
     Ifb: ("owner",),
-    Vxlan: ("owner", "vni", "port", "local", "learning"),
+    Vxlan: ("owner", "vni", "port", "local", "learning", "under"),
     Rule: ("table",),
     Table: ("digest",),
 }

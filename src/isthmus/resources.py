@@ -293,9 +293,9 @@ class Ifb:
 class Vxlan:
     """A tunnel of the number *vni* (RFC 7348), up, and a port of the bridge *master* in *netns*.
 
-    Its packets leave and come by the host's namespace, by the UDP *port*, from the address *local* if that is given.
-    Either it is *learning* who is where by what comes, or it knows only what it is told (`Forwarding`), and answers
-    itself for those whose addresses it is told (`Neighbour`).
+    Its packets leave and come by the namespace *under*, by the UDP *port*, from the address *local* if that is given;
+    in a namespace of ours they do so over IPv6. Either it is *learning* who is where by what comes, or it knows only
+    what it is told (`Forwarding`), and answers itself for those whose addresses it is told (`Neighbour`).
     """
 
     netns: str
@@ -308,6 +308,7 @@ class Vxlan:
     learning: bool = False
     mtu: int | None = None
     up: bool = True
+    under: str = HOST
 
     @property
     def key(self) -> Key:
@@ -315,14 +316,15 @@ class Vxlan:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (*_inside(self.netns), link_key(self.netns, self.master))
+        return (*_inside(self.netns), *_inside(self.under), link_key(self.netns, self.master))
 
     def make(self) -> str:
         where = f" netns {self.netns}" if self.netns else ""
-        local = f" local {self.local}" if self.local else ""
+        local = f" local {self.local or '::'}" if self.local or self.under else ""
         ways = "learning" if self.learning else "nolearning proxy"
         add = (
-            f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
+            f"{_ip(self.under)} link add {self.name}{_mtu(self.mtu)}{where} type vxlan "
+            f"id {self.vni} dstport {self.port}{local} {ways}"
         )
         quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
         return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} up && {quiet}"

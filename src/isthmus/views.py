@@ -3,7 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import Binding, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
+from isthmus.model import (
+    ETHERNET_MTU,
+    Binding,
+    DhcpLease,
+    Endpoint,
+    IPAddress,
+    IPInterface,
+    Network,
+    Pairs,
+    Peer,
+    Sandbox,
+)
 from isthmus.questions import WhichLease
 
 
@@ -122,13 +133,15 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them.
+    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them. Others
+    reach the host at its *address*, with packets of at most *mtu* bytes.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
     peers: tuple[Peer, ...]
     address: IPAddress | None = None
+    mtu: int = ETHERNET_MTU
 
 
 @dataclass(frozen=True, slots=True)

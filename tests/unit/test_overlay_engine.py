@@ -180,7 +180,8 @@ def test_who_is_enclosed_gets_a_way_out_and_only_then(world: World) -> None:
         ({"isthmus.peers": "nobody"}, "addresses of other hosts"),
         ({"isthmus.peers": "192.0.2.7"}, "each has a VXLAN number of its own"),
         ({"isthmus.pears": "192.0.2.7"}, "no such option"),
-        ({"encrypted": ""}, "not supported yet"),
+        ({"encrypted": "perhaps"}, "true or false"),
+        ({"encrypted": "", "isthmus.peers": "192.0.2.7"}, "know no keys of each other"),
         ({MTU: "10"}, "from 68 to 65535"),
     ],
 )

@@ -8,13 +8,16 @@ from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv6Address
 from pathlib import Path
 
+from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.registry import CLUSTER, Changed, Node, Registry, chunks, of_network, of_node, of_peer, opened
+from isthmus.drivers.overlay import is_encrypted
 from isthmus.errors import Forbidden, IsthmusError, NetworkInUse, StoreUnavailable
 from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
 from isthmus.lan import Call
-from isthmus.model import IPAddress, Network, Peer
+from isthmus.model import Network, Peer
 from isthmus.questions import Evidence, Question, Reserve
 from isthmus.views import Event, NodeView, Offers
 
@@ -26,6 +29,9 @@ RETRY, PATIENCE = 0.5, 15.0
 
 BRIEF = 8
 """How many changes the engine may learn without a thread of its own."""
+
+
+UNKNOWN = IPv6Address(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Member:
         remembered: Path,
         times: Times,
         clock: Callable[[], int],
+        encryption: Encryption,
     ) -> None:
         self._call = call
         self._store = store
@@ -62,6 +69,7 @@ class Member:
         self._remembered = remembered
         self._times = times
         self._clock = clock
+        self._encryption = encryption
         self._registry = Registry()
         self._written: dict[str, int] = {}
         self._session = ""
@@ -71,12 +79,15 @@ class Member:
         self._spared_until = 0.0
         self._pending: Counter[str] = Counter()
         self._publishing = self._outdated = False
+        self._settling = self._unsettled = False
+        self._complaint = ""
         self._teaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         """Find the store, and stay in touch with it from now on."""
+        self._encryption.start(self.settle)
         self._spawn(self._stay())
 
     async def close(self) -> None:
@@ -84,6 +95,7 @@ class Member:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._encryption.close()
         await self._store.close()
 
     @property
@@ -129,14 +141,18 @@ class Member:
     async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...]]:
         """What the store shall have of *record*, and what has to be there for that."""
         if isinstance(record, Network):
+            if is_encrypted(record):
+                await self._encryption.check()
             return of_network(record), ()
-        address = (await self._offers()).address
-        if address is None:
+        offers = await self._offers()
+        if record.network in _encrypted(offers):
+            await self._settle()
+        if offers.address is None:
             raise StoreUnavailable(
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
                 "host's, or an interface that has one"
             )
-        return of_peer(self._filled(record, address)), (opened(record.network),)
+        return of_peer(self._filled(record, offers)), (opened(record.network),)
 
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
@@ -190,6 +206,8 @@ class Member:
         """Take notice of what the engine announced."""
         if event.kind == "network" and event.action in {"connect", "disconnect", "destroy"}:
             self.look()
+        if event.kind == "network" and event.action in {"create", "destroy"}:
+            self.settle()
 
     def look(self) -> None:
         """See soon whether the store has what this host has, and nothing besides, and mend it."""
@@ -219,7 +237,7 @@ class Member:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
         for one in offers.offered:
-            wanted |= of_peer(self._filled(one, offers.address))
+            wanted |= of_peer(self._filled(one, offers))
         own = self._registry.held(self._node)
         for key in [key for key, value in wanted.items() if own.get(key) != value]:
             await self._tell_address(key, wanted[key])
@@ -268,14 +286,56 @@ class Member:
     async def _offers(self) -> Offers:
         return await self._call(lambda engine: engine.offers(), brief=True)
 
-    def _filled(self, peer: Peer, address: IPAddress) -> Peer:
-        return replace(peer, node=self._node, via=address)
+    def _filled(self, peer: Peer, offers: Offers) -> Peer:
+        via = self._encryption.address if peer.network in _encrypted(offers) else offers.address
+        return replace(peer, node=self._node, via=via or UNKNOWN)
+
+    # Encrypted networks.
+
+    def settle(self) -> None:
+        """See soon whether the ways to other hosts are as they should be."""
+        self._unsettled = True
+        if not self._settling:
+            self._settling = True
+            self._spawn(self._settle_all())
+
+    async def rekey(self) -> None:
+        """Begin to have another key."""
+        self._check_there()
+        await self._encryption.rekey()
+
+    async def _settle_all(self) -> None:
+        try:
+            while self._unsettled:
+                self._unsettled = False
+                try:
+                    await self._settle()
+                    self._complaint = ""
+                except (StoreUnavailable, SessionLost):
+                    pass  # it is told when the store is back
+                except IsthmusError as error:
+                    if self._complaint != str(error):
+                        log.error("encrypted networks reach no other host: %s", error)  # noqa: TRY400 - all is told
+                    self._complaint = str(error)
+        finally:
+            self._settling = False
+
+    async def _settle(self) -> None:
+        """Have the ways to other hosts be as they should, and tell these of what changed with them."""
+        offers = await self._offers()
+        kept = {peer.via for peer in offers.peers if isinstance(peer.via, IPv6Address)}
+        changed = await self._encryption.settle(tuple(self._registry.nodes.values()), kept, offers.mtu)
+        if not self._away and (own := self._registry.nodes.get(self._node)) and own.keys != self._encryption.keys:
+            await self._greet()
+        if changed:
+            self.look()
 
     # What others tell.
 
     async def _stay(self) -> None:
         """Find the store again whenever it was lost."""
         pause = RETRY
+        await self._settle_all()
         while True:
             try:
                 snapshot = await self._meet()
@@ -301,6 +361,7 @@ class Member:
             log.info("the cluster store is there, with %d hosts", len(self._registry.nodes))
         self._away = ""
         self.look()
+        self.settle()
         return snapshot
 
     async def _greet(self) -> None:
@@ -318,7 +379,8 @@ class Member:
             self._session = await self._store.join(self._times.ttl)
             self._since = self._clock()
         address = (await self._offers()).address
-        here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since))
+        keys = self._encryption.keys
+        here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since, keys))
         if not here.items() <= self._registry.items.items():
             await self._commit(here, session=self._session)
 
@@ -391,6 +453,8 @@ class Member:
         await self._teach(changed.put, changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
+        if any(key.startswith(("nodes/", "networks/")) for key in changes):
+            self.settle()
         if own or any(isinstance(one, Network) or one.node == self._node for one in changed.drop):
             self.look()
 
@@ -474,3 +538,8 @@ class Member:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("what concerns other hosts was given up", exc_info=error)
+
+
+def _encrypted(offers: Offers) -> frozenset[str]:
+    """The IDs of the networks that are encrypted."""
+    return frozenset(network.id for network in offers.networks if is_encrypted(network))

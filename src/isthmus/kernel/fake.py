@@ -665,6 +665,8 @@ class FakeKernel:
             link = None
         if link is None:
             self._make_here(operation, end)
+            if new.under not in {HOST, *self._namespaces}:
+                raise _refused(operation, ENOENT)
             self._check(operation, mtu=new.mtu)
             self._check_master(operation, end, new.master)
             for at, other in list(self._links.items()):
