@@ -143,7 +143,7 @@ class Real(Servers):
         self.members = range(1, 4) if machine else range(1, 2)
         directory.mkdir(parents=True)
         self._held = ExitStack()
-        self._machine = machine or self._held.enter_context(closing(Machine(self.name)))
+        self.machine = machine or self._held.enter_context(closing(Machine(self.name)))
         self._log = self._held.enter_context((directory / "log").open("ab"))
         self._process: subprocess.Popen[bytes] | None = None
         self.pace = Pace(PATIENCE)
@@ -169,7 +169,7 @@ class Real(Servers):
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Do *work* in its namespace."""
-        with namespaces.inside(self._machine.netns):
+        with namespaces.inside(self.machine.netns):
             return asyncio.run(work)
 
     def start(self, *, wiped: bool = False) -> None:
@@ -182,7 +182,7 @@ class Real(Servers):
         assert self._process is None
         if wiped:
             shutil.rmtree(self.directory / "data")
-        command = [*self._machine.within(program(self.name) or self.name), *self.flags()]
+        command = [*self.machine.within(program(self.name) or self.name), *self.flags()]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
 
     def kill(self) -> None:
@@ -220,7 +220,7 @@ class Real(Servers):
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=self.tls)
         )
         try:
-            with namespaces.inside(self._machine.netns), opener.open(request, timeout=5) as response:
+            with namespaces.inside(self.machine.netns), opener.open(request, timeout=5) as response:
                 return json.loads(response.read() or b"null")
         except OSError:
             return None

@@ -175,8 +175,9 @@ class Lan:
         """As `Engine.remove_network`, for all hosts if it is shared."""
         record = (await self._call(lambda engine: engine.network(name))).network
         if self._pool and record.scope == "global":
-            await self._pool.remove_network(record)
-        await self._call(lambda engine: engine.remove_network(record.id))
+            await self._pool.remove_network(record)  # by which the engine hears that it is gone, like every host's
+        else:
+            await self._call(lambda engine: engine.remove_network(record.id))
 
     async def check(self, name: str) -> tuple[Finding, ...]:
         """What there is to tell of a network, the wire included."""

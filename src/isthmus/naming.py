@@ -89,7 +89,7 @@ def hidden(network_id: str) -> str:
     return f"_ov-{network_id[:12]}"
 
 
-ENCRYPTED = "_encrypted"
+ENCRYPTED = "_ov-encrypted"
 """The namespace in which all that there is are ways by WireGuard: what leaves it is encrypted."""
 
 

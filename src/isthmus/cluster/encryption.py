@@ -150,7 +150,9 @@ class Encryption:
             if place is None:
                 self.keys = ()
             else:
-                pairs: Pairs = self._pairs or await asyncio.to_thread(self._first)
+                pairs = self._pairs
+                if pairs is None:
+                    pairs = await asyncio.to_thread(self._first)
                 devices = await asyncio.to_thread(self._bring, pairs, _endpoints(nodes, self._node), kept, mtu)
                 known = {key.public for node in nodes if node.id == self._node for key in node.keys}
                 pairs = self._step(pairs, known, devices)

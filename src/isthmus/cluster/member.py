@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import secrets
-from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -77,7 +76,8 @@ class Member:
         self._away = "it was not asked yet"
         self._gone: dict[str, float] = {}
         self._spared_until = 0.0
-        self._pending: Counter[str] = Counter()
+        # What is being asked for: as long as its asker has not settled, what stands says nothing of it.
+        self._pending: dict[Reserve, tuple[str, ...]] = {}
         self._publishing = self._outdated = False
         self._settling = self._unsettled = False
         self._complaint = ""
@@ -122,20 +122,14 @@ class Member:
         """Have the store know that what is asked for is this host's; tell whether it is."""
         self._check_there()
         keys, needed = await self._keys(question.record)
-        self._pending.update(keys.keys())
+        self._pending[question] = tuple(keys)
         try:
             await self._commit(keys, absent=keys, present=needed)
         except Conflict as conflict:
-            self._pending.subtract(keys.keys())
             await self._refresh()
             if conflict.keys.intersection(needed):
                 raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
             return False
-        except BaseException:
-            # Whether it was done is not known; what nobody has here in the end is taken back.
-            self._pending.subtract(keys.keys())
-            self.look()
-            raise
         return True
 
     async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -158,9 +152,7 @@ class Member:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
         for question in questions:
             if isinstance(question, Reserve):
-                record = question.record
-                keys = of_network(record) if isinstance(record, Network) else of_peer(record)
-                self._pending.subtract(key for key in keys if self._pending[key] > 0)
+                self._pending.pop(question, None)
                 self.look()
 
     async def remove_network(self, network: Network) -> None:
@@ -175,10 +167,12 @@ class Member:
         with suppress(Conflict):
             await self._commit({door: None}, present=(door,))
         await self._refresh()
-        if standing := self._registry.standing(network.id):
+        here = {one.id: one.name for one in (await self._offers()).offered if one.network == network.id}
+        if standing := self._registry.standing(network.id) | here:
             await self._commit({door: network.id.encode()})
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
         await self._commit(dict.fromkeys(of_network(network)))
+        await self._teach((), (network,))
 
     def nodes(self) -> tuple[NodeView, ...]:
         """The hosts that are known, this one first; of one that is gone, what it left is still kept for it."""
@@ -220,15 +214,18 @@ class Member:
         try:
             while self._outdated and not self._away:
                 self._outdated = False
-                await self._mend(await self._offers())
+                # What is asked for from now on may come to stand unseen by this look.
+                pending = {key for keys in self._pending.values() for key in keys}
+                known = [key for key in self._registry.held(self._node) if key not in pending]
+                await self._mend(await self._offers(), known)
         except (StoreUnavailable, SessionLost) as error:
             self._outdated = True
             log.warning("the store could not be told what is here, and will be when it is back: %s", error)
         finally:
             self._publishing = False
 
-    async def _mend(self, offers: Offers) -> None:
-        """Tell the store what of *offers* it lacks, and take back what nobody has here any more."""
+    async def _mend(self, offers: Offers, known: Iterable[str]) -> None:
+        """Tell the store what of *offers* it lacks, and take back what of the keys *known* nobody has here any more."""
         standing = {one.network for one in offers.offered}
         for network in offers.networks:
             if network.id not in self._registry.networks and (network.id in standing or self._spared()):
@@ -241,7 +238,7 @@ class Member:
         own = self._registry.held(self._node)
         for key in [key for key, value in wanted.items() if own.get(key) != value]:
             await self._tell_address(key, wanted[key])
-        extra = {key: value for key, value in own.items() if key not in wanted and self._pending[key] <= 0}
+        extra = {key: own[key] for key in known if key in own and key not in wanted}
         for part in chunks(extra):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
@@ -405,12 +402,15 @@ class Member:
 
     async def _follow(self, snapshot: Snapshot) -> None:
         """Renew the session and hear what changes, until the store is lost."""
+        reasons: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew())
                 group.create_task(self._hear(snapshot))
         except* (StoreUnavailable, SessionLost) as lost:
-            raise StoreUnavailable("; ".join(str(error) for error in lost.exceptions)) from None
+            reasons += map(str, lost.exceptions)
+        # What is raised within `except*` comes out in a group.
+        raise StoreUnavailable("; ".join(reasons))
 
     async def _renew(self) -> None:
         while True:
@@ -447,7 +447,8 @@ class Member:
 
     async def _take(self, changes: Mapping[str, bytes | None]) -> None:
         """Know what changed in the store, and have the engine know it."""
-        own = self._registry.held(self._node).keys() & changes.keys()
+        held = self._registry.held(self._node)
+        touched = any(key in held and held[key] != value for key, value in changes.items())
         changed = self._registry.take(changes)
         self._told_damaged(changed)
         await self._teach(changed.put, changed.drop)
@@ -455,7 +456,8 @@ class Member:
             self._watch_over()
         if any(key.startswith(("nodes/", "networks/")) for key in changes):
             self.settle()
-        if own or any(isinstance(one, Network) or one.node == self._node for one in changed.drop):
+        ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
+        if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
             self.look()
 
     async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:

@@ -216,6 +216,9 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
         )
         for peer in options.peers:
             yield Forwarding(netns, tunnel, NOBODY, peer)
+        if network.ipv6 and not options.peers:
+            # It has no address in IPv6, but neighbours, for whom it answers.
+            yield Sysctl(netns, f"net.ipv6.conf.{tunnel}.disable_ipv6", "0")
     if host.frames_filtered is not None:
         # Nobody has rules in there, and to pass them costs all the same.
         yield from (Sysctl(netns, f"net.bridge.bridge-nf-call-{what}", "0") for what in ("iptables", "ip6tables"))
