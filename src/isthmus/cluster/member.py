@@ -203,6 +203,11 @@ class Member:
         if event.kind == "network" and event.action in {"create", "destroy"}:
             self.settle()
 
+    def moved(self) -> None:
+        """Know that the ways between other hosts and this one may be others."""
+        self.look()
+        self.settle()
+
     def look(self) -> None:
         """See soon whether the store has what this host has, and nothing besides, and mend it."""
         self._outdated = True
