@@ -305,8 +305,7 @@ async def _serve(  # noqa: PLR0917 - all that has to do with clients
     lan.look()
     if member:
         member.start()
-    nodes = member.nodes if member else None
-    server = Server(Api(call, lan, nodes, names.written, containers, images, store, events, about, time.time_ns))
+    server = Server(Api(call, lan, member, names.written, containers, images, store, events, about, time.time_ns))
     await server.start(*sockets)
     held.push_async_callback(server.close)
     held.callback(events.close)

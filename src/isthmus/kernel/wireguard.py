@@ -7,6 +7,7 @@ deleted, and so when the namespace goes. Both kinds are told by the program `wg`
 All methods wait for the kernel and for programs: they are for a thread that stands in the host's namespace.
 """
 
+import logging
 import os
 import shutil
 import socket
@@ -39,6 +40,8 @@ from isthmus.kernel.netlink import (
     setlink,
 )
 from isthmus.wireguard import PORTS, PREFIX, Device, address, device, read
+
+log = logging.getLogger("isthmus.kernel")
 
 _PATIENCE = 5.0
 """How long, in seconds, a program may take."""
@@ -114,6 +117,8 @@ class Ways:
 
     def tell(self, name: str, words: Iterable[str]) -> None:
         """Change a device, in the words of `wg set`."""
+        words = tuple(words)
+        log.info("wg set %s %s", name, " ".join(words))
         with namespaces.entered(self._path):
             _run("wg", "set", name, *words)
 
