@@ -11,7 +11,7 @@ from typing import Self
 import pytest
 
 from isthmus.naming import ENCRYPTED
-from tests.e2e.clusters import Cluster, Shared, Tenant, cluster, has
+from tests.e2e.clusters import TTL, Cluster, Shared, Tenant, cluster, has
 from tests.e2e.hosts import PROGRAM, Flow, Host, Place, World, pings, shut, until, wire
 from tests.kv_servers import UNPACKED, program
 
@@ -307,3 +307,58 @@ def test_a_host_behind_nat_reaches_and_is_reached(three: Cluster, multi: Shared,
             assert not wire_.plain()
             assert VXLAN not in wire_.ports()
         host.isthmus("sandbox rm inner")
+
+
+def test_without_the_store_all_goes_on(three: Cluster, multi: Shared) -> None:
+    """A device that is made again then knows all whom the host knew; a daemon that starts then forgets nobody."""
+    tenants = multi.one_each()
+    all_reach(tenants)
+    one, two, _ = (tenant.host for tenant in tenants)
+    with three.storeless():
+        os.kill(device(one)[1], signal.SIGKILL)
+        until(lambda: not devices(one), "it does not die")
+        until(lambda: devices(one), f"it does not come back: {one.log}")
+        before = device(two)
+        two.restart()
+        assert device(two) == before
+        all_reach(tenants)
+    three.open()
+    all_reach(tenants)
+
+
+def test_who_is_missed_is_still_reached(three: Cluster, multi: Shared) -> None:
+    """As long as it has addresses: its daemon may be dead, and its sandboxes are not."""
+    one, two, _ = multi.one_each()
+    all_reach([one, two])
+    two.host.kill()
+    until(lambda: two.host.name not in three.nodes(one.host), "it is not missed", 3 * TTL)
+    assert pings(one.place, two.address)
+    assert "down" in one.host.isthmus("node ls")
+    two.host.start()
+    three.together()
+    all_reach([one, two])
+
+
+def test_a_key_is_replaced_whoever_dies(three: Cluster, multi: Shared) -> None:
+    """The next daemon goes on where the last one was; nobody is cut off who does not know yet."""
+    one, two, other = multi.one_each()
+    all_reach([one, two, other])
+    before = wg(one.host, "public-key").split()[1]
+    flow = Flow(other.place, one.place, one.address)
+    with closing(flow):
+        flow.arrives()
+        assert two.host.daemon
+        two.host.daemon.send_signal(signal.SIGSTOP)
+        one.host.isthmus("node rekey")
+        until(lambda: len(devices(one.host)) == 2, f"there is no second device: {one.host.log}")
+        one.host.kill()
+        one.host.start()
+        assert len(devices(one.host)) == 2
+        assert pings(two.place, one.address)
+        two.host.daemon.send_signal(signal.SIGCONT)
+        until(lambda: len(devices(one.host)) == 1, f"the first device does not go: {one.host.log}", 60)
+        assert before not in wg(one.host, "public-key")
+        flow.more(500)
+        assert flow.lost() == 0
+    three.together()
+    all_reach([one, two, other])

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import msgspec
 
 from isthmus.cluster.registry import Key, Node
-from isthmus.errors import Busy, Forbidden
+from isthmus.errors import Busy, DeviceUnavailable, Forbidden, InvalidRequest
+from isthmus.naming import ENCRYPTED
 from isthmus.wireguard import FRESH, PORTS, Device, address, device, is_key, words
 
 log = logging.getLogger("isthmus.cluster")
@@ -60,7 +61,7 @@ class Ways(Protocol):
     def tell(self, name: str, words: Iterable[str]) -> None:
         """Change a device."""
 
-    def lead(self, name: str) -> None:
+    def lead(self, name: str, mtu: int) -> None:
         """Send all by a device."""
 
     def remove(self, name: str) -> None:
@@ -98,7 +99,7 @@ class Encryption:
         self._node = node
         self._kept = kept
         self._grace = grace
-        self._pairs = msgspec.json.decode(kept.read_bytes(), type=Pairs) if kept.exists() else None
+        self._pairs = _kept(kept)
         self._told: dict[str, dict[str, str]] = {}
         self._place: object | None = None
         self._news: News | None = None
@@ -136,7 +137,8 @@ class Encryption:
     async def settle(self, nodes: Collection[Node], kept: Collection[IPv6Address], mtu: int) -> bool:
         """Have the devices know the keys of *nodes*, and go on with what is under way; whether `keys` changed.
 
-        What has one of the addresses that are *kept* is not forgotten. The way to others takes packets of *mtu* bytes.
+        Where there are no nodes, not even this one, nothing is known of them yet, and those who are known stay; as do
+        those who have one of the addresses that are *kept*. The way to others takes packets of *mtu* bytes.
 
         Raises:
             NotImplementedHere: a program is missing.
@@ -149,15 +151,22 @@ class Encryption:
                 self._watch(place)
             if place is None:
                 self.keys = ()
-            else:
+                return self.keys != before
+            try:
                 pairs = self._pairs
                 if pairs is None:
                     pairs = await asyncio.to_thread(self._first)
-                devices = await asyncio.to_thread(self._bring, pairs, _endpoints(nodes, self._node), kept, mtu)
+                wanted = _endpoints(nodes, self._node) if nodes else None
+                devices = await asyncio.to_thread(self._bring, pairs, wanted, kept, mtu)
                 known = {key.public for node in nodes if node.id == self._node for key in node.keys}
                 pairs = self._step(pairs, known, devices)
-                await asyncio.to_thread(self._ways.lead, device(pairs.now.public))
-                self.keys = tuple(Key(one.public, devices[device(one.public)].port) for one in pairs.all())
+                await asyncio.to_thread(self._ways.lead, device(pairs.now.public), mtu - OVERHEAD)
+            except (OSError, DeviceUnavailable) as error:
+                if self._ways.there() == place:
+                    raise DeviceUnavailable(ENCRYPTED, str(error)) from error
+                self._look()  # it is gone, with all that is in it
+                return False
+            self.keys = tuple(Key(one.public, devices[device(one.public)].port) for one in pairs.all())
             return self.keys != before
 
     async def rekey(self) -> None:
@@ -179,7 +188,7 @@ class Encryption:
     # On a thread.
 
     def _bring(
-        self, pairs: Pairs, wanted: Mapping[str, str], kept: Collection[IPv6Address], mtu: int
+        self, pairs: Pairs, wanted: Mapping[str, str] | None, kept: Collection[IPv6Address], mtu: int
     ) -> dict[str, Device]:
         """Have a device for each key of ours, which knows all those of others that are *wanted*."""
         devices = self._ways.devices()
@@ -198,9 +207,9 @@ class Encryption:
                 devices = self._ways.devices()
                 used.add(devices[name].port)
             told = self._told.setdefault(name, {})
-            if change := tuple(words(devices[name].others, wanted, told, kept)):
+            if wanted is not None and (change := tuple(words(devices[name].others, wanted, told, kept))):
                 self._ways.tell(name, change)
-            told.update(wanted)
+            told.update(wanted or {})
         return devices
 
     def _first(self) -> Pairs:
@@ -261,6 +270,16 @@ class Encryption:
 
 OVERHEAD = 80
 """How many bytes WireGuard, UDP and IPv6 put around a packet."""
+
+
+def _kept(file: Path) -> Pairs | None:
+    """The keys in a *file*; None if there is none yet."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Pairs)
+    except FileNotFoundError:
+        return None
+    except msgspec.MsgspecError:
+        raise InvalidRequest(f"the file {file} holds no keys: remove it, and this host makes new ones") from None
 
 
 def _endpoints(nodes: Iterable[Node], own: str) -> dict[str, str]:

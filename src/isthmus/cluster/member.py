@@ -19,6 +19,7 @@ from isthmus.lan import Call
 from isthmus.model import Network, Peer
 from isthmus.questions import Evidence, Question, Reserve
 from isthmus.views import Event, NodeView, Offers
+from isthmus.wireguard import PREFIX
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -31,6 +32,7 @@ BRIEF = 8
 
 
 UNKNOWN = IPv6Address(0)
+"""Where somebody is of whom nothing is known: nobody is reached there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +181,7 @@ class Member:
         registry = self._registry
         views = [self._view(node, "unknown" if self._away else "ready") for node in registry.nodes.values()]
         for identity in registry.holders() - registry.nodes.keys():
-            via = next(str(peer.via) for peer in registry.peers_of(identity))
+            via = next((str(peer.via) for peer in registry.peers_of(identity) if peer.via not in PREFIX), "")
             views.append(self._view(Node(identity, "", via, "", 0), "down"))
         return tuple(sorted(views, key=lambda view: (not view.here, view.name, view.id)))
 
@@ -319,6 +321,7 @@ class Member:
                     if self._complaint != str(error):
                         log.error("encrypted networks reach no other host: %s", error)  # noqa: TRY400 - all is told
                     self._complaint = str(error)
+                    self._loop.call_later(PATIENCE, self.settle)
         finally:
             self._settling = False
 
@@ -327,7 +330,8 @@ class Member:
         offers = await self._offers()
         kept = {peer.via for peer in offers.peers if isinstance(peer.via, IPv6Address)}
         changed = await self._encryption.settle(tuple(self._registry.nodes.values()), kept, offers.mtu)
-        if not self._away and (own := self._registry.nodes.get(self._node)) and own.keys != self._encryption.keys:
+        own, address = self._registry.nodes.get(self._node), str(offers.address or "")
+        if not self._away and own and (own.address, own.keys) != (address, self._encryption.keys):
             await self._greet()
         if changed:
             self.look()
@@ -337,6 +341,7 @@ class Member:
     async def _stay(self) -> None:
         """Find the store again whenever it was lost."""
         pause = RETRY
+        self._settling = self._unsettled = True
         await self._settle_all()
         while True:
             try:
@@ -459,7 +464,8 @@ class Member:
         await self._teach(changed.put, changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
-        if any(key.startswith(("nodes/", "networks/")) for key in changes):
+        left = (one for one in changed.drop if isinstance(one, Peer) and one.node not in self._registry.nodes)
+        if any(left) or any(key.startswith(("nodes/", "networks/")) for key in changes):
             self.settle()
         ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
         if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):

@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from errno import EOPNOTSUPP
@@ -43,8 +44,8 @@ from isthmus.wireguard import PORTS, PREFIX, Device, address, device, read
 
 log = logging.getLogger("isthmus.kernel")
 
-_PATIENCE = 5.0
-"""How long, in seconds, a program may take."""
+_PATIENCE, _PAUSE = 5.0, 0.01
+"""How long, in seconds, a program may take; how often it is looked whether it has ended."""
 
 
 class Ways:
@@ -98,8 +99,9 @@ class Ways:
         """
         name = device(public)
         with self._inside() as (inside, netns), Socket() as host:
-            if inside.index(name) is None:
-                _bear(host, name, netns, mtu)
+            # What is there is not whole: it was cut short, or does not answer.
+            inside.attempt(dellink(name))
+            _bear(host, name, netns, mtu)
             with namespaces.inside(netns):
                 _run("wg", "set", name, "private-key", "/dev/stdin", told=private)
                 sysctl.write(f"net/ipv6/conf/{name}/disable_ipv6", "0")
@@ -122,10 +124,11 @@ class Ways:
         with namespaces.entered(self._path):
             _run("wg", "set", name, *words)
 
-    def lead(self, name: str) -> None:
-        """Have all that is sent to others leave by the device of this *name*; what is sent meanwhile is not lost."""
+    def lead(self, name: str, mtu: int) -> None:
+        """Send all by the device of this *name*, in packets of *mtu* bytes; what is sent meanwhile is not lost."""
         with self._inside() as (inside, _):
-            inside.request(newroute(PREFIX, oif=inside.index(name) or 0, replace=True))
+            index = inside.index(name) or 0
+            inside.request(setlink(index, mtu=mtu), newroute(PREFIX, oif=index, replace=True))
 
     def remove(self, name: str) -> None:
         """Have no device of this name, and no wireguard-go for it."""
@@ -163,10 +166,21 @@ def _bear(host: Socket, name: str, netns: int, mtu: int) -> None:
     else:
         return
     if host.index(name) is None:
+        _let_end(name)
         _run("wireguard-go", name)
     # It takes notice of that here; once it is in there, it looks only now and then.
     host.request(setlink(name, mtu=mtu, up=True))
     host.request(movelink(name, netns))
+
+
+def _let_end(name: str) -> None:
+    """Wait for a wireguard-go whose device is gone: last it takes away the socket that the next one needs."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        with socket.socket(socket.AF_UNIX) as asking:
+            if asking.connect_ex(f"/var/run/wireguard/{name}.sock"):
+                return
+        time.sleep(_PAUSE)
 
 
 def _kernel_can() -> bool:
@@ -209,16 +223,21 @@ def _program(name: str) -> str:
 def _run(name: str, *words: str, told: str = "") -> str:
     """What a program prints, which is *told* something by its standard input: no command line has secrets."""
     environment = {key: value for key, value in os.environ.items() if key != "LOG_LEVEL"}
-    done = subprocess.run(  # noqa: S603 - no shell, and words that we made
-        [_program(name), *words],
-        input=told,
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=_PATIENCE,
-        start_new_session=True,
-    )
+    about = words[1] if len(words) > 1 else name
+    try:
+        done = subprocess.run(  # noqa: S603 - no shell, and words that we made
+            [_program(name), *words],
+            input=told,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+            timeout=_PATIENCE,
+            start_new_session=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeviceUnavailable(about, f"{name} does not answer") from None
     if done.returncode:
-        raise DeviceUnavailable(words[1] if len(words) > 1 else name, f"{name}: {done.stderr.strip()}")
+        said = done.stderr.replace(told, "...") if told else done.stderr
+        raise DeviceUnavailable(about, f"{name}: {said.strip()}")
     return done.stdout
