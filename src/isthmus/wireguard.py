@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network
 
+from isthmus.model import IPAddress
+
 PREFIX = IPv6Network("fd69:7374:686d::/48")
 """The inner addresses of all hosts. They are in a namespace in which there is nothing else."""
 
@@ -67,7 +69,7 @@ def read(dump: str) -> Device:
 
 
 def words(
-    there: Collection[str], wanted: Mapping[str, str], told: Mapping[str, str], kept: Collection[IPv6Address]
+    there: Collection[str], wanted: Mapping[str, str], told: Mapping[str, str], kept: Collection[IPAddress]
 ) -> Iterator[str]:
     """What `wg set DEVICE` is to be told so that a device which has the keys *there* has those that are *wanted*.
 

@@ -18,6 +18,7 @@ import msgspec
 
 from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, DeviceUnavailable, Forbidden, InvalidRequest
+from isthmus.model import IPAddress
 from isthmus.naming import ENCRYPTED
 from isthmus.wireguard import FRESH, PORTS, Device, address, device, is_key, words
 
@@ -103,7 +104,7 @@ class Encryption:
         self._told: dict[str, dict[str, str]] = {}
         self._place: object | None = None
         self._news: News | None = None
-        self._since = 0.0
+        self._since = asyncio.get_running_loop().time()
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._look: Callable[[], None] = lambda: None
@@ -134,11 +135,14 @@ class Encryption:
         """
         await asyncio.to_thread(self._ways.check)
 
-    async def settle(self, nodes: Collection[Node], kept: Collection[IPv6Address], mtu: int) -> bool:
+    async def settle(
+        self, nodes: Collection[Node], kept: Collection[IPAddress], mtu: int, used: Collection[IPAddress] = ()
+    ) -> bool:
         """Have the devices know the keys of *nodes*, and go on with what is under way; whether `keys` changed.
 
         Where there are no nodes, not even this one, nothing is known of them yet, and those who are known stay; as do
-        those who have one of the addresses that are *kept*. The way to others takes packets of *mtu* bytes.
+        those who have one of the addresses that are *kept*. The way to others takes packets of *mtu* bytes; they send
+        to this host by the inner addresses that are *used*.
 
         Raises:
             NotImplementedHere: a program is missing.
@@ -147,19 +151,20 @@ class Encryption:
         async with self._lock:
             before = self.keys
             place = self._ways.there()
-            if place != self._place:
-                self._watch(place)
             if place is None:
+                self._watch(place)
                 self.keys = ()
                 return self.keys != before
             try:
+                if place != self._place:
+                    self._watch(place)
                 pairs = self._pairs
                 if pairs is None:
                     pairs = await asyncio.to_thread(self._first)
                 wanted = _endpoints(nodes, self._node) if nodes else None
                 devices = await asyncio.to_thread(self._bring, pairs, wanted, kept, mtu)
                 known = {key.public for node in nodes if node.id == self._node for key in node.keys}
-                pairs = self._step(pairs, known, devices)
+                pairs = self._step(pairs, known, devices, used, wanted or {})
                 await asyncio.to_thread(self._ways.lead, device(pairs.now.public), mtu - OVERHEAD)
             except (OSError, DeviceUnavailable) as error:
                 if self._ways.there() == place:
@@ -188,7 +193,7 @@ class Encryption:
     # On a thread.
 
     def _bring(
-        self, pairs: Pairs, wanted: Mapping[str, str] | None, kept: Collection[IPv6Address], mtu: int
+        self, pairs: Pairs, wanted: Mapping[str, str] | None, kept: Collection[IPAddress], mtu: int
     ) -> dict[str, Device]:
         """Have a device for each key of ours, which knows all those of others that are *wanted*."""
         devices = self._ways.devices()
@@ -205,6 +210,8 @@ class Encryption:
                 self._ways.make(pair.public, pair.private, free, mtu - OVERHEAD)
                 self._told.pop(name, None)
                 devices = self._ways.devices()
+                if name not in devices:
+                    raise DeviceUnavailable(name, "it is gone again already")
                 used.add(devices[name].port)
             told = self._told.setdefault(name, {})
             if wanted is not None and (change := tuple(words(devices[name].others, wanted, told, kept))):
@@ -228,17 +235,27 @@ class Encryption:
 
     # A key is replaced.
 
-    def _step(self, pairs: Pairs, known: Collection[str], devices: Mapping[str, Device]) -> Pairs:
-        """Go on with a key that is being replaced, if it is time. The others can know those that are *known*."""
+    def _step(
+        self,
+        pairs: Pairs,
+        known: Collection[str],
+        devices: Mapping[str, Device],
+        used: Collection[IPAddress],
+        hearing: Collection[str],
+    ) -> Pairs:
+        """Go on with a key that is being replaced, if it is time.
+
+        The others can know those that are *known*, and which addresses are *used*; those *hearing* hear of a change.
+        """
         if pairs.next and pairs.next.public in known:
-            silent = _silent(devices[device(pairs.now.public)], devices[device(pairs.next.public)])
-            if not silent:
+            if not _there(devices[device(pairs.now.public)]) - _there(devices[device(pairs.next.public)]):
                 log.info("all other hosts have answered the new key of this one, which is in use from now on")
                 pairs = self._keep(Pairs(pairs.next, old=pairs.now))
+                self._since = self._loop.time()
         elif pairs.old:
-            self._since = self._since or self._loop.time()
-            if self._loop.time() - self._since > self._grace:
-                self._since = 0.0
+            if address(pairs.old.public) in used or _there(devices[device(pairs.old.public)]).difference(hearing):
+                self._since = self._loop.time()
+            elif self._loop.time() - self._since > self._grace:
                 pairs = self._keep(Pairs(pairs.now))
         if len(pairs.all()) > 1 or len(devices) > 1:
             self._later()
@@ -257,14 +274,15 @@ class Encryption:
             self._loop.remove_reader(self._news.fileno())
             self._news.close()
             self._news = None
-        self._place = place
+        self._place = None
         self._told = {}
         if place is not None:
             self._news = self._ways.watch()
             self._loop.add_reader(self._news.fileno(), self._heard)
+            self._place = place
 
     def _heard(self) -> None:
-        if self._news and self._news.read().events:
+        if self._news and (news := self._news.read()) and (news.events or not news.complete):
             self._look()
 
 
@@ -300,7 +318,7 @@ def _endpoint(text: str, port: int) -> str:
     return f"{found}:{port}" if found.version == 4 else f"[{found}]:{port}"
 
 
-def _silent(now: Device, following: Device) -> set[str]:
-    """Who is there, as he answers the device of *now*, and has not answered the *following* one yet."""
+def _there(own: Device) -> set[str]:
+    """Who is there, as he answers a device."""
     fresh = time.time() - FRESH
-    return {public for public, last in now.others.items() if last > fresh and not following.others.get(public)}
+    return {public for public, last in own.others.items() if last > fresh}

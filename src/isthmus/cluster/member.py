@@ -328,8 +328,10 @@ class Member:
     async def _settle(self) -> None:
         """Have the ways to other hosts be as they should, and tell these of what changed with them."""
         offers = await self._offers()
-        kept = {peer.via for peer in offers.peers if isinstance(peer.via, IPv6Address)}
-        changed = await self._encryption.settle(tuple(self._registry.nodes.values()), kept, offers.mtu)
+        nodes = tuple(self._registry.nodes.values())
+        kept = {peer.via for peer in offers.peers}
+        used = {peer.via for peer in self._registry.peers_of(self._node)}
+        changed = await self._encryption.settle(nodes, kept, offers.mtu, used)
         own, address = self._registry.nodes.get(self._node), str(offers.address or "")
         if not self._away and own and (own.address, own.keys) != (address, self._encryption.keys):
             await self._greet()
