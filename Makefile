@@ -12,7 +12,7 @@ CODE := $(foreach folder,src tests demo bench docs,$(if $(wildcard $(folder)/*.p
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format kernel e2e golden docs bench requirements clean
+.PHONY: help venv demo test check style laws format kernel e2e golden docs bench requirements clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-14s%s\n", $$1, $$2 }' Makefile
@@ -31,15 +31,23 @@ $(INSTALLED):
 demo: venv  ## every network mode with real traffic; needs root, or a namespace of one's own
 	@$(BIN)/python demo/demo.py
 
-test: check  ## everything; needs root, or a namespace of one's own
-	$(PYTEST) tests/contract tests/kernel tests/e2e
+# The laws take a processor for minutes, while those that need root mostly wait: so they go side by side.
+test: style  ## everything; needs root, or a namespace of one's own
+	@$(PYTEST) -p no:cacheprovider tests/laws > .venv/laws.log 2>&1 & laws=$$!; \
+	    $(PYTEST) tests/contract tests/kernel tests/e2e; rooted=$$?; \
+	    wait $$laws; laws=$$?; cat .venv/laws.log; exit $$((rooted || laws))
 
-check: venv  ## what each commit passes: format, lint, types, layers, and the tests that need no root
+check: style laws  ## what each commit passes: all that needs no root
+
+style: venv
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/mypy $(CODE)
 	$(BIN)/lint-imports --no-logo
-	$(PYTEST) --doctest-modules src tests/unit tests/laws tests/golden tests/wire
+	$(PYTEST) --doctest-modules src tests/unit tests/golden tests/wire
+
+laws: venv
+	$(PYTEST) tests/laws
 
 format: venv  ## lay the code out and mend what ruff can mend
 	$(BIN)/ruff format $(CODE)

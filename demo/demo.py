@@ -6,7 +6,8 @@ The program starts itself again in namespaces of its own (network, mounts, proce
     outside 203.0.113.1 --- eth0 203.0.113.2 [ the host ] eth1 --- LAN 192.168.1.0/24, router .1 --- far 198.51.100.2
                                              [          ] ens34 10.0.36.5 --- LAN 10.0.36.0/24, its router .254
 
-starts the daemon on the host, tries one mode after the other, and tells what it tried and what was seen. Web servers in
+starts the daemon on the host, tries one mode after the other (for the overlay there are two more hosts, and a store),
+and tells what it tried and what was seen. Web servers in
 `outside`, in `far` and in some sandboxes answer everybody with the address that they see him under: that shows what NAT
 did. Afterwards it looks whether anything is left on the machine. The exit code is 1 if anything failed.
 
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 from isthmus.kernel import namespaces
 
@@ -346,6 +347,7 @@ class Demo:
                 ("host: the host's own namespace. none: nothing but what is put there by hand", self.host_and_none),
                 ("container:web: one namespace for two, which outlives its owner", self.container),
                 ("Containers: programs in sandboxes, with this machine's own root file system", self.containers),
+                ("overlay: one network on the hosts east and west, which share a store", self.overlay),
                 ("The stock docker client", self.docker_client),
                 ("What may happen to it", self.accidents),
                 ("Everything is removed", self.the_end),
@@ -463,6 +465,53 @@ class Demo:
         self.isthmus("sandbox create lab --network lan --ip 192.168.1.50")
         self.check("bridged", "without --gateway: the LAN, yes", lambda: ping("lab", ROUTER))
         self.check("bridged", "without --gateway: another subnet, no", lambda: shut("lab", FAR))
+
+    def overlay(self) -> None:
+        """Overlay: one network on several hosts."""
+        store = next(filter(None, (shutil.which("etcd"), shutil.which(f"{STORE}/etcd"))), None)
+        if not store:
+            self.check("overlay", "hosts that share a store", lambda: "not tried: etcd is not installed")
+            return
+        build_wire()
+        try:
+            with (
+                Far("wire", f"{store} --data-dir /run/etcd {ETCD}") as etcd,
+                Other("east") as east,
+                Other("west") as west,
+            ):
+                self._overlay(etcd, east, west, store)
+        finally:
+            for name in ("east", "west", "wire"):
+                sh(f"ip netns delete {name}")
+
+    def _overlay(self, etcd: "Far", east: "Other", west: "Other", store: str) -> None:
+        until(holds(east.line("isthmus node ls")), "east does not start")
+        until(holds(west.line("isthmus node ls")), "west does not start")
+        until(lambda: west.run("isthmus node ls").count(" ready ") == 2, "the hosts do not see each other")
+        self._on("east", east, "network create -d overlay --subnet 10.0.9.0/24 multi")
+        until(holds(west.line("isthmus network inspect multi")), "west does not hear of the network")
+        self._on("east", east, "sandbox create a --network multi")
+        self._on("west", west, "sandbox create b --network multi")
+        self.check("overlay", "one pool: a and b have", lambda: f"{east.address_of('a')} and {west.address_of('b')}")
+        self.check("overlay", "b, on west, pings a, on east, by its name", lambda: west.pings("b", "a"))
+        self.check("overlay", "network check finds the way whole", lambda: west.checks("multi"))
+        etcd.kill()
+        self.check("overlay", "the store is killed: traffic goes on", lambda: west.pings("b", "a"))
+        self.check(
+            "overlay", "who would come is told why not", lambda: west.refuses("sandbox create c --network multi")
+        )
+        with Far("wire", f"{store} --data-dir /run/etcd {ETCD}"):
+            until(holds(west.line("isthmus sandbox create c --network multi")), "the store is not found again")
+            self.check("overlay", "it is back, and so are attaches: c has", lambda: west.address_of("c"))
+            self.check("overlay", "a pings c at once", lambda: east.pings("a", "c"))
+            self._on("west", west, "sandbox rm b c")
+            self._on("east", east, "sandbox rm a")
+            until(holds(east.line("isthmus network rm multi")), "the network cannot be removed")
+            self.check("overlay", "removed on east, it is gone on west", lambda: west.has_no("multi"))
+
+    def _on(self, where: str, host: "Other", arguments: str) -> None:
+        self._tell("command", text=f"{where}: isthmus {arguments}")
+        host.run(f"isthmus {arguments}")
 
     def host_and_none(self) -> None:
         """Host: the host's own namespace. none: nothing but what is put there by hand."""
@@ -765,6 +814,113 @@ class Demo:
 
     def _tell(self, kind: str, **facts: object) -> None:
         print(json.dumps({"kind": kind, **facts}), flush=True)
+
+
+ETCD = "--listen-client-urls=http://192.0.2.254:2379 --advertise-client-urls=http://192.0.2.254:2379"
+"""Where the store of the further hosts is."""
+
+STORE = str(Path(sys.executable).parents[1] / "etcd" / "usr" / "bin")
+"""Where `bootstrap` has put that."""
+
+
+def build_wire() -> None:
+    """Make two more hosts, and the wire that joins them."""
+    for name in ("wire", "east", "west"):
+        sh(f"ip netns add {name}")
+        ip(name, "link set lo up")
+    ip("wire", "link add lan type bridge forward_delay 0")
+    ip("wire", "address add 192.0.2.254/24 dev lan")
+    ip("wire", "link set lan up")
+    for number, name in enumerate(("east", "west"), 1):
+        ip("wire", f"link add {name} master lan up type veth peer name eth0 netns {name}")
+        ip(name, f"address add 192.0.2.{number}/24 dev eth0")
+        ip(name, "link set eth0 up")
+        ip(name, "route add default via 192.0.2.254")
+
+
+class Far:
+    """A program on another machine: in the namespace *netns*, with a /run of its own that is kept from life to life."""
+
+    def __init__(self, netns: str, command: str) -> None:
+        self.netns = netns
+        there = Path(f"/run/demo/{netns}")
+        there.mkdir(parents=True, exist_ok=True)
+        own = f"mount --make-rprivate / && mount --bind {there} /run && mkdir -p /run/netns && exec {command}"
+        self._log = (there / "log").open("ab")
+        descriptor = namespaces.open_path(f"/run/netns/{netns}")
+        try:
+            with namespaces.inside(descriptor):
+                self._process = subprocess.Popen(
+                    ("unshare", "--mount", "sh", "-c", own), stdout=self._log, stderr=subprocess.STDOUT
+                )
+        finally:
+            os.close(descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it as a power failure would."""
+        self._process.kill()
+        self._process.wait()
+        self._log.close()
+
+    def line(self, command: str) -> str:
+        """The command that does *command* there."""
+        words = command.replace("isthmus ", f"{ISTHMUS} -H unix:///run/isthmus.sock ", 1)
+        return f"nsenter --target {self._process.pid} --mount --net {words}"
+
+    def run(self, command: str) -> str:
+        """What *command* prints there."""
+        return sh(self.line(command))
+
+
+class Other(Far):
+    """One more host with a daemon."""
+
+    def __init__(self, netns: str) -> None:
+        daemon = f"{ISTHMUS} -H unix:///run/isthmus.sock daemon --data-root /run/data --exec-root /run/exec"
+        store = "--cluster-store etcd://192.0.2.254:2379 --cluster-advertise eth0"
+        beats = "--cluster-store-opt discovery.ttl=6 --cluster-store-opt discovery.heartbeat=2"
+        super().__init__(netns, f"{daemon} {store} {beats}")
+
+    def address_of(self, sandbox: str) -> str:
+        """The address of a *sandbox* there."""
+        return self.run(f"isthmus sandbox exec {sandbox} -- ip -o -4 address show eth0").split()[3]
+
+    def pings(self, sandbox: str, name: str) -> str:
+        """That a *sandbox* there has an answer of *name*."""
+        said = self.run(f"isthmus sandbox exec {sandbox} -- ping -c 1 -W 3 {name}")
+        match = re.search(r"from .*\(([\d.]+)\).*time=([\d.]+ ms)", said)
+        if not match:
+            raise Failed(f"{name} does not answer")
+        return f"{match[1]} answers after {match[2]}"
+
+    def checks(self, network: str) -> str:
+        """What `network check` finds of the way to other hosts."""
+        found = re.search(r"path +(ok +.*)", self.run(f"isthmus network check {network}"))
+        if not found:
+            raise Failed("it tells nothing of the way")
+        return " ".join(found[1].split()[1:])
+
+    def refuses(self, command: str) -> str:
+        """That a command is refused because the store is away."""
+        try:
+            self.run(f"isthmus {command}")
+        except Failed as refusal:
+            if "cluster store is away" not in str(refusal):
+                raise
+            return "the cluster store is away"
+        raise Failed("it was not refused")
+
+    def has_no(self, network: str) -> str:
+        """That a network is gone there, with all that it was made of."""
+        until(lambda: network not in self.run("isthmus network ls"), "it stays")
+        until(lambda: not self.run("ls /run/netns").strip(), f"left is {self.run('ls /run/netns')}")
+        return "no network, no namespace is left"
 
 
 TELLER = """

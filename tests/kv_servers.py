@@ -49,8 +49,10 @@ class Servers(ABC):
     """The longest that a session of that time lasts."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do *work* where the store can be reached."""
-        return asyncio.run(work)
+        """Do *work* where the store can be reached, on a loop like that of a daemon."""
+        import uvloop
+
+        return uvloop.run(work)
 
     @abstractmethod
     def client(self, root: str = "isthmus") -> SharedStore:
@@ -168,9 +170,9 @@ class Real(Servers):
         """Whether it is the one that decides."""
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do *work* in its namespace."""
+        """Do *work* in its namespace, on a loop like that of a daemon."""
         with namespaces.inside(self.machine.netns):
-            return asyncio.run(work)
+            return super().run(work)
 
     def start(self, *, wiped: bool = False) -> None:
         """Start it, and wait until it is ready."""
@@ -240,6 +242,7 @@ class ConsulServer(Real):
         machine: Machine | None = None,
     ) -> None:
         super().__init__(directory, number, machine)
+        self.manager: dict[str, str] = {}
         self._settings = directory / "settings.json"
         self._settings.write_text(json.dumps({"performance": {"raft_multiplier": 1}, **(settings or {})}))
 
@@ -258,8 +261,8 @@ class ConsulServer(Real):
         ]
 
     def ready(self) -> bool:
-        """Whether it knows its leader."""
-        return bool(self.call("GET", "/v1/status/leader"))
+        """Whether it has a leader that knows it; only then it makes sessions."""
+        return bool(self.call("GET", f"/v1/catalog/node/n{self.number}", headers=self.manager))
 
     def leads(self) -> bool:
         """Whether it is the one that decides."""

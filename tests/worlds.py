@@ -17,6 +17,7 @@ from isthmus.kernel.fake import FakeKernel
 from isthmus.model import HOST, Endpoint, Host, HostLink, Network, Sandbox
 from isthmus.naming import MAIN_TABLE, Owner
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -38,10 +39,11 @@ from isthmus.resources import (
     Veth,
     Vlan,
     Vxlan,
+    provided,
 )
 
 Interface = IPv4Interface | IPv6Interface
-_Link = Bridge | Veth | Vlan | Child | Ifb
+_Link = Bridge | Veth | Vlan | Child | Ifb | Vxlan
 T = TypeVar("T")
 
 
@@ -78,6 +80,10 @@ IFBS = ("ab-ifb", "zz-ifb")
 RATES = (10**6, 10**8)
 CHILDREN = ("aa-ch", "eth0", "zz-ch")
 NAMESPACES = ("db", "web")
+HIDDEN = "_ov"
+SWITCHES = ("br0", "br1")
+TUNNELS = ("aa-vxlan", "zz-vxlan")
+TOLD = ("aa-told", "zz-told")
 
 HOST_BEFORE = Host(
     tuple(
@@ -92,6 +98,10 @@ _GATEWAYS = tuple(ip_address(text) for text in ("10.0.0.9", "10.0.1.9", "fd00::9
 _FAR_GATEWAYS = tuple(ip_address(text) for text in ("192.0.2.1", "fd00:f::1"))
 _FAR = tuple(ip_network(text) for text in ("10.77.0.0/16", "fd77::/64"))
 _TABLES = (7, 1 << 30)
+_REMOTES = tuple(ip_address(text) for text in ("192.0.2.7", "192.0.2.8", "2001:db8::7"))
+_VNIS = (5, 6, 205)
+_PORTS = (4789, 8472)
+_MACS = ("02:42:00:00:07:01", "02:42:00:00:07:02")
 _DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 
 
@@ -142,14 +152,14 @@ class World:
             ruled = frozenset({netns})
             shaped = ends & SHAPED
             yield tuple(area), Scope(ruled, links, sysctls=sysctls, nicknames=names, ruled=ruled, shaped=shaped)
-        links = frozenset(
-            (one.netns, one.name) for one in rest.values() if isinstance(one, Bridge | Veth | Vlan | Child | Ifb)
-        )
+        links = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, _Link))
         sysctls = frozenset((one.netns, one.name) for one in rest.values() if isinstance(one, Sysctl))
         yield (
             tuple(rest.values()),
-            Scope(links=links, ports=frozenset(UPLINKS), sysctls=sysctls, firewall=True, shaped=links & SHAPED),
+            Scope(frozenset({HIDDEN}), links, frozenset(UPLINKS), sysctls, firewall=True, shaped=links & SHAPED),
         )
+        told = [one for one in self.resources if isinstance(one, Forwarding | Neighbour)]
+        yield tuple(told), Scope(told=frozenset(one.key for one in told))
 
 
 def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> bool:
@@ -158,7 +168,7 @@ def _is_in(resource: Resource, netns: str, ends: frozenset[tuple[str, str]]) -> 
             return name == netns
         case Bridge() | Veth() | Vlan() | Child() | Ifb():
             return (resource.netns, resource.name) in ends
-        case Address() | Route() | Shaper() | Redirect():
+        case Address() | Route() | Shaper() | Redirect() | Forwarding():
             return (resource.netns, resource.link) in ends
         case Sysctl() | Nickname() | Rule():
             return resource.netns == netns
@@ -171,6 +181,8 @@ def worlds(draw: st.DrawFn) -> World:
     """Consistent worlds."""
     namespaces = _some(draw, NAMESPACES)
     found: list[Resource] = [Namespace(name) for name in namespaces]
+    if not draw(st.integers(0, 3)):  # alone: the worlds are small then, and many
+        return World(tuple(draw(st.permutations([*found, *_overlay(draw, namespaces)]))))
     found += [Nickname(f"{name}-too", name) for name in _some(draw, namespaces)]
     bridges = list(_bridges(draw, namespaces))
     veths = list(_veths(draw, namespaces, bridges))
@@ -207,6 +219,7 @@ def worlds(draw: st.DrawFn) -> World:
             if route.key not in routed and (ipv6 or route.destination.version == 4):
                 routed.add(route.key)
                 found.append(route)
+    found += () if draw(st.integers(0, 3)) else _overlay(draw, namespaces)
     found += _sysctls(draw, namespaces, [*bridges, *children])
     found += [Rule(netns, _V4[0].ip, draw(st.sampled_from(_TABLES))) for netns in _some(draw, namespaces)]
     found += _table(draw, sorted(by_name))
@@ -227,7 +240,8 @@ def _changed(draw: st.DrawFn, world: World) -> World:
             keys = sorted(resources)
             kind = draw(st.sampled_from((*sorted({key[0] for key in keys}), *["link"] * 6)))
             # Links first of all, and of these what others stand on: much hangs on them.
-            below = {key for one in resources.values() if isinstance(one, Vlan | Child) for key in one.needs}
+            standing = (one for one in resources.values() if isinstance(one, Vlan | Child | Forwarding | Neighbour))
+            below = {key for one in standing for key in one.needs}
             some = [key for key in keys if key[0] == kind for _ in range(3 if key in below else 1)]
             key = draw(st.sampled_from(some or keys))
             if kind == "link" and draw(st.booleans()):
@@ -240,7 +254,7 @@ def _changed(draw: st.DrawFn, world: World) -> World:
 def _change(key: Key, resources: dict[Key, Resource]) -> None:
     """Change one thing, with all that must then be changed along."""
     match resources[key]:
-        case (Bridge() | Veth() | Vlan() | Child() | Ifb()) as link:
+        case (Bridge() | Veth() | Vlan() | Child() | Ifb() | Vxlan()) as link:
             owner = Owner("n3" if link.owner.network != "n3" else "n1", link.owner.endpoint)
             resources.update((one.key, replace(one, owner=owner)) for one in _with(link, resources.values()))
             source = ("element", "source4", link.name)
@@ -264,10 +278,25 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
             ]
             for gone in (key, *by_gateway):
                 del resources[gone]
+        case (Forwarding() | Neighbour()) as told:
+            _change_told(told, resources)
         case Port():
             del resources[key]
         case _:
             pass  # much else would have to change along
+
+
+def _other(this: T, of: Iterable[T]) -> T:
+    return next(one for one in of if one != this)
+
+
+def _change_told(told: Forwarding | Neighbour, resources: dict[Key, Resource]) -> None:
+    if isinstance(told, Neighbour):
+        resources[told.key] = replace(told, mac=_other(told.mac, _MACS))
+    elif told.remote and told.mac != NOBODY:
+        resources[told.key] = replace(told, remote=_other(told.remote, _REMOTES))
+    else:
+        del resources[told.key]
 
 
 def _change_element(element: Element, resources: dict[Key, Resource]) -> None:
@@ -298,8 +327,19 @@ def _change_shaping(shaping: Shaper | Redirect, resources: dict[Key, Resource]) 
 
 
 def _alter(key: Key, resources: dict[Key, Resource]) -> None:
-    """Give the other end of a pair another name, a VLAN another number or parent, and a child another mode or flag."""
+    """Give the other end of a pair another name, a VLAN another number or parent, and a child another mode or flag.
+
+    A pair of which its bridge was told goes to another bridge, and a tunnel gets another number, or another nature.
+    """
     match resources[key]:
+        case Veth(told=True, master=str() as master) as pair:
+            switch = _other(master, SWITCHES)
+            if ("link", HIDDEN, switch) in resources:
+                resources[key] = replace(pair, master=switch)
+                moved = (one for one in resources.values() if isinstance(one, Forwarding) and one.link == pair.name)
+                resources.update([(one.key, replace(one, master=switch)) for one in moved])
+        case Vxlan() as tunnel:
+            resources[key] = _another(tunnel)
         case Veth() as pair:
             _rename(pair, resources)
         case Vlan(vid=vid, parent=parent) as vlan if vid % 2:
@@ -318,6 +358,16 @@ def _alter(key: Key, resources: dict[Key, Resource]) -> None:
             resources.update((one.key, replace(one, flag="" if flag else "private")) for one in alike)
         case _:
             pass  # a bridge has nothing of the kind, and a macvlan in passthru mode keeps it
+
+
+def _another(tunnel: Vxlan) -> Vxlan:
+    if tunnel.vni == _VNIS[0]:
+        return replace(tunnel, vni=7)
+    if tunnel.vni == _VNIS[1]:
+        return replace(tunnel, port=_other(tunnel.port, _PORTS))
+    if tunnel.local:
+        return replace(tunnel, local=_other(tunnel.local, _REMOTES))
+    return replace(tunnel, learning=not tunnel.learning)
 
 
 def _rename(pair: Veth, resources: dict[Key, Resource]) -> None:
@@ -442,6 +492,27 @@ def _shaping(draw: st.DrawFn, veths: list[Veth]) -> Iterator[Ifb | Shaper | Redi
         yield Redirect(HOST, veth.name, draw(st.sampled_from(ifbs)).name)
 
 
+def _overlay(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
+    owner = Owner(_mostly(draw, "n1", "n2"))
+    switches = [SWITCHES[0], *_some(draw, SWITCHES[1:])]
+    yield Namespace(HIDDEN)
+    yield from (Bridge(HIDDEN, name, owner, mtu=_mostly(draw, None, 1400)) for name in switches)
+    for name, vni in zip(_some(draw, TUNNELS), _mostly(draw, _VNIS, _VNIS[::-1], _VNIS[1:]), strict=False):
+        master, port, local = draw(st.sampled_from(switches)), _mostly(draw, *_PORTS), _mostly(draw, None, *_REMOTES)
+        learning = draw(st.integers(0, 3)) == 0
+        yield Vxlan(HIDDEN, name, vni, master, owner, port, local, learning, mtu=_mostly(draw, None, 1400))
+        yield from (Forwarding(HIDDEN, name, NOBODY, remote) for remote in _some(draw, _REMOTES[:2]))
+        yield from (Forwarding(HIDDEN, name, mac, draw(st.sampled_from(_REMOTES))) for mac in _some(draw, _MACS))
+        addresses = _some(draw, (_V4[0].ip, _V6[0].ip))
+        yield from (Neighbour(HIDDEN, name, address, draw(st.sampled_from(_MACS))) for address in addresses)
+    for number, name in enumerate(_some(draw, TOLD)):
+        master, mac = draw(st.sampled_from(switches)), f"02:42:00:00:08:{number:02}"
+        peer = (draw(st.sampled_from(namespaces or [HOST])), f"told{number}")
+        end = Owner("n1", _mostly(draw, "e1", "e2"))
+        yield Veth(HIDDEN, name, *peer, end, mac=mac, master=master, mtu=1400, ipv6=True, told=True)
+        yield from (Forwarding(HIDDEN, name, one, master=master) for one in _some(draw, [mac]))
+
+
 def _addresses(draw: st.DrawFn) -> list[Interface]:
     addresses: list[Interface] = list(draw(st.lists(st.sampled_from(_V4), unique=True, max_size=3)))
     addresses += draw(st.lists(st.sampled_from(_V6), unique_by=lambda interface: interface.ip, max_size=2))
@@ -535,14 +606,10 @@ def _acts_on(one: Resource) -> Iterator[Act]:
     match one:
         case Namespace(name=name):
             yield Act("delete_namespace", (name,))
-        case Bridge() | Vlan() | Child() | Ifb() | Vxlan():
-            yield from _on_link(one.netns, one.name)
+        case Bridge() | Veth() | Vlan() | Child() | Ifb() | Vxlan():
+            yield from _on_link(one)
         case Shaper() | Redirect():
             yield Act(f"delete_{type(one).__name__.lower()}", (one.link, one.netns))
-        case Veth():
-            yield from _on_link(one.netns, one.name)
-            yield from _on_link(one.peer_netns, one.peer)
-            yield Act("nomaster", (one.name, one.netns))
         case Port(name=name):
             yield Act("nomaster", (name,))
         case Address():
@@ -562,7 +629,10 @@ def _acts_on(one: Resource) -> Iterator[Act]:
             pass  # nothing hangs on it
 
 
-def _on_link(netns: str, name: str) -> Iterator[Act]:
-    yield Act("delete_link", (name, netns))
-    yield Act("set_down", (name, netns))
-    yield Act("set_mtu", (name, 1300, netns))
+def _on_link(one: _Link) -> Iterator[Act]:
+    for _, netns, name in provided(one):
+        yield Act("delete_link", (name, netns))
+        yield Act("set_down", (name, netns))
+        yield Act("set_mtu", (name, 1300, netns))
+    if isinstance(one, Veth | Vxlan):
+        yield Act("nomaster", (one.name, one.netns))

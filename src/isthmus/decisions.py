@@ -33,6 +33,7 @@ from isthmus.addresses import (
     with_host_address,
 )
 from isthmus.drivers import BUILTIN, Driver
+from isthmus.drivers.overlay import LEASE as LEASE_OPTION
 from isthmus.drivers.traits import Traits
 from isthmus.egress import EGRESS, egress_of
 from isthmus.errors import (
@@ -72,7 +73,7 @@ from isthmus.naming import GATEWAY_BRIDGE, GATEWAY_NETWORK, dns_names, veth
 from isthmus.naming import mac as mac_of
 from isthmus.options import PUBLISH, RECORD, Options, Probe, check_interface
 from isthmus.ports import Wish, clash, versions
-from isthmus.questions import ASSUMING, Evidence, Inquiry, Question, Reserve, Unanswered, WhichLease, WhoHas
+from isthmus.questions import ASSUMING, AnyBlock, Evidence, Inquiry, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.rates import RATE, Rates
 from isthmus.rates import parse as parse_rates
 from isthmus.render import SYSCTLS, gateway_endpoint, routers_of
@@ -475,10 +476,10 @@ class Decisions:
             mac, addresses, leases = self._place(user, network, request, before, inquiry)
         granted = inquiry.granted(network.id, user.name)
         endpoint = Endpoint(
-            id=granted.id if granted else self._id(),
+            id=granted.id if isinstance(granted, Peer) else self._id(),
             network=network.id,
             sandbox=user.id,
-            created=self._clock(),
+            created=granted.created if isinstance(granted, Peer) else self._clock(),
             ifname=ifname,
             mac=mac,
             addresses=addresses,
@@ -490,9 +491,14 @@ class Decisions:
             gateway_priority=request.gateway_priority,
             leases=leases,
         )
-        if network.scope == "global":
+        if network.scope == "global" and not self._is_ours(endpoint):
             inquiry.reserve(Reserve(offer(user, endpoint), driver.traits(network).segment))
         return endpoint
+
+    def _is_ours(self, endpoint: Endpoint) -> bool:
+        """Whether all addresses of *endpoint* are of blocks that this host has for itself."""
+        blocks = [block.cidr for block in self._state.blocks(endpoint.network)]
+        return all(any(address.ip in cidr for cidr in blocks) for address in endpoint.addresses)
 
     def _place(
         self,
@@ -561,6 +567,7 @@ class Decisions:
         """An address of each family of the network: the demanded one, that which *name* had, or the next free one."""
         chosen: list[IPInterface] = []
         pools = self._state.pools[network.id]
+        blocked = network.scope == "global" and LEASE_OPTION in dict(network.options)
         segment = self._traits(network.id).segment
         elsewhere = inquiry.taken(segment)
         beside = (endpoint for endpoint in before if self._traits(endpoint.network).segment == segment)
@@ -583,10 +590,19 @@ class Decisions:
             fitting = [pool for pool in pools if pool.subnet.version == version]
             if not on or not fitting or any(address.version == version for address in chosen):
                 continue
-            again = [_within(address, pool) for pool in fitting for address in had if pool.has(address)]
+            if blocked:
+                fitting = [pool for pool in self._state.blocks(network.id).values() if pool.subnet.version == version]
+            again = [
+                _within(address, pool)
+                for pool in fitting
+                for address in had
+                if pool.has(address) and (not blocked or address in (pool.subnet.ip_range or ()))
+            ]
             try:
                 chosen.append(again[0] if again else self._next(network, fitting, promised))
             except NoFreeAddress:
+                if blocked and inquiry.reserve(Reserve(AnyBlock(network.id, version))):
+                    continue
                 raise PoolExhausted(f"IPv{version}", network.name, network.id, elsewhere.items()) from None
         return tuple(sorted(chosen, key=lambda interface: interface.version))
 
@@ -685,7 +701,9 @@ class Decisions:
         for name, value in request.sysctls:
             if not _SANDBOX_SYSCTL.fullmatch(name) or not value.isprintable():
                 raise InvalidOption("sysctl", f"{name}={value}", "only settings of the network, net.*, can be given")
-        identity = request.container or self._id()
+        inquiry = Inquiry(evidence)
+        # What was reserved for it was reserved by this ID.
+        identity = request.container or inquiry.granted_sandbox(request.name) or self._id()
         user = Sandbox(
             id=identity,
             name=request.name,
@@ -708,7 +726,6 @@ class Decisions:
             _refuse_conflicts(request, _WITH_HOST)
             user = replace(user, netns=HOST)
         endpoints: list[Endpoint] = []
-        inquiry = Inquiry(evidence)
         for network, wish in self._networks(user, request):
             if network.config_only:
                 raise Forbidden(f"network {network.name} is a configuration network: nothing can be connected to it")
@@ -946,7 +963,18 @@ class Decisions:
 def offer(user: Sandbox, endpoint: Endpoint) -> Peer:
     """*endpoint* of *user* as other hosts are to see it, but for which host this is."""
     names = dns_names(user, endpoint)
-    return Peer(endpoint.id, endpoint.network, "", IPv4Address(0), user.name, endpoint.mac, endpoint.addresses, names)
+    return Peer(
+        id=endpoint.id,
+        network=endpoint.network,
+        node="",
+        via=IPv4Address(0),
+        name=user.name,
+        mac=endpoint.mac,
+        addresses=endpoint.addresses,
+        names=names,
+        sandbox=user.id,
+        created=endpoint.created,
+    )
 
 
 def _claimed(questions: Iterable[Question]) -> Iterator[tuple[str, IPAddress]]:
@@ -1089,7 +1117,9 @@ def _check_options(user: Sandbox, network: Network, options: Pairs) -> None:
     _check_egress(user, network, traits, given.get(EGRESS, ""))
     rate = given.get(RATE, "")
     if parse_rates(rate) != Rates() and not traits.shapeable:
-        hint = "the host has no link of the endpoint's own there; a rate can be kept on a bridge network"
+        hint = (
+            "the host has no link of the endpoint's own there; a rate can be kept on a bridge network, or on an overlay"
+        )
         raise InvalidOption(RATE, rate, f"{network.name} is a network of the driver {network.driver}: {hint}")
 
 

@@ -16,7 +16,7 @@ from ipaddress import ip_network
 from isthmus import present, render
 from isthmus.addresses import IPNetwork
 from isthmus.decisions import Decisions
-from isthmus.drivers import BUILTIN
+from isthmus.drivers import BUILTIN, overlay
 from isthmus.errors import (
     Forbidden,
     InvalidRequest,
@@ -28,10 +28,24 @@ from isthmus.errors import (
     PortTaken,
     Predefined,
 )
-from isthmus.kernel import Appeared, FirewallTouched, Kernel, Lost, News, Overrun, PathChanged, Routed, Scope, Shaken
+from isthmus.kernel import (
+    Appeared,
+    FirewallTouched,
+    Kernel,
+    Lost,
+    Missed,
+    News,
+    Overrun,
+    PathChanged,
+    Routed,
+    Scope,
+    Shaken,
+)
 from isthmus.model import (
+    ETHERNET_MTU,
     HOST,
     Binding,
+    Block,
     DhcpLease,
     Endpoint,
     Host,
@@ -45,7 +59,7 @@ from isthmus.model import (
     Setting,
     pairs,
 )
-from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, PARENT, hidden
+from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, PARENT, Owner, hidden
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
@@ -68,6 +82,7 @@ from isthmus.views import (
     SandboxView,
     Standing,
 )
+from isthmus.wire.packets import announcement, encode
 
 
 class Engine:
@@ -128,6 +143,7 @@ class Engine:
                 self._commit(put=[endpoint], drop=self._decide.spent([endpoint]))
         for place, reason in self._kernel.hold(binding.place for binding in self._state.bindings()).items():
             self._tell_lost(place, reason)
+        self._remember_met()
         of_host = self._host(host)
         plan = self._guard(of_host) + self._bring_all(of_host)
         if self._state.network_named(GATEWAY_NETWORK):
@@ -165,23 +181,49 @@ class Engine:
                     of_host = of_host or name == ENCRYPTED or any(map(name.__eq__, map(hidden, self._state.networks)))
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
+                case Missed(netns=name, where=where):
+                    self._meet(name, where)
                 case Appeared(name=name):
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)
                     netns.update(self._standing_on(waiting))
                 case PathChanged():
                     moved = self._moved()
-                    of_host = of_host or bool(moved)
+                    # Tunnels begin at the address that is advertised, which may be another one now.
+                    of_host = of_host or bool(moved or self._rules.advertise)
                     netns.update(self._standing_on(moved))
                 case Lost(owner=owner):
-                    held = self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint)
-                    if held:
-                        netns.add(self._state.sandboxes[held.sandbox].netns)
-                    if not owner.endpoint and owner.network in self._state.networks:
-                        of_host = True
-                        netns.update(self._standing_on([owner.network]))
-                    of_host = of_host or owner.network == PARENT or self._may_wait(owner.network)
+                    whole = not owner.endpoint and owner.network in self._state.networks
+                    of_host = of_host or whole or owner.network == PARENT or self._may_wait(owner.network)
+                    netns.update(self._standing_on([owner.network]) if whole else self._home_of(owner))
         return self._bring(netns, of_host=of_host)
+
+    def _home_of(self, owner: Owner) -> Iterator[str]:
+        """The namespace of the sandbox whose endpoint, or link made by hand, has that mark."""
+        if held := self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint):
+            yield self._state.sandboxes[held.sandbox].netns
+
+    def _meet(self, netns: str, where: IPAddress | str) -> None:
+        """Have the tunnels of the network in *netns* told of who is *where*, if anybody is."""
+        network = next((one for one in self._state.networks.values() if hidden(one.id) == netns), None)
+        peer = self._state.peer_at(network.id, where) if network else None
+        if network and peer:
+            self._state.meet(peer)
+            self.reconcile(render.peers(self._state, network, (peer,)))
+            # Who looked for him would ask again after a second.
+            told = (announcement(peer.mac, address.ip) for address in peer.addresses)
+            self._kernel.send(netns, overlay.BRIDGE, map(encode, told))
+
+    def _remember_met(self) -> None:
+        """Know again who on other hosts was looked for, by what the tunnels of lazy networks were told."""
+        for network in self._state.networks.values():
+            peers = self._state.peers_on(network.id)
+            if not peers or self._state.told_on(network) == peers:
+                continue
+            driver = BUILTIN[network.driver]
+            keys = {one.key: peer for peer in peers for one in driver.peers(network, (peer,))}
+            for one in self._kernel.observe(Scope(told=frozenset(keys))):
+                self._state.meet(keys[one.key])
 
     def _moved(self) -> tuple[str, ...]:
         """The networks (their IDs) whose MTU follows the host's ways out, and is not what it was when last asked."""
@@ -317,7 +359,8 @@ class Engine:
             raise NetworkInUse(network.name, ((peer.name, peer.id) for peer in peers))
         if any(other.config_from == network.name for other in self._state.networks.values()):
             raise Forbidden(f'configuration network "{network.name}" is in use')
-        self._take_away((network,), self._host, with_them=self._state.leases_on(network.id))
+        left: list[Record] = [*self._state.leases_on(network.id), *self._state.blocks(network.id)]
+        self._take_away((network,), self._host, with_them=left)
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
@@ -579,13 +622,21 @@ class Engine:
             self.reconcile(self._sandbox(user.netns))
 
     def check(self, name: str) -> Checked:
-        """Look whether a network is as it should be, and change nothing."""
+        """Look whether a network is as it should be; one that hosts share is mended, else nothing is changed."""
         network = self._state.network(name)
-        host = self._look()
+        host, shared = self._look(), network.scope == "global"
         areas = [self._host(host), *map(self._sandbox, dict.fromkeys(self._standing_on([network.id])))]
-        plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
-        findings = present.findings(self._state, network, host, self._waiting, self._told(), plans)
+        if shared:
+            plans = [self.reconcile(area) for area in areas]
+        else:
+            plans = [diff(area.desired, self._kernel.observe(area.scope)) for area in areas]
+        findings = present.findings(self._state, network, host, self._waiting, self._told(), plans, mended=shared)
         return replace(self._to_ask(network, host), findings=tuple(findings))
+
+    def packet_size(self, name: str, version: int) -> int:
+        """The size, in bytes, of the largest packets of that IP *version* that go between hosts for an overlay."""
+        network = self._state.network(name)
+        return (BUILTIN[network.driver].mtu(network, self._look()) or ETHERNET_MTU) + overlay.HEADERS[version]
 
     def to_ask(self, name: str) -> Checked:
         """What of a network only the wire can tell."""
@@ -600,6 +651,10 @@ class Engine:
             targets=tuple(subnet.gateway for subnet in network.subnets if subnet.gateway),
             wireless=bool(link and link.wireless),
         )
+
+    def tell(self, about: str, topic: str, text: str) -> None:
+        """Show *text* with the endpoint or network of the ID *about*, as what is wrong with it, until it is ""."""
+        self._trouble(about, topic, text)
 
     def _trouble(self, about: str, topic: str, text: str) -> None:
         """Remember what is not as it should be with an endpoint or a network, or that it is."""
@@ -620,6 +675,20 @@ class Engine:
     def offers(self) -> Offers:
         """What this host has of the networks that it shares with others, as these are to see it."""
         return replace(present.offers(self._state), address=self._seen.advertised, mtu=self._seen.outward)
+
+    def keep_blocks(self, put: Iterable[Block], drop: Iterable[Block]) -> tuple[Block, ...]:
+        """Give out addresses of the blocks *put* without asking, and none of *drop* any more; return those dropped.
+
+        One in which somebody has an address, or has one kept for him, stays.
+        """
+        put = [block for block in put if block.network in self._state.networks]
+        drop = tuple(block for block in drop if self._is_idle(block))
+        self._commit(put=put, drop=drop)
+        return drop
+
+    def _is_idle(self, block: Block) -> bool:
+        there = self._state.on_network(block.network)
+        return not any(address.ip in block.cidr for one in there for address in one.addresses)
 
     def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> tuple[str, ...]:
         """Know what others have on the networks that are shared, and no more what they had.
@@ -645,7 +714,8 @@ class Engine:
         dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
         old = [one for one in state.networks.values() if one.id in dropped]
         for one in old:
-            self._take_away((one,), self._host, with_them=(*state.leases_on(one.id), *state.peers_on(one.id)))
+            left: list[Record] = [*state.leases_on(one.id), *state.peers_on(one.id), *state.blocks(one.id)]
+            self._take_away((one,), self._host, with_them=left)
         for action, networks in (("create", fresh), ("destroy", old)):
             for one in networks:
                 self._announce("network", action, one.id, {"name": one.name, "type": one.driver})
@@ -706,7 +776,8 @@ class Engine:
         What is *kept* of it is recorded in the same moment.
         """
         leaving = tuple(
-            record if isinstance(record, Setting | Lease | Peer) else replace(record, removing=True) for record in old
+            record if isinstance(record, Setting | Lease | Peer | Block) else replace(record, removing=True)
+            for record in old
         )
         self._commit(put=leaving)
         self.reconcile(area())
@@ -896,6 +967,9 @@ class _Stage:
         """Do nothing."""
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
+        """Do nothing."""
+
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
         """Do nothing."""
 
     def apply(self, plan: Plan) -> None:

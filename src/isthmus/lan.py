@@ -119,6 +119,9 @@ class Pool(Protocol):
     async def remove_network(self, network: Network) -> None:
         """Have a network be there no more, for nobody."""
 
+    async def check(self, network: Network) -> tuple[Finding, ...]:
+        """Whether the store, this host and the ways to others agree about a network."""
+
     def heard(self, event: Event) -> None:
         """Take notice of what the engine announced."""
 
@@ -181,8 +184,10 @@ class Lan:
 
     async def check(self, name: str) -> tuple[Finding, ...]:
         """What there is to tell of a network, the wire included."""
+        record = (await self._call(lambda engine: engine.network(name))).network
+        told = await self._pool.check(record) if self._pool and record.scope == "global" else ()
         checked = await self._call(lambda engine: engine.check(name))
-        return (*checked.findings, *await self._try_second_mac(checked, 1.0, set(Verdict)))
+        return (*told, *checked.findings, *await self._try_second_mac(checked, 1.0, set(Verdict)))
 
     async def _answered(self, decide: Callable[[Engine, Evidence], _T]) -> _T:
         """What *decide* says when it has the evidence that it wants."""

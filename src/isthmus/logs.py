@@ -93,6 +93,7 @@ class Journal:
         self.release = kernel.release
         self.holder = kernel.holder
         self.forget = kernel.forget
+        self.send = kernel.send
 
     def apply(self, plan: Plan) -> None:
         """See `Kernel.apply`."""

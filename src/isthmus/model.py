@@ -118,7 +118,7 @@ class Endpoint:
 class Peer:
     """An endpoint on another host, the *node*, whose frames for it go to the address *via*.
 
-    *Name* is its sandbox's; *names* are all that it answers to on the network.
+    *Name* is its sandbox's, whose ID is *sandbox*; *names* are all that it answers to on the network.
     """
 
     id: str
@@ -129,6 +129,16 @@ class Peer:
     mac: str
     addresses: tuple[IPInterface, ...]
     names: tuple[str, ...] = ()
+    sandbox: str = ""
+    created: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a shared *network*'s pool that is this host's alone: here it gives out addresses without asking."""
+
+    network: str
+    cidr: IPNetwork
 
 
 HOST_GATEWAY = "host-gateway"
@@ -269,7 +279,7 @@ class Lease:
     until: int
 
 
-Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | Peer
+Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | Peer | Block
 
 
 ETHERNET_MTU = 1500

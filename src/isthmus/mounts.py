@@ -4,6 +4,7 @@ Python has neither; ctypes does for all of them. Every function raises the OSErr
 """
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 from struct import Struct
@@ -16,6 +17,7 @@ _HOW = Struct("=QQQ")  # struct open_how: flags, mode, resolve
 _IN_ROOT, _NO_MAGIC = 0x10, 0x02
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _MOST = 1 << 20
+_TRIES = 128
 
 
 def _succeed(failed: int, path: str) -> None:
@@ -55,11 +57,16 @@ def _mount_id(path: str) -> str:
 def open_inside(top: int, path: str, flags: int) -> int:
     """Open *path* as a program sees it whose root directory is that of descriptor *top*; links lead nowhere outside."""
     how = _HOW.pack(flags | os.O_CLOEXEC, 0, _IN_ROOT | _NO_MAGIC)
-    descriptor: int = _LIBC.syscall(_OPENAT2, top, os.fsencode(path), how, len(how))
-    if descriptor < 0:
+    # A `..` in a link is not followed while anything is renamed or mounted anywhere: then the kernel has us try again.
+    number = errno.EAGAIN
+    for _ in range(_TRIES):
+        descriptor: int = _LIBC.syscall(_OPENAT2, top, os.fsencode(path), how, len(how))
+        if descriptor >= 0:
+            return descriptor
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), path)
-    return descriptor
+        if number != errno.EAGAIN:
+            break
+    raise OSError(number, os.strerror(number), path)
 
 
 def read_inside(root: str, path: str, most: int = _MOST) -> bytes:

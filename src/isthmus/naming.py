@@ -89,6 +89,11 @@ def hidden(network_id: str) -> str:
     return f"_ov-{network_id[:12]}"
 
 
+def is_hidden(netns: str) -> bool:
+    """Whether a namespace of this name is that of a network."""
+    return netns.startswith("_ov-")
+
+
 ENCRYPTED = "_ov-encrypted"
 """The namespace in which all that there is are ways by WireGuard: what leaves it is encrypted."""
 

@@ -20,9 +20,9 @@ round only:
 * An IPv4 address that goes takes along the later ones of its subnet (unless `promote_secondaries` is set), and the last
   one all IPv4 routes of its link. So where one address of a link is removed, its others and its routes are made again:
   making what is there is success.
-* What shapes the traffic of a link goes with that link, and so does a redirection, and so do forwarding entries and
-  neighbours. One whose target goes stays, and
+* What shapes the traffic of a link goes with that link, and so does a redirection. One whose target goes stays, and
   drops what comes: it is taken away before, or led elsewhere.
+* What a tunnel was told goes with it, and what a bridge was told of a port goes with either, and when the port leaves.
 * A rule outlives the links and routes that it leads to, but not its namespace.
 * An address may move from one link to another, so all removing comes before all making.
 * A permission that is to mean something else is withdrawn and given again, so that it never leads to what is gone.
@@ -68,7 +68,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
     Ifb: ("owner",),
-    Vxlan: ("owner", "vni", "port", "local", "learning", "under"),
+    Vxlan: ("owner", "vni", "port", "local", "learning", "asking", "under"),
     Rule: ("table",),
     Table: ("digest",),
 }

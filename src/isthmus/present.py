@@ -40,7 +40,7 @@ def network(state: State, record: Network, troubles: Troubles) -> NetworkView:
     """A network with its endpoints, and how full its subnets are."""
     endpoints = tuple(endpoint(state, one, troubles) for one in state.on_network(record.id))
     status = tuple(SubnetStatus(str(pool.subnet.cidr), pool.in_use, pool.available) for pool in state.pools[record.id])
-    return NetworkView(record, endpoints, status, troubles.get(record.id, ()))
+    return NetworkView(record, endpoints, status, troubles.get(record.id, ()), state.peers_on(record.id))
 
 
 def endpoint(state: State, record: Endpoint, troubles: Troubles) -> EndpointView:
@@ -99,7 +99,8 @@ def offers(state: State) -> Offers:
     shared = tuple(one for one in state.networks.values() if one.scope == "global" and not one.removing)
     standing = (one for network in shared for one in state.on_network(network.id) if not one.removing)
     offered = tuple(offer(state.sandboxes[one.sandbox], one) for one in standing)
-    return Offers(shared, offered, tuple(peer for network in shared for peer in state.peers_on(network.id)))
+    peers = tuple(peer for network in shared for peer in state.peers_on(network.id))
+    return Offers(shared, offered, peers, tuple(block for network in shared for block in state.blocks(network.id)))
 
 
 def standing(state: State, paths: Mapping[str, str]) -> Standing:
@@ -143,12 +144,20 @@ def findings(  # noqa: PLR0917 - all that there is to look at
     waiting: Mapping[str, str],
     troubles: Troubles,
     plans: Iterable[Plan],
+    *,
+    mended: bool,
 ) -> Iterator[Finding]:
-    """What a look at a network told: its parent, the kernel, the host's routes, and what was heard of its addresses."""
+    """What a look at a network told: its parent, the kernel, the host's routes, and what was heard of its addresses.
+
+    *Plans* are what the kernel lacks, or lacked until it was *mended*.
+    """
     if record.id in waiting:
         yield Finding("parent", ok=False, text=f"the host has no link {waiting[record.id]}, or it is down")
-    lines = [str(operation) for plan in plans for operation in plan]
-    yield Finding("kernel", ok=not lines, text="; ".join(lines) or "all is there that should be")
+    lines = "; ".join(str(operation) for plan in plans for operation in plan)
+    if mended:
+        yield Finding("kernel", ok=True, text=f"mended: {lines}" if lines else "all is there that should be")
+    else:
+        yield Finding("kernel", ok=not lines, text=lines or "all is there that should be")
     routes = [route for route in host.routes if covered(ip_network(route), (one.cidr for one in record.subnets))]
     if BUILTIN[record.driver].traits(record).segment:
         routes = []  # the route to a LAN leads to those who stand on it

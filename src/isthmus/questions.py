@@ -47,19 +47,34 @@ class WhichLease:
 
 
 @dataclass(frozen=True, slots=True)
+class AnyBlock:
+    """A block of a *network*'s pool (the network's ID), of addresses of that IP version."""
+
+    network: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
 class Reserve:
     """Whether what the *record* says can be had by this host, of all that share a store with it; if so, it is ours.
 
-    A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks.
+    A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks. What
+    block there is for `AnyBlock`, the state knows when the question is answered.
     """
 
-    record: Network | Peer
+    record: Network | Peer | AnyBlock
     segment: str = ""
 
     @property
     def key(self) -> tuple[str, str]:
         """What tells it from all others: the network and the sandbox's name, or the network's name alone."""
-        return (self.record.network, self.record.name) if isinstance(self.record, Peer) else ("", self.record.name)
+        match self.record:
+            case Peer(network=network, name=name):
+                return network, name
+            case Network(name=name):
+                return "", name
+            case AnyBlock(network, version):
+                return network, f"/{version}"
 
 
 Question = WhoHas | WhichLease | Reserve
@@ -131,15 +146,23 @@ class Inquiry:
         self._open[question] = None
         return None
 
-    def granted(self, network: str, name: str) -> Network | Peer | None:
+    def granted(self, network: str, name: str) -> Network | Peer | AnyBlock | None:
         """What was reserved by this key, if it is ours."""
         found = self._evidence.granted.get((network, name)) if self._evidence else None
         return found.record if found else None
 
-    def reserve(self, question: Reserve) -> None:
-        """See that something is ours before all others."""
-        if self._evidence is not None and question.key not in self._evidence.granted:
-            self._open[question] = None
+    def granted_sandbox(self, name: str) -> str:
+        """The ID of the sandbox of that *name* for which something was reserved; "" if nothing was."""
+        granted = self._evidence.granted.values() if self._evidence else ()
+        peers = (one.record for one in granted if isinstance(one.record, Peer))
+        return next((one.sandbox for one in peers if one.name == name), "")
+
+    def reserve(self, question: Reserve) -> bool:
+        """See that something is ours before all others; tell whether that has to be asked."""
+        if self._evidence is None or question.key in self._evidence.granted:
+            return False
+        self._open[question] = None
+        return True
 
     def close(self) -> tuple[Question, ...]:
         """The questions that are left; if there are any, the decision does not stand."""

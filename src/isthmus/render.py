@@ -101,8 +101,9 @@ def sandbox(
         rules.update(one.key for one in resources if isinstance(one, Element))
         if endpoint.options and RATE in dict(endpoint.options):
             # Whatever the rate is now, there may be what limited it before.
-            (links if stays else leaving).add((HOST, ifb(endpoint.id)))
-            shaped.update({(HOST, veth(endpoint.id)), (HOST, ifb(endpoint.id))} if stays else ())
+            home = next((one.netns for one in resources if isinstance(one, Veth)), HOST)
+            (links if stays else leaving).add((home, ifb(endpoint.id)))
+            shaped.update({(home, veth(endpoint.id)), (home, ifb(endpoint.id))} if stays else ())
         if stays:
             wanted.extend(resources)
             wanted.extend(settings)
@@ -143,8 +144,8 @@ def sandbox(
 def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
     """What this host has to know of those who are on *network* elsewhere, as far as it is about who *changed*."""
     changed, driver = tuple(changed), BUILTIN[network.driver]
-    known = (state.peer(network.id, one.id) for one in changed)
-    wanted = tuple(dict.fromkeys(driver.peers(network, filter(None, known))))
+    known = [peer for one in changed if (peer := state.peer(network.id, one.id)) and state.is_told(network, peer)]
+    wanted = tuple(dict.fromkeys(driver.peers(network, known)))
     told = {one.key for one in (*wanted, *driver.peers(network, changed))}
     return Area(() if network.removing else wanted, Scope(told=frozenset(told)))
 
@@ -255,7 +256,7 @@ def host(
         resources = (
             *BUILTIN[network.driver].network(network, host),
             *_reach(state, network.id, partial(_live, state)),
-            *BUILTIN[network.driver].peers(network, state.peers_on(network.id)),
+            *BUILTIN[network.driver].peers(network, state.told_on(network)),
         )
         namespaces.update(one.name for one in resources if isinstance(one, Namespace))
         links.update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))

@@ -295,7 +295,8 @@ class Vxlan:
 
     Its packets leave and come by the namespace *under*, by the UDP *port*, from the address *local* if that is given;
     in a namespace of ours they do so over IPv6. Either it is *learning* who is where by what comes, or it knows only
-    what it is told (`Forwarding`), and answers itself for those whose addresses it is told (`Neighbour`).
+    what it is told (`Forwarding`), and answers itself for those whose addresses it is told (`Neighbour`). If it is
+    *asking*, the kernel tells when somebody was looked for of whom it was not told.
     """
 
     netns: str
@@ -306,6 +307,7 @@ class Vxlan:
     port: int
     local: IPAddress | None = None
     learning: bool = False
+    asking: bool = False
     mtu: int | None = None
     up: bool = True
     under: str = HOST
@@ -321,13 +323,13 @@ class Vxlan:
     def make(self) -> str:
         where = f" netns {self.netns}" if self.netns else ""
         local = f" local {self.local or '::'}" if self.local or self.under else ""
-        ways = "learning" if self.learning else "nolearning proxy"
+        ways = ("learning" if self.learning else "nolearning proxy") + (" l2miss l3miss" if self.asking else "")
         add = (
             f"{_ip(self.under)} link add {self.name}{_mtu(self.mtu)}{where} type vxlan "
             f"id {self.vni} dstport {self.port}{local} {ways}"
         )
         quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
-        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} up && {quiet}"
+        return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} addrgenmode none up && {quiet}"
 
     def change(self) -> str:
         return f"{_ip(self.netns)} link set {self.name}{_mtu(self.mtu)} master {self.master} up"
@@ -338,15 +340,17 @@ class Vxlan:
 
 @dataclass(frozen=True, slots=True)
 class Forwarding:
-    """Where frames for *mac* go: to the port *link* of a bridge, or through the tunnel *link* to the host *remote*.
+    """Where frames for *mac* go: to the port *link* of the bridge *master*, or through a tunnel to the host *remote*.
 
-    For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them.
+    For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them. What a bridge
+    was told of a port, it forgets when that leaves.
     """
 
     netns: str
     link: str
     mac: str
     remote: IPAddress | None = None
+    master: str | None = None
 
     @property
     def key(self) -> Key:
@@ -354,7 +358,8 @@ class Forwarding:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (link_key(self.netns, self.link),)
+        master = (link_key(self.netns, self.master),) if self.master else ()
+        return (link_key(self.netns, self.link), *master)
 
     def make(self) -> str:
         return self._say("append" if self.mac == NOBODY else "replace")
@@ -716,9 +721,9 @@ ORDER: tuple[type, ...] = (
     Child,
     Shaper,
     Redirect,
-    Sysctl,
     Forwarding,
     Neighbour,
+    Sysctl,
     Address,
     Route,
     Rule,

@@ -10,13 +10,27 @@ addresses, their reserved addresses among its own, and passes over what is kept 
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
-from isthmus.addresses import AddressPool, IPNetwork
+from isthmus.addresses import AddressPool, IPNetwork, Subnet, overlaps
 from isthmus.drivers import BUILTIN
 from isthmus.egress import EGRESS
 from isthmus.errors import Ambiguous, NetworkNotFound, SandboxNotFound
-from isthmus.model import Binding, Endpoint, HandLink, IPAddress, Lease, Network, Peer, Place, Record, Sandbox, Setting
+from isthmus.model import (
+    Binding,
+    Block,
+    Endpoint,
+    HandLink,
+    IPAddress,
+    Lease,
+    Network,
+    Peer,
+    Place,
+    Record,
+    Sandbox,
+    Setting,
+)
 
 _T = TypeVar("_T", Network, Sandbox)
 
@@ -45,6 +59,9 @@ class State:
         self._leases: dict[str, dict[str, Lease]] = {}
         self._ends: list[tuple[int, str, str]] = []
         self._peers: dict[str, dict[str, Peer]] = {}
+        self._peer_at: dict[tuple[str, IPAddress | str], Peer] = {}
+        self._met: set[Peer] = set()
+        self._blocks: dict[str, dict[Block, AddressPool]] = {}
         self._keepers: dict[tuple[str, IPAddress], Lease] = {}
         self._last: dict[tuple[str, IPNetwork], IPAddress] = {}
         for record in sorted(records, key=_order):
@@ -60,6 +77,7 @@ class State:
         yield from (Setting(key, value) for key, value in self.settings.items())
         yield from (lease for leases in self._leases.values() for lease in leases.values())
         yield from (peer for peers in self._peers.values() for peer in peers.values())
+        yield from (block for blocks in self._blocks.values() for block in blocks)
 
     def put(self, record: Record) -> None:
         """Know *record*, instead of what bore its ID before."""
@@ -85,6 +103,8 @@ class State:
                 self._put_lease(record)
             case Peer():
                 self._put_peer(record)
+            case Block():
+                self._blocks.setdefault(record.network, {})[record] = self._block_pool(record)
 
     def drop(self, record: Record) -> None:
         """Forget *record*."""
@@ -92,13 +112,7 @@ class State:
             case Network():
                 self._drop_network(record)
             case Endpoint():
-                if self.endpoints.pop(record.id, None):
-                    self._on_network.get(record.network, {}).pop(record.id, None)
-                    self._of_sandbox.get(record.sandbox, {}).pop(record.id, None)
-                    self._policed.pop(record.id, None)
-                    for pool in self._pools_around(record.network):
-                        for address in record.addresses:
-                            pool.release(address.ip)
+                self._drop_endpoint(record)
             case Sandbox():
                 self.sandboxes.pop(record.id, None)
                 self._names[Sandbox].pop(record.name, None)
@@ -114,6 +128,8 @@ class State:
                 self._drop_lease(record)
             case Peer():
                 self._drop_peer(record)
+            case Block():
+                self._blocks.get(record.network, {}).pop(record, None)
 
     def network(self, name: str) -> Network:
         """The network that *name* stands for.
@@ -153,9 +169,40 @@ class State:
         """The endpoints that other hosts have on the network of this ID."""
         return tuple(self._peers.get(network, {}).values())
 
+    def is_told(self, network: Network, peer: Peer) -> bool:
+        """Whether the tunnels of *network* are to be told of *peer*: if it is lazy, only when somebody here met him."""
+        return peer in self._met or not BUILTIN[network.driver].traits(network).lazy
+
+    def told_on(self, network: Network) -> tuple[Peer, ...]:
+        """Those of `peers_on` of whom the tunnels of *network* are to be told."""
+        return tuple(peer for peer in self.peers_on(network.id) if self.is_told(network, peer))
+
+    def peer_at(self, network: str, where: IPAddress | str) -> Peer | None:
+        """Who on another host has an address or a MAC on the network of this ID."""
+        return self._peer_at.get((network, where))
+
+    def meet(self, peer: Peer) -> None:
+        """Know that somebody here looked for *peer*. It is not stored: the kernel knows it."""
+        self._met.add(peer)
+
     def peer(self, network: str, identity: str) -> Peer | None:
         """The endpoint of this ID that another host has on the network of this ID."""
         return self._peers.get(network, {}).get(identity)
+
+    def blocks(self, network: str) -> Mapping[Block, AddressPool]:
+        """The blocks that this host has of the network of this ID, each with what is free in it."""
+        return self._blocks.get(network, {})
+
+    def _block_pool(self, block: Block) -> AddressPool:
+        network = self.networks[block.network]
+        used = [address.ip for one in self.on_network(network.id) for address in one.addresses]
+        used += [address.ip for one in self.peers_on(network.id) for address in one.addresses]
+        home = next(subnet for subnet in network.subnets if overlaps(Subnet(block.cidr), (subnet,)))
+        pool = AddressPool(replace(home, ip_range=block.cidr), used, home.reserved)
+        for lease in self.leases_on(network.id):
+            for address in lease.addresses:
+                pool.keep(address, lease.until)
+        return pool
 
     def of_sandbox(self, sandbox: str) -> tuple[Endpoint, ...]:
         """The endpoints of the sandbox of this ID, in the order of their making."""
@@ -262,6 +309,8 @@ class State:
         reserved = [address for network in networks for subnet in network.subnets for address in subnet.reserved]
         leases = [lease for network in networks for lease in self.leases_on(network.id)]
         for network in networks:
+            blocks = self._blocks.get(network.id, {})
+            blocks.update((block, self._block_pool(block)) for block in tuple(blocks))
             pools = tuple(AddressPool(subnet, used, reserved) for subnet in network.subnets)
             for pool in pools:
                 for lease in leases:
@@ -275,6 +324,7 @@ class State:
         """The pools in the segment of the network of this ID."""
         for key in self._in_segment.get(self._segment_of(network), ()):
             yield from self.pools[key]
+            yield from self._blocks.get(key, {}).values()
 
     def _segment_of(self, network: str) -> str:
         """The segment of the network of this ID; "" if there is none."""
@@ -304,18 +354,36 @@ class State:
                 if address.ip in pool.subnet.cidr:
                     self._last[endpoint.network, pool.subnet.cidr] = address.ip
 
+    def _drop_endpoint(self, endpoint: Endpoint) -> None:
+        if self.endpoints.pop(endpoint.id, None):
+            self._on_network.get(endpoint.network, {}).pop(endpoint.id, None)
+            self._of_sandbox.get(endpoint.sandbox, {}).pop(endpoint.id, None)
+            self._policed.pop(endpoint.id, None)
+            for pool in self._pools_around(endpoint.network):
+                for address in endpoint.addresses:
+                    pool.release(address.ip)
+
     def _put_peer(self, peer: Peer) -> None:
         if before := self.peer(peer.network, peer.id):
+            met = before in self._met
             self._drop_peer(before)
+            if met:
+                self.meet(peer)
         self._peers.setdefault(peer.network, {})[peer.id] = peer
-        for pool in self.pools.get(peer.network, ()):
+        for where in (peer.mac, *(address.ip for address in peer.addresses)):
+            self._peer_at[peer.network, where] = peer
+        for pool in self._pools_around(peer.network):
             for address in peer.addresses:
                 if pool.has(address.ip):
                     pool.take(address.ip)
 
     def _drop_peer(self, peer: Peer) -> None:
-        if self._peers.get(peer.network, {}).pop(peer.id, None):
-            for pool in self.pools.get(peer.network, ()):
+        if known := self._peers.get(peer.network, {}).pop(peer.id, None):
+            self._met.discard(known)
+            for where in (known.mac, *(address.ip for address in known.addresses)):
+                if self._peer_at.get((peer.network, where)) == known:
+                    del self._peer_at[peer.network, where]
+            for pool in self._pools_around(peer.network):
                 for address in peer.addresses:
                     pool.release(address.ip)
 
@@ -373,7 +441,7 @@ def _order(record: Record) -> tuple[int, int]:
             return 1, place.port
         case Lease():
             return 2, record.until
-        case Peer():
+        case Peer() | Block():
             return 1, 0
         case _:
             return 1, record.created

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from isthmus.model import (
     ETHERNET_MTU,
     Binding,
+    Block,
     DhcpLease,
     Endpoint,
     IPAddress,
@@ -47,12 +48,16 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True)
 class NetworkView:
-    """A network with all its endpoints. *Trouble* is as in `EndpointView`, of the host's own place on it."""
+    """A network with all its endpoints, and *peers*, those on other hosts.
+
+    *Trouble* is as in `EndpointView`, of the host's own place on it.
+    """
 
     network: Network
     endpoints: tuple[EndpointView, ...]
     status: tuple[SubnetStatus, ...]
     trouble: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +138,15 @@ class NodeView:
 class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
-    What it knows of others' is in *peers*. Who fills in *offered* which host they are on is who tells them. Others
-    reach the host at its *address*, with packets of at most *mtu* bytes.
+    What it knows of others' is in *peers*, and *blocks* are the parts of pools that are its alone. Which host those
+    *offered* are on is filled in by who tells of them. Others reach the host at its *address*, with packets of at most
+    *mtu* bytes.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
     peers: tuple[Peer, ...]
+    blocks: tuple[Block, ...] = ()
     address: IPAddress | None = None
     mtu: int = ETHERNET_MTU
 

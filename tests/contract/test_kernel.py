@@ -45,13 +45,17 @@ from isthmus.naming import MAIN_TABLE, Owner
 from isthmus.options import Callers
 from isthmus.plan import NOTHING, Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
     Element,
+    Forwarding,
     Ifb,
     IPNetwork,
+    Key,
     Namespace,
+    Neighbour,
     Port,
     Redirect,
     Resource,
@@ -62,6 +66,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
     satisfied,
 )
 from tests.kernel.realm import needs_shaping
@@ -133,6 +138,9 @@ class Administrator(Protocol):
     def add_link(self, link: HostLink) -> None:
         """Make a link."""
 
+    def add_tunnel(self, name: str, vni: int, port: int) -> None:
+        """Make a tunnel in the host's namespace."""
+
     def add_namespace(self, name: str) -> None:
         """Make a namespace."""
 
@@ -162,6 +170,9 @@ class Administrator(Protocol):
 
     def delete_redirect(self, name: str) -> None:
         """Take the filters from what comes in by a link."""
+
+    def delete_entry(self, key: Key) -> None:
+        """Take a forwarding entry or a neighbour away."""
 
     def set_rate(self, name: str, rate: int) -> None:
         """Let another rate go out by a link."""
@@ -237,6 +248,10 @@ class Shell:
         for interface in link.addresses:
             self.add_address(link.name, interface)
 
+    def add_tunnel(self, name: str, vni: int, port: int) -> None:
+        """Make a tunnel."""
+        ip(HOST, "link", "add", name, "type", "vxlan", "id", str(vni), "dstport", str(port))
+
     def add_namespace(self, name: str) -> None:
         """Make a namespace."""
         run("ip", "netns", "add", name)
@@ -279,6 +294,15 @@ class Shell:
     def delete_redirect(self, name: str) -> None:
         """Take the filters from what comes in by a link."""
         run("tc", "filter", "delete", "dev", name, "ingress")
+
+    def delete_entry(self, key: Key) -> None:
+        """Take a forwarding entry or a neighbour away."""
+        kind, netns, name, what, *rest = key
+        if kind == "neighbour":
+            ip(netns, "neigh", "delete", what, "dev", name)
+            return
+        where = ["self", *(["dst", rest[0]] if rest[0] else [])] if name.startswith("vxlan") else ["master"]
+        run("bridge", "-n", netns, "fdb", "delete", what, "dev", name, *where)
 
     def set_rate(self, name: str, rate: int) -> None:
         """Let another rate go out by a link."""
@@ -1540,6 +1564,304 @@ def test_tc_sees_what_was_made_and_a_change_keeps_the_bucket(linux: Machine) -> 
     after = run("tc", "qdisc", "show", "dev", "veth1", "root")
     assert "rate 2500Mbit" in after
     assert before.split()[2] == after.split()[2]
+
+
+# Tunnels, and what they and ports are told.
+
+FAR = Namespace("far")
+SWITCH = Bridge("far", "br0", NET, mtu=1400, ipv6=True)
+TUNNEL = Vxlan("far", "vxlan5", 5, "br0", NET, 4789, ip_address("192.0.2.1"), learning=False, mtu=1400)
+LEARNER = Vxlan("far", "vxlan6", 6, "br0", NET, 8472, ip_address("2001:db8::1"), learning=True, mtu=1300)
+TOLD = Veth(
+    "far",
+    "veth5",
+    "web",
+    "eth5",
+    END,
+    "02:42:00:00:00:05",
+    "br0",
+    1400,
+    isolated=False,
+    ipv6=True,
+    announce=False,
+    told=True,
+)
+HERE = Forwarding("far", "veth5", "02:42:00:00:00:05", master="br0")
+THERE = Forwarding("far", "vxlan5", "02:42:00:00:00:09", ip_address("192.0.2.9"))
+ALL_OVER = tuple(Forwarding("far", "vxlan6", NOBODY, ip_address(f"2001:db8::{number}")) for number in (2, 3))
+RESOLVED = Neighbour("far", "vxlan5", ip_address("10.6.0.9"), THERE.mac)
+RESOLVED6 = Neighbour("far", "vxlan5", ip_address("fd00:6::9"), THERE.mac)
+NEIGHBOURS = (RESOLVED, RESOLVED6)
+ENTRIES: tuple[Forwarding | Neighbour, ...] = (HERE, THERE, *ALL_OVER, *NEIGHBOURS)
+OVERLAY: tuple[Resource, ...] = (FAR, WEB, SWITCH, TUNNEL, LEARNER, TOLD, *ENTRIES)
+
+
+@pytest.fixture
+def tunnelled(machine: Machine) -> Machine:
+    """A machine with a network of which a part is elsewhere."""
+    machine.kernel.apply(diff(OVERLAY, ()))
+    return machine
+
+
+def test_tunnels_and_what_is_told_are_observed_as_they_were_made(tunnelled: Machine) -> None:
+    """Every field of them; else they would be made again for ever."""
+    tunnelled.holds(*OVERLAY)
+    assert set(OVERLAY) - {TOLD} <= tunnelled.seen()
+    assert diff(OVERLAY, tunnelled.seen()) is NOTHING
+    tunnelled.make(*OVERLAY)
+    assert diff(OVERLAY, tunnelled.seen()) is NOTHING
+    tunnelled.kernel.apply(diff((), tunnelled.seen()))
+    tunnelled.holds()
+
+
+def test_what_is_told_is_seen_with_its_link_and_by_its_key(tunnelled: Machine) -> None:
+    """A peer that comes or goes is a matter of its entries alone, among thousands."""
+    links = frozenset({("far", "vxlan5"), ("far", "vxlan6"), ("far", "veth5")})
+    tunnelled.holds(TUNNEL, LEARNER, TOLD, *ENTRIES, scope=Scope(links=links))
+    for one in ENTRIES:
+        assert tunnelled.seen(Scope(told=frozenset({one.key}))) == {one}
+    others = (
+        replace(HERE, mac=THERE.mac),
+        replace(THERE, mac=HERE.mac),
+        replace(ALL_OVER[0], remote=ip_address("2001:db8::4")),
+        replace(RESOLVED, address=ip_address("10.6.0.8")),
+        replace(RESOLVED6, link="nothing"),
+        replace(THERE, netns="nowhere"),
+    )
+    assert tunnelled.seen(Scope(told=frozenset(one.key for one in others))) == frozenset()
+
+
+@pytest.mark.parametrize("resource", [TUNNEL, LEARNER, *ENTRIES], ids=lambda one: "-".join(one.key))
+def test_what_is_gone_is_removed_with_success(tunnelled: Machine, resource: Resource) -> None:
+    """After a crash nobody knows how far the last plan came."""
+    left = tuple(one for one in OVERLAY if one is not resource and resource.key not in one.needs)
+    tunnelled.do(Remove(resource))
+    tunnelled.holds(*left)
+    tunnelled.do(Remove(resource))
+    tunnelled.holds(*left)
+
+
+@pytest.mark.parametrize(
+    "tunnel",
+    [
+        replace(TUNNEL, owner=OTHER),
+        replace(TUNNEL, vni=7),
+        replace(TUNNEL, port=4790),
+        replace(TUNNEL, local=ip_address("192.0.2.2")),
+        replace(TUNNEL, local=ip_address("2001:db8::1")),
+        replace(TUNNEL, learning=True),
+    ],
+    ids=str,
+)
+def test_another_tunnel_is_made_anew_with_what_it_was_told(tunnelled: Machine, tunnel: Vxlan) -> None:
+    """A host that changes its address loses no peer by that."""
+    remote = ip_address("2001:db8::9" if tunnel.local and tunnel.local.version == 6 else "192.0.2.9")
+    wanted = (*without(TUNNEL, THERE, of=OVERLAY), tunnel, replace(THERE, remote=remote))
+    plan = diff(wanted, tunnelled.seen())
+    assert Remove(TUNNEL) in plan.remove
+    tunnelled.kernel.apply(plan)
+    tunnelled.holds(*wanted)
+    tunnelled.make(TUNNEL)  # as after a crash that left another one
+    tunnelled.holds(*without(TUNNEL, THERE, *NEIGHBOURS, of=OVERLAY), TUNNEL)
+
+
+def test_a_tunnel_changes_its_mtu_and_its_bridge_where_it_stands(tunnelled: Machine) -> None:
+    """It forgets nothing by that."""
+    other = replace(SWITCH, name="br1")
+    tunnel = replace(TUNNEL, mtu=1350, master="br1")
+    wanted = (*without(TUNNEL, of=OVERLAY), other, tunnel)
+    plan = diff(wanted, tunnelled.seen())
+    assert [*plan] == [Make(other), Change(tunnel, TUNNEL)]
+    tunnelled.kernel.apply(plan)
+    tunnelled.holds(*wanted)
+
+
+@pytest.mark.parametrize("where", ["far", "web", HOST])
+def test_a_tunnel_that_we_left_behind_gives_its_number_to_the_next(tunnelled: Machine, where: str) -> None:
+    """Wherever it is: a number is had once on a host."""
+    switch = replace(SWITCH, netns=where, name="br7", owner=OTHER)
+    tunnel = replace(TUNNEL, netns=where, name="vxlan7", master="br7", owner=OTHER)
+    tunnelled.make(switch, tunnel)
+    tunnelled.holds(*without(TUNNEL, THERE, *NEIGHBOURS, of=OVERLAY), switch, tunnel)
+
+
+def test_one_number_can_be_had_on_two_ports(tunnelled: Machine) -> None:
+    """They are two tunnels."""
+    second = replace(LEARNER, name="vxlan7", vni=TUNNEL.vni)
+    tunnelled.make(second)
+    tunnelled.holds(*OVERLAY, second)
+
+
+def test_a_number_that_somebody_else_has_is_refused(machine: Machine) -> None:
+    """His tunnel is left alone."""
+    machine.admin.add_tunnel("theirs", TUNNEL.vni, TUNNEL.port)
+    machine.make(FAR, SWITCH)
+    machine.refuses(Make(TUNNEL), EEXIST)
+    machine.admin.delete_link("theirs")
+    machine.make(TUNNEL)
+    machine.holds(FAR, SWITCH, TUNNEL)
+
+
+@pytest.mark.kernel
+def test_who_has_a_number_is_told(linux: Machine) -> None:
+    """The kernel says no more than that something exists."""
+    linux.admin.add_tunnel("theirs", TUNNEL.vni, TUNNEL.port)
+    linux.make(FAR, SWITCH)
+    with pytest.raises(Refused, match="theirs on this host has the VXLAN number 5 already"):
+        linux.make(TUNNEL)
+
+
+def test_a_tunnel_goes_with_its_namespace_and_frees_its_number_at_once(tunnelled: Machine) -> None:
+    """The network may be made again at once, under another ID."""
+    again = [replace(one, netns="db", name=one.name) for one in (SWITCH, TUNNEL)]
+    tunnelled.kernel.apply(diff((WEB,), tunnelled.seen()))
+    tunnelled.make(DB, *again)
+    tunnelled.holds(WEB, DB, *again)
+
+
+def test_a_mac_is_at_one_port(tunnelled: Machine) -> None:
+    """Who comes by another port has left the first."""
+    second = replace(TOLD, name="veth6", peer="eth6", owner=SECOND_END)
+    moved = replace(HERE, link="veth6")
+    tunnelled.make(second, moved)
+    tunnelled.holds(*without(HERE, of=OVERLAY), second, moved)
+    tunnelled.do(Remove(HERE))
+    tunnelled.holds(*without(HERE, of=OVERLAY), second, moved)
+
+
+def test_a_mac_moves_from_a_port_to_a_tunnel_and_on(tunnelled: Machine) -> None:
+    """From this host to another, and to a third."""
+    gone, on = (Forwarding("far", "vxlan5", HERE.mac, ip_address(f"192.0.2.{number}")) for number in (8, 9))
+    for wanted in ((*without(HERE, of=OVERLAY), gone), (*without(HERE, of=OVERLAY), on), OVERLAY):
+        tunnelled.kernel.apply(diff(wanted, tunnelled.seen()))
+        tunnelled.holds(*wanted)
+
+
+def test_what_was_said_last_of_a_mac_or_an_address_stands(tunnelled: Machine) -> None:
+    """News may come in the wrong order, and what is taken back is only what was said."""
+    moved = replace(THERE, remote=ip_address("192.0.2.8"))
+    known = replace(RESOLVED6, mac=HERE.mac)
+    tunnelled.make(moved, known)
+    tunnelled.do(Remove(THERE))
+    tunnelled.holds(*without(THERE, RESOLVED6, of=OVERLAY), moved, known)
+    tunnelled.do(Remove(RESOLVED6))
+    tunnelled.holds(*without(THERE, RESOLVED6, of=OVERLAY), moved)
+
+
+def test_what_is_told_of_a_link_that_is_down_is_known_when_it_is_up(tunnelled: Machine) -> None:
+    """But neighbours are forgotten as it goes down."""
+    tunnelled.admin.set_down("vxlan5", "far")
+    tunnelled.holds(*without(TUNNEL, *NEIGHBOURS, of=OVERLAY), replace(TUNNEL, up=False))
+    tunnelled.make(*NEIGHBOURS)
+    tunnelled.admin.set_up("vxlan5", "far")
+    tunnelled.holds(*OVERLAY)
+
+
+def test_a_bridge_forgets_a_port_that_leaves_and_a_tunnel_nothing(tunnelled: Machine) -> None:
+    """What a tunnel is told it keeps itself."""
+    tunnelled.admin.nomaster("veth5", "far")
+    tunnelled.admin.nomaster("vxlan5", "far")
+    left = replace(TOLD, master=None, told=False, ipv6=None)
+    tunnelled.holds(*without(TOLD, HERE, TUNNEL, of=OVERLAY), left, replace(TUNNEL, master=""))
+
+
+def test_a_bridge_that_goes_takes_along_what_it_was_told(tunnelled: Machine) -> None:
+    """Its ports stay."""
+    tunnelled.admin.delete_link("br0", "far")
+    left = replace(TOLD, master=None, told=False, ipv6=None)
+    ports = [replace(one, master="") for one in (TUNNEL, LEARNER)]
+    tunnelled.holds(FAR, WEB, *ports, left, *without(HERE, of=ENTRIES))
+
+
+def test_a_port_that_is_down_is_still_told_of(tunnelled: Machine) -> None:
+    """Static entries outlast that, those that were learned do not."""
+    tunnelled.admin.set_down("eth5", "web")
+    tunnelled.admin.set_down("veth5", "far")
+    tunnelled.admin.set_down("br0", "far")
+    down = replace(TOLD, up=False, peer_up=False)
+    tunnelled.holds(*without(TOLD, SWITCH, of=OVERLAY), down, replace(SWITCH, up=False))
+
+
+def test_a_bridge_of_another_owner_is_told_again(tunnelled: Machine) -> None:
+    """It is made anew, and knows nothing then."""
+    wanted = (*without(SWITCH, of=OVERLAY), replace(SWITCH, owner=OTHER))
+    tunnelled.kernel.apply(diff(wanted, tunnelled.seen()))
+    tunnelled.holds(*wanted)
+
+
+def test_a_port_moves_to_another_bridge_with_what_is_told_of_it(tunnelled: Machine) -> None:
+    """In one round."""
+    wanted = (
+        *without(TOLD, HERE, of=OVERLAY),
+        replace(SWITCH, name="br1"),
+        replace(TOLD, master="br1"),
+        replace(HERE, master="br1"),
+    )
+    tunnelled.kernel.apply(diff(wanted, tunnelled.seen()))
+    tunnelled.holds(*wanted)
+
+
+def test_a_port_is_told_or_learns_as_it_is_said(running: Machine) -> None:
+    """Where nothing is said, it learns."""
+    running.holds(*without(VETH), replace(VETH, told=False))
+    for told in (True, False):
+        wanted = (*without(VETH), replace(VETH, told=told))
+        plan = diff(wanted, running.seen())
+        assert [type(one) for one in plan] == [Change]
+        running.kernel.apply(plan)
+        running.holds(*wanted)
+
+
+def entry_deleted(key: Key) -> Callable[[Administrator], None]:
+    """Take an entry away."""
+    return lambda admin: admin.delete_entry(key)
+
+
+TUNNEL_DAMAGES: dict[str, Callable[[Administrator], None]] = {
+    "tunnel deleted": lambda admin: admin.delete_link("vxlan5", "far"),
+    "tunnel down": lambda admin: admin.set_down("vxlan5", "far"),
+    "tunnel mtu": lambda admin: admin.set_mtu("vxlan5", 1350, "far"),
+    "tunnel off its bridge": lambda admin: admin.nomaster("vxlan5", "far"),
+    "learning tunnel down": lambda admin: admin.set_down("vxlan6", "far"),
+    "port off its bridge": lambda admin: admin.nomaster("veth5", "far"),
+    "port deleted": lambda admin: admin.delete_link("veth5", "far"),
+    "bridge deleted": lambda admin: admin.delete_link("br0", "far"),
+    "bridge down": lambda admin: admin.set_down("br0", "far"),
+    "namespace deleted": lambda admin: admin.delete_namespace("far"),
+    "sandbox's namespace deleted": lambda admin: admin.delete_namespace("web"),
+    **{" ".join(one.key): entry_deleted(one.key) for one in ENTRIES},
+}
+
+
+@pytest.mark.parametrize("damage", TUNNEL_DAMAGES)
+def test_damage_to_tunnels_is_seen_and_made_good_in_one_round(tunnelled: Machine, damage: str) -> None:
+    """Repair is not a program of its own: it is the next look."""
+    TUNNEL_DAMAGES[damage](tunnelled.admin)
+    plan = diff(OVERLAY, tunnelled.seen())
+    assert plan is not NOTHING
+    tunnelled.kernel.apply(plan)
+    tunnelled.holds(*OVERLAY)
+
+
+@pytest.mark.parametrize(
+    ("operation", "errnos"),
+    [
+        (Make(replace(TUNNEL, name="sixteen-letters!", vni=9)), {ERANGE, EINVAL}),
+        (Make(replace(TUNNEL, name="veth5")), {EEXIST}),
+        (Make(replace(TUNNEL, name="vxlan9", vni=9, netns="nowhere")), {ENOENT}),
+        (Make(replace(TUNNEL, name="vxlan9", vni=9, master="nothing")), {ENODEV}),
+        (Make(replace(THERE, link="nothing")), {ENODEV}),
+        (Make(replace(THERE, netns="nowhere")), {ENOENT}),
+        (Make(replace(RESOLVED, link="nothing")), {ENODEV}),
+        (Make(Forwarding("web", "eth5", HERE.mac)), {EOPNOTSUPP, EINVAL}),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_told_or_tunnelled_is_refused(
+    tunnelled: Machine, operation: Operation, errnos: set[int]
+) -> None:
+    """The caller is told which command failed and why, and nothing is half done."""
+    tunnelled.refuses(operation, *errnos)
 
 
 # What other programs see on Linux.

@@ -355,7 +355,7 @@ async def told_away(store: SharedStore, watch: AsyncGenerator[Delta, None]) -> N
     """Assert that all that is asked of the *store*, and a *watch*, tell in time that it is away."""
 
     async def told(asked: Coroutine[Any, Any, object]) -> None:
-        async with asyncio.timeout(PATIENCE + 1):
+        async with asyncio.timeout(PATIENCE + 2):
             with pytest.raises(StoreUnavailable, match="the shared store"):
                 await asked
 
@@ -493,7 +493,7 @@ def test_a_watch_without_news_is_begun_anew(kind: str, tmp_path: Path) -> None:
     """A firewall that forgot the connection would keep all news from it."""
     servers = made(kind, tmp_path)
     assert isinstance(servers, Real)
-    servers.pace = Pace(patience=0.5, silence=0.5)
+    servers.pace = Pace(PATIENCE, silence=0.5)
 
     async def work() -> None:
         async with client(servers) as store:
@@ -555,3 +555,22 @@ def test_a_store_of_three_servers_goes_on_with_two(kind: str, tmp_path: Path) ->
                     assert await hearing == {"b": b"1"}
 
         servers[0].run(work())
+
+
+@pytest.mark.parametrize(("kind", "other"), [("consul", "etcd"), ("etcd", "consul")])
+def test_a_server_of_another_kind_is_no_empty_store(kind: str, other: str, tmp_path: Path) -> None:
+    """A mistaken port must not make a host believe that all networks are gone."""
+    servers = made(kind, tmp_path)
+    assert isinstance(servers, Real)
+
+    async def work() -> None:
+        async with closed(open_store(f"{other}://{servers.address}", {})) as store:
+            with pytest.raises(StoreUnavailable, match="right port"):
+                await store.read("")
+            with pytest.raises(StoreUnavailable, match="right port"):
+                await store.commit({"a": b"1"})
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()

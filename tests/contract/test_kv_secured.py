@@ -106,7 +106,7 @@ class SecuredConsul(ConsulServer):
 
     def __init__(self, directory: Path, certificates: Certificates) -> None:
         files = certificates.directory
-        self._manager = {"X-Consul-Token": "11111111-1111-4111-8111-111111111111"}
+        manager = "11111111-1111-4111-8111-111111111111"
         settings = {
             "ports": {"http": -1, "https": self.port},
             "ca_file": f"{files}/ca.pem",
@@ -116,21 +116,18 @@ class SecuredConsul(ConsulServer):
             "acl": {
                 "enabled": True,
                 "default_policy": "deny",
-                "tokens": {"master": self._manager["X-Consul-Token"]},
+                "tokens": {"master": manager, "agent": manager},
             },
         }
         super().__init__(directory, settings)
+        self.manager = {"X-Consul-Token": manager}
         self.scheme, self.tls = "https", certificates.context()
-
-    def ready(self) -> bool:
-        """Whether it knows its leader, and the first token."""
-        return super().ready() and bool(self.call("GET", "/v1/acl/token/self", headers=self._manager))
 
     def token(self, name: str, access: str) -> str:
         """A new token, which may *access* (read, write) our keys, and sessions."""
         rules = f'key_prefix "isthmus/" {{ policy = "{access}" }} session_prefix "" {{ policy = "{access}" }}'
-        assert self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules}, self._manager)
-        made = self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]}, self._manager)
+        assert self.call("PUT", "/v1/acl/policy", {"Name": name, "Rules": rules}, self.manager)
+        made = self.call("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]}, self.manager)
         return str(made["SecretID"])
 
 

@@ -1,12 +1,12 @@
-"""Hosts that share a store: daemons on a LAN of namespaces, with a real Consul or etcd there, and cables to be pulled."""
+"""Hosts that share a store: daemons on a LAN of namespaces, with a real Consul or etcd there, and cables to pull."""
 
-import http.client
 import json
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import permutations
 from pathlib import Path
 from typing import Any, TypeVar
@@ -74,7 +74,7 @@ class Cluster:
             "cluster-store-opts": {"discovery.ttl": str(TTL), "discovery.heartbeat": str(BEAT)},
             "cluster-advertise": "eth0",
         }
-        at_once(lambda host=host: host.start(config=config) for host in hosts)  # type: ignore[misc]
+        at_once(partial(host.start, config=config) for host in hosts)
 
     # The LAN.
 
@@ -189,9 +189,12 @@ class Shared:
         return host.run(f"nsenter --net=/run/isthmus/netns/{self.space} {command}")
 
     def told(self, host: Host) -> tuple[dict[str, str], dict[str, str]]:
-        """What *host* knows of who stands elsewhere: hosts by MACs, and MACs by addresses."""
-        forwarding = json.loads(self.inside(host, f"bridge -j fdb show dev {self.tunnel}"))
-        neighbours = json.loads(self.inside(host, f"ip -j neigh show dev {self.tunnel} nud permanent"))
+        """What *host* knows of who stands elsewhere: hosts by MACs, and MACs by addresses; nothing without a tunnel."""
+        enter = f"nsenter --net=/run/isthmus/netns/{self.space}"
+        forwarding = json.loads(host.attempt(f"{enter} bridge -j fdb show dev {self.tunnel}").stdout or "[]")
+        neighbours = json.loads(
+            host.attempt(f"{enter} ip -j neigh show dev {self.tunnel} nud permanent").stdout or "[]"
+        )
         return (
             {one["mac"]: one["dst"] for one in forwarding if "dst" in one},
             {one["dst"]: one["lladdr"] for one in neighbours},

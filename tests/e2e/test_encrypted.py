@@ -129,6 +129,7 @@ def test_nothing_is_to_be_read_between_hosts(three: Cluster, multi: Shared) -> N
     """All reach all, and on the wire there is nothing but WireGuard; a plain network stands beside."""
     one, two, other = tenants = multi.one_each()
     all_reach(tenants)
+    assert "packets of 1420 bytes come through whole to h2" in one.host.isthmus("network check multi")
     plain = three.network("plain", "--subnet 10.0.8.0/24 --opt encrypted=false")
     first, second, third = plain.one_each("p")
     all_reach([first, second, third])

@@ -89,7 +89,12 @@ def test_what_is_no_image_is_refused_in_a_sentence(here: Box, tmp_path: Path, tr
     cut = tree.read_bytes()[: 300 << 10]
     (tmp_path / "cut").write_bytes(cut)
     assert "cut off" in here.refused("import", str(tmp_path / "cut"), "cut")
+    (tmp_path / "deep").write_bytes(packed(file("d/" * 1500 + "f")))
+    assert "in more than 255 directories" in here.refused("import", str(tmp_path / "deep"), "deep")
+    (tmp_path / "odd").write_bytes(saved([packed(file("a"))], ["odd"], said={"history": [3]}))
+    assert "history[0]" in here.refused("load", "-i", str(tmp_path / "odd"))
     assert here.docker("images", "-aq") == ""
+    assert "Traceback" not in here.host.log
 
 
 def test_containers_of_one_image_share_it_and_write_apart(here: Box, tree: Path) -> None:
@@ -106,7 +111,19 @@ def test_containers_of_one_image_share_it_and_write_apart(here: Box, tree: Path)
     assert here.docker("run", "--rm", "box", "cat", "/etc/group") != ""
     mounts = [line for line in here.host.run("cat /proc/self/mounts").splitlines() if str(here.host.data) in line]
     assert [line.split()[2] for line in mounts] == ["overlay", "overlay"]
-    assert "cannot be forced" in here.refused("rmi", "-f", "box")
+    identity = here.docker("images", "-q", "box").strip()
+    assert "(must force) - container" in here.refused("rmi", "box")
+    assert "cannot be forced" in here.refused("rmi", "-f", identity)
+    assert here.docker("rmi", "-f", "box") == "Untagged: box:latest\n"
+    assert here.docker("exec", "one", "cat", "/etc/mine") == "one\n"
+
+
+def test_what_a_container_wrote_goes_however_deep_it_is(here: Box, tree: Path) -> None:
+    """A program may nest directories until its daemon cannot follow, which must not keep the container."""
+    here.docker("import", str(tree), "box")
+    here.docker("run", "--name", "deep", "box", "sh", "-c", "for i in $(seq 1500); do mkdir d; cd d; done")
+    here.docker("rm", "deep")
+    assert here.docker("ps", "-aq") == ""
 
 
 def test_docker_py_reads_all_of_it(here: Box, tree: Path) -> None:

@@ -35,11 +35,7 @@ def apart(body: Callable[P, None]) -> Callable[P, None]:
     @wraps(body)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         def enter() -> None:
-            libc = ctypes.CDLL(None, use_errno=True)
-            _succeed(libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS))
-            _succeed(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
-            Path("/run/netns").mkdir(exist_ok=True)
-            _succeed(libc.mount(b"none", b"/run/netns", b"tmpfs", 0, None))
+            depart()
             body(*args, **kwargs)
 
         before = Path("/proc/self/ns/net").readlink()
@@ -48,6 +44,15 @@ def apart(body: Callable[P, None]) -> Callable[P, None]:
         assert Path("/proc/self/ns/net").readlink() == before
 
     return run
+
+
+def depart() -> None:
+    """Have the calling thread stand in a new network namespace, with an empty `/run/netns`, and never come back."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    _succeed(libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS))
+    _succeed(libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+    Path("/run/netns").mkdir(exist_ok=True)
+    _succeed(libc.mount(b"none", b"/run/netns", b"tmpfs", 0, None))
 
 
 @contextmanager

@@ -95,6 +95,10 @@ class MortalKernel:
         """As the kernel does."""
         self._kernel.forget(addresses)
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """As the kernel does."""
+        self._kernel.send(netns, link, frames)
+
 
 class MortalStore:
     """A store with a step of the fuse before and after each commit."""

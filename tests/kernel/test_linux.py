@@ -19,11 +19,14 @@ from isthmus.model import HOST, HostLink
 from isthmus.naming import Owner, mark
 from isthmus.plan import Change, Make, Operation, Plan, Remove, diff
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
     Element,
+    Forwarding,
     Namespace,
+    Neighbour,
     Nickname,
     Port,
     Resource,
@@ -32,6 +35,7 @@ from isthmus.resources import (
     Table,
     Veth,
     Vlan,
+    Vxlan,
 )
 from tests.kernel.realm import apart, pings, run, shown, silent, started
 
@@ -51,7 +55,7 @@ def endpoint(netns: str, owner: Owner, number: int, *, isolated: bool = False) -
     mac = f"02:42:0a:09:00:{number:02x}"
     return (
         Namespace(netns),
-        Veth(HOST, host_end, netns, "eth0", owner, mac, "br-a", 1500, isolated, ipv6=False, announce=False),
+        Veth(HOST, host_end, netns, "eth0", owner, mac, "br-a", 1500, isolated, ipv6=False, announce=False, told=False),
         Address(netns, "eth0", ip_interface(f"10.9.0.{number}/24"), owner),
         Route(netns, ip_network("0.0.0.0/0"), "eth0", owner, ip_address("10.9.0.1")),
     )
@@ -137,8 +141,20 @@ def test_with_ipv6_addresses_are_usable_at_once(tmp_path: Path) -> None:
 
 
 LINKED = Veth(
-    HOST, "veth1", "web", "eth0", WEB, "02:42:00:00:00:01", "br-a", 1400, isolated=True, ipv6=True, announce=False
+    HOST,
+    "veth1",
+    "web",
+    "eth0",
+    WEB,
+    "02:42:00:00:00:01",
+    "br-a",
+    1400,
+    isolated=True,
+    ipv6=True,
+    announce=False,
+    told=False,
 )
+TUNNEL = Vxlan("far", "vxlan4100", 4100, "br0", NETWORK, 4789, ip_address("192.0.2.1"), learning=False, mtu=1400)
 
 
 @apart
@@ -161,11 +177,23 @@ def test_every_field_of_every_kind_is_observed_as_it_was_made(tmp_path: Path) ->
             Route("web", ip_network("0.0.0.0/0"), "eth0", WEB, ip_address("10.9.0.1")),
             Route("web", ip_network("::/0"), "eth0", WEB, ip_address("fd00:9::1")),
             Route("web", ip_network("10.7.0.0/16"), "eth1", DB),
+            Namespace("far"),
+            Bridge("far", "br0", NETWORK, mtu=1400, ipv6=True, up=True),
+            TUNNEL,
+            Forwarding("far", "vxlan4100", "02:42:00:00:00:09", ip_address("192.0.2.9")),
+            Neighbour("far", "vxlan4100", ip_address("10.6.0.9"), "02:42:00:00:00:09"),
+            Neighbour("far", "vxlan4100", ip_address("fd00:6::9"), "02:42:00:00:00:09"),
+            replace(TUNNEL, name="vxlan5", vni=5, port=8472, local=ip_address("2001:db8::1"), learning=True, mtu=1300),
+            Forwarding("far", "vxlan5", NOBODY, ip_address("2001:db8::2")),
+            Forwarding("far", "vxlan5", NOBODY, ip_address("2001:db8::3")),
+            replace(LINKED, netns="far", name="veth3", peer="eth2", master="br0", isolated=False, told=True),
+            Forwarding("far", "veth3", "02:42:00:00:00:01", master="br0"),
         )
         kernel.apply(diff(wanted, kernel.observe(ALL)))
         assert kernel.observe(ALL) == frozenset(wanted)
         links = frozenset({(HOST, "br-a"), (HOST, "veth1"), ("web", "eth0"), ("web", "eth1")})
-        scope = Scope(frozenset({"web"}), links, frozenset({"up0"}))
+        links |= {("far", name) for name in ("br0", "vxlan4100", "vxlan5", "veth3")}
+        scope = Scope(frozenset({"web", "far"}), links, frozenset({"up0"}))
         assert kernel.observe(scope) == frozenset(wanted)
 
 

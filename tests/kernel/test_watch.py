@@ -7,15 +7,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 
 import pytest
 
-from isthmus.kernel import Appeared, FirewallTouched, Lost, News, PathChanged, Routed, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Lost, Missed, News, PathChanged, Routed, Shaken
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
-from isthmus.plan import Plan, Remove
-from isthmus.resources import Address, Child, Ifb, Namespace, Port, Redirect, Resource, Route, Rule, Shaper, Veth
+from isthmus.plan import Make, Plan, Remove
+from isthmus.resources import (
+    Address,
+    Bridge,
+    Child,
+    Forwarding,
+    Ifb,
+    Namespace,
+    Neighbour,
+    Port,
+    Redirect,
+    Resource,
+    Route,
+    Rule,
+    Shaper,
+    Veth,
+    Vxlan,
+)
+from isthmus.wire.packets import announcement, encode
 from tests.kernel.realm import apart, needs_shaping, run, started
 from tests.kernel.test_linux import DB, NET, NETWORK, RULES, WEB, endpoint, settle, stranger
 
@@ -106,6 +124,7 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
             assert heard_by_now(watch) == {
                 Routed("192.168.7.0/24"),
                 Routed("10.50.0.0/16"),
+                PathChanged(),
             }
             run("ip", "link", "set", "lan0", "alias", "their own")
             run("ip", "link", "set", "lan0", "mtu", "1450")  # as it is
@@ -113,7 +132,9 @@ def test_of_what_others_do_to_their_own_only_what_may_concern_us_is_heard(tmp_pa
             run("ip", "route", "add", "unreachable", "10.51.0.0/16")
             run("ip", "route", "add", "local", "10.52.0.0/16", "dev", "lan0")
             run("ip", "route", "del", "10.50.0.0/16")
+            assert heard_by_now(watch) == set()
             run("ip", "address", "flush", "dev", "lan0")
+            assert heard_by_now(watch) == {PathChanged()}
             run("ip", "-n", "web", "address", "add", "192.168.7.5/24", "dev", "lo")
             run("ip", "-n", "web", "address", "del", "192.168.7.5/24", "dev", "lo")
             run("nft", "add", "table", "inet", "other")
@@ -193,6 +214,9 @@ def test_ipv6_is_heard_like_ipv4(tmp_path: Path) -> None:
         (("ip route add 10.7.0.0/16 dev up0 proto 105",), set()),
         (("ip route add 10.7.0.0/16 dev br-a",), set()),
         (("ip address add 10.7.0.1/16 dev br-a",), set()),
+        (("ip address add 10.7.0.1/32 dev up0",), {PathChanged()}),
+        (("ip address add 10.7.0.1/32 dev up0", "ip address del 10.7.0.1/32 dev up0"), {PathChanged()}),
+        (("ip address add 10.7.0.1/32 dev up0 scope link",), set()),
     ],
     ids=str,
 )
@@ -303,3 +327,35 @@ def test_our_own_doing_to_limits_is_not_heard(tmp_path: Path) -> None:
             settle(kernel, *NET)
             kernel.reap()
             assert heard_by_now(watch) == set()
+
+
+@apart
+def test_whom_a_tunnel_was_not_told_of_is_heard_when_somebody_looks_for_him(tmp_path: Path) -> None:
+    """And from then on not any more: a host that holds only whom it talks to must learn of whom it would talk to."""
+    with started(tmp_path) as kernel:
+        home, far = "_ov-1", "02:00:00:00:00:09"
+        pair = Veth(home, "veth1", "web", "eth0", WEB, "02:00:00:00:00:02", "br0", told=True, ipv6=False)
+        settle(
+            kernel,
+            Namespace(home),
+            Namespace("web"),
+            Bridge(home, "br0", NETWORK),
+            Vxlan(home, "vxlan7", 7, "br0", NETWORK, 4789, asking=True),
+            pair,
+            Forwarding(home, "veth1", "02:00:00:00:00:02", master="br0"),
+            Address("web", "eth0", ip_interface("10.0.9.2/24"), WEB),
+        )
+        with watching(tmp_path, kernel) as watch:
+            asked = Missed(home, ip_address("10.0.9.9"))
+            pinging = Popen(
+                ("ip", "netns", "exec", "web", "ping", "-c", "100", "-i", "0.1", "10.0.9.9"), stdout=DEVNULL
+            )
+            try:
+                heard(watch, asked)
+                kernel.apply(Plan(make=(Make(Neighbour(home, "vxlan7", ip_address("10.0.9.9"), far)),)))
+                kernel.send(home, "br0", [encode(announcement(far, ip_address("10.0.9.9")))])
+                # Now it is known who he is, but not where.
+                heard(watch, Missed(home, far))
+            finally:
+                pinging.terminate()
+                pinging.wait()

@@ -23,6 +23,7 @@ from isthmus.resources import (
     Resource,
     Veth,
     Vlan,
+    Vxlan,
     link_key,
     satisfied,
 )
@@ -94,7 +95,7 @@ def dependents_are_gone(operation: object, kernel: FakeKernel, after: World) -> 
     wanted = {resource.key for resource in after.resources}
     if isinstance(operation, Remove):
         for other in kernel.observe(after.scope):
-            if isinstance(other, Bridge | Veth | Vlan | Child | Port | Redirect) and other.key not in wanted:
+            if isinstance(other, Bridge | Veth | Vlan | Child | Port | Redirect | Vxlan) and other.key not in wanted:
                 # A redirection goes with its link, but not with its target.
                 needs = (link_key(other.netns, other.target),) if isinstance(other, Redirect) else other.needs
                 assert operation.resource.key not in needs, f"{operation.resource} goes before {other}"
@@ -127,7 +128,7 @@ def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after
 
 def _links(resources: Iterable[Resource]) -> set[tuple[Key, Owner]]:
     """Which links these are, and whose."""
-    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth | Vlan | Child | Ifb)}
+    return {(one.key, one.owner) for one in resources if isinstance(one, Bridge | Veth | Vlan | Child | Ifb | Vxlan)}
 
 
 def _guards(bridge: Bridge, before: World, after: World) -> dict[Key, set[str]]:

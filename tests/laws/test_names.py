@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isthmus.dns.lookup import Directory
-from isthmus.model import Binding, Endpoint, Lease, Record, Sandbox
+from isthmus.model import Binding, Block, Endpoint, Lease, Record, Sandbox
 from tests.worlds import endpoint, network, sandbox
 
 NETWORKS = (network("front"), network("back", number=2), replace(network("bridge", number=3), predefined=True))
@@ -59,7 +59,7 @@ def test_an_index_that_learns_is_one_that_was_made_anew(story: list[tuple[list[R
         for record in drop:
             assert isinstance(record, Endpoint | Sandbox)
             known.pop(record.id, None)
-        known.update((record.id, record) for record in put if not isinstance(record, Lease | Binding))
+        known.update((record.id, record) for record in put if not isinstance(record, Lease | Binding | Block))
         fresh = Directory()
         fresh.learn(known.values())
         for netns in ("web", "db"):

@@ -1,27 +1,38 @@
 """Images: their names, what archives of them say, and what an archive can do to us, which is nothing."""
 
+import bz2
 import gzip
 import hashlib
 import io
 import json
 import lzma
 import os
+import re
+import resource
 import stat
+import subprocess
+import sys
 import tarfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from isthmus.api import images as shapes
+from isthmus.api.filters import parse
 from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
 from isthmus.images import archive
 from isthmus.images.reference import familiar
-from isthmus.images.store import Images
-from isthmus.images.unpack import Limits, plain, unpack
+from isthmus.images.store import Image, Images
+from isthmus.images.tar import plain
+from isthmus.images.unpack import Limits, unpack
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are kept")
+ATTESTATION = "attestation-manifest"
 Entry = tuple[str, dict[str, Any], bytes]
 
 
@@ -142,6 +153,10 @@ def test_what_a_layer_takes_away_is_written_as_overlayfs_reads_it(place: str) ->
         [file("odd", type=b"Z"), file("x/../../../y", b"")],
         [file("f", b"x"), file("f/below", b"x")],
         [link("hard", "nowhere", tarfile.LNKTYPE)],
+        [directory("d"), link("hard", "d", tarfile.LNKTYPE)],
+        [link("hard", "", tarfile.LNKTYPE)],
+        [link("soft", "")],
+        [link("soft", "nowhere"), file("soft/f")],
         [file(".wh...")],
         [file("a/.wh...")],
         [file("a/.wh..")],
@@ -173,6 +188,21 @@ def test_links_in_an_archive_lead_nowhere_outside(place: str) -> None:
         with suppress(IsthmusError):
             unpack(io.BytesIO(packed(*entries[: entries.index(entry) + 1])), place)
         untouched(place)
+
+
+@ROOT
+def test_links_upwards_are_followed_whatever_others_rename(place: str) -> None:
+    """While anything on the machine is renamed, the kernel does not follow `..`, and says: try again."""
+    entries = (directory("a/b"), link("a/up", "../a/b"), *(file(f"a/up/{number}") for number in range(1000)))
+    one, other = f"{place}.one", f"{place}.other"
+    Path(one).touch()
+    program = f"import os\nwhile True: os.rename({one!r}, {other!r}); os.rename({other!r}, {one!r})"
+    with subprocess.Popen([sys.executable, "-c", program]) as renaming:
+        try:
+            unpack(io.BytesIO(packed(*entries)), place)
+        finally:
+            renaming.kill()
+    assert len(list(Path(place, "a/b").iterdir())) == 1000
 
 
 @ROOT
@@ -211,6 +241,88 @@ def test_an_archive_that_is_cut_off_or_damaged_is_refused(place: str, pack: Any)
     for length in range(1, min(len(whole), 17_000), 997):
         with pytest.raises(InvalidRequest, match=r"damaged|cut off"):
             unpack(plain(io.BytesIO(whole[:length])), place)
+
+
+def heads(whole: bytes) -> list[int]:
+    """Where an archive's headers are, and where its end is."""
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        return [*(one.offset for one in tar), tar.offset]
+
+
+def spoilt(whole: bytes, place: int) -> bytes:
+    """An archive with another byte at this place."""
+    return whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+@ROOT
+def test_only_zeros_are_the_end_of_an_archive(place: str) -> None:
+    """A header that is damaged, or not there, would be taken for it otherwise, and half a layer for a whole one."""
+    whole = packed(*(file(name, b"x" * 700) for name in "abc"))
+    for head in heads(whole)[1:]:
+        with pytest.raises(InvalidRequest, match="damaged"):
+            unpack(io.BytesIO(spoilt(whole, head)), place)
+        with pytest.raises(InvalidRequest, match="damaged"):
+            unpack(io.BytesIO(whole[:head]), place)
+    end = heads(whole)[-1]
+    with pytest.raises(InvalidRequest, match="damaged"):
+        unpack(io.BytesIO(whole[:end] + bytes(512) + whole[:end]), place)
+    assert unpack(io.BytesIO(whole[:end] + bytes(1024) + b"what some programs leave there"), place)[1] == 2100
+
+
+def head(kind: bytes, size: int, name: str = "x") -> bytes:
+    """A member's header, and nothing of what it announces."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@ROOT
+@pytest.mark.parametrize(
+    "content",
+    [
+        packed(file("f"), pax={"comment": "x" * (2 << 20)}),
+        head(tarfile.GNUTYPE_LONGNAME, 2 << 20) + b"n" * (2 << 20) + packed(file("f")),
+        packed(file("n" * 5000)),
+        packed(link("f", "n" * 5000)),
+        packed(file("/".join("n" * 300))),
+        packed(file("n" * 300)),
+        head(tarfile.XHDTYPE, 0) * 1900 + packed(file("f")),
+        head(tarfile.XGLTYPE, 512)
+        + b"".join(b"6 %c=v\n" % key for key in range(33, 118) if key != 61).ljust(512, b"\0"),
+        head(tarfile.REGTYPE, -512) + packed(file("f")),
+        head(tarfile.XHDTYPE, -512) + packed(file("f")),
+        head(b"Z", 1 << 80, ".wh..wh.odd") + packed(file("f")),
+        packed(file("f", b"x"), pax={"GNU.sparse.map": "-9,5", "GNU.sparse.size": "9"}),
+        packed(file("f", b"x"), pax={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"}),
+        packed(file("f"), pax={"size": "-1024"}),
+        packed(file("f"), pax={"mtime": "nan"}),
+        packed(file("f"), pax={"mtime": "1e30"}),
+        packed(file("f", uid=1 << 40)),
+        head(tarfile.GNUTYPE_SPARSE, 0)[:482] + b"\1" + bytes(29),
+    ],
+)
+def test_what_goes_before_a_member_cannot_harm_us(store: Images, content: bytes) -> None:
+    """Neither by its length, nor by numbers that lead nowhere, nor by how often it comes."""
+    with pytest.raises(InvalidRequest) as refused:
+        store.import_(io.BytesIO(content))
+    assert len(str(refused.value)) < 5000
+
+
+@ROOT
+def test_directories_can_be_nested_so_deep_and_no_deeper(store: Images) -> None:
+    """Links lead deeper than names tell; what was made of it is gone, however deep."""
+    deep = "d/" * 200
+    assert store.import_(io.BytesIO(packed(file(f"{deep}f", b"x")))).size == 1
+    for entries in (
+        [file("d/" * 1500 + "f")],
+        [directory(deep), link("l", deep), file(f"l/{deep}f")],
+        [directory("a"), link("l", "a"), *(one for _ in range(300) for one in (directory("l/a"), link("l", "l/a")))],
+        [directory(deep), link("l", deep), directory(f"l/{deep}"), link("l", f"{deep}{deep}"), file(f"l/{deep}f")],
+    ):
+        with suppress(InvalidRequest):
+            store.import_(io.BytesIO(packed(*entries)))
+    with pytest.raises(InvalidRequest, match="in more than 255 directories"):
+        store.import_(io.BytesIO(packed(directory(deep), link("l", deep), file(f"l/{deep}f"))))
 
 
 def test_what_is_compressed_otherwise_is_named() -> None:
@@ -265,12 +377,25 @@ def store(tmp_path: Path) -> Iterator[Images]:
 used: dict[str, tuple[str, bool]] = {}
 
 
-def saved(layers: list[bytes], names: list[str], *, lie: bool = False, **config: object) -> bytes:
-    """What `docker save` would write."""
+def nested(depth: int) -> object:
+    """A list in a list in a list."""
+    return [nested(depth - 1)] if depth else []
+
+
+def saved(
+    layers: list[bytes],
+    names: list[str],
+    *,
+    lie: bool = False,
+    said: Mapping[str, Any] | None = None,
+    **config: object,
+) -> bytes:
+    """What `docker save` would write, of an image that also says what *said* is."""
     ids = [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]
     if lie:
         ids[0] = "sha256:" + "0" * 64
-    configuration = json.dumps({"config": config, "rootfs": {"type": "layers", "diff_ids": ids}}).encode()
+    rootfs = {"type": "layers", "diff_ids": ids}
+    configuration = json.dumps({"config": config, "rootfs": rootfs, **(said or {})}).encode()
     manifest = [
         {"Config": "c.json", "RepoTags": names, "Layers": [f"{number}/layer.tar" for number in range(len(layers))]}
     ]
@@ -278,8 +403,8 @@ def saved(layers: list[bytes], names: list[str], *, lie: bool = False, **config:
     return packed(*contents, file("c.json", configuration), file("manifest.json", json.dumps(manifest).encode()))
 
 
-def layout(layers: list[bytes], name: str) -> bytes:
-    """An OCI layout, with layers that are compressed."""
+def layout(layers: list[bytes], name: str, architectures: Sequence[str] = ("amd64",)) -> bytes:
+    """An OCI layout, with layers that are compressed; of several architectures, one has another index for them."""
     ids = [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]
     blobs: dict[str, bytes] = {}
 
@@ -288,13 +413,23 @@ def layout(layers: list[bytes], name: str) -> bytes:
         blobs[f"blobs/sha256/{digest}"] = content
         return f"sha256:{digest}"
 
-    configuration = json.dumps({"config": {"Cmd": ["x"]}, "rootfs": {"type": "layers", "diff_ids": ids}}).encode()
-    manifest = {
-        "config": {"digest": blob(configuration)},
-        "layers": [{"digest": blob(gzip.compress(one))} for one in layers],
-    }
-    entry = {"digest": blob(json.dumps(manifest).encode()), "annotations": {"io.containerd.image.name": name}}
-    index = json.dumps({"schemaVersion": 2, "manifests": [entry]}).encode()
+    def manifest(architecture: str) -> dict[str, Any]:
+        rootfs = {"type": "layers", "diff_ids": ids}
+        said = {"architecture": architecture, "config": {"Cmd": ["x"]}, "rootfs": rootfs}
+        made = {
+            "config": {"digest": blob(json.dumps(said).encode())},
+            "layers": [{"digest": blob(gzip.compress(one))} for one in layers],
+        }
+        platform = {"architecture": architecture, "os": "linux"}
+        return {"digest": blob(json.dumps(made).encode()), "platform": platform}
+
+    entries = [manifest(one) for one in architectures]
+    if len(entries) > 1:
+        attestation = {"digest": f"sha256:{'0' * 64}", "annotations": {"vnd.docker.reference.type": ATTESTATION}}
+        inner = {"schemaVersion": 2, "manifests": [*entries, attestation]}
+        entries = [{"digest": blob(json.dumps(inner).encode())}]
+    entries[0] |= {"annotations": {"io.containerd.image.name": name}}
+    index = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
     return packed(*(file(path, content) for path, content in blobs.items()), file("index.json", index))
 
 
@@ -324,9 +459,9 @@ def test_an_oci_layout_is_loaded(store: Images) -> None:
     (image,) = store.load(io.BytesIO(layout([base], "docker.io/library/app:2")))
     assert image.names == ("app:2",)
     assert Path(image.layers[0], "base").read_bytes() == b"12345"
-    spoilt = layout([base], "app:3").replace(b'"Cmd"', b'"Cmx"')
-    with pytest.raises(InvalidRequest):
-        list(store.load(io.BytesIO(spoilt)))
+    other = layout([base], "app:3").replace(b'"Cmd"', b'"Cmx"')
+    with pytest.raises(InvalidRequest, match="is another"):
+        list(store.load(io.BytesIO(other)))
 
 
 @ROOT
@@ -341,6 +476,19 @@ def test_an_oci_layout_is_loaded(store: Images) -> None:
         packed(file("manifest.json", b'{"a": 1}')),
         packed(file("index.json", b'{"manifests": [{"digest": "sha256:../../x"}]}')),
         packed(link("manifest.json", "/etc/passwd")),
+        packed(link("manifest.json", "manifest.json")),
+        packed(link("manifest.json", "manifest.json", tarfile.LNKTYPE)),
+        packed(link("manifest.json", "b"), link("b", "manifest.json")),
+        packed(file("manifest.json", b"[" * 100_000)),
+        packed(file("index.json", b'{"manifests":' * 100_000)),
+        packed(file("manifest.json", b"null")),
+        packed(file("manifest.json", b"\xff")),
+        packed(file("index.json", b'{"manifests": [{"digest": 5}]}')),
+        packed(file("index.json", b'{"manifests": []}'), file("index.json", type=tarfile.DIRTYPE)),
+        spoilt(saved([packed(file("a"))], ["x:1"]) + packed(file("b")), 0),
+        gzip.compress(saved([packed(file("a"))], ["x:1"]))[:-60],
+        spoilt(gzip.compress(saved([packed(file("a", os.urandom(9000)))], ["x:1"])), 5000),
+        bz2.compress(saved([packed(file("a"))], ["x:1"]))[:100] + b"x" * 100,
         saved([packed(file("a"))], ["x:1"], lie=True),
         saved([packed(file("a"))], ["NOT A NAME"]),
         saved([packed(file("../a", b"x"))], ["x:1"]),
@@ -352,6 +500,91 @@ def test_what_is_no_image_is_refused_and_leaves_nothing(store: Images, content: 
     with pytest.raises(InvalidRequest):
         list(store.load(io.BytesIO(content)))
     assert store.all() == ()
+
+
+@ROOT
+def test_half_an_archive_of_images_is_none(store: Images) -> None:
+    """Though all that was looked for is in the half that is there."""
+    whole = saved([packed(file("a"))], ["x:1"])
+    end = heads(whole)[-1]
+    more = whole[:end] + packed(file("more"))
+    for content in (whole[:end], spoilt(more, end), more[: end + 512]):
+        with pytest.raises(InvalidRequest, match="damaged"):
+            list(store.load(io.BytesIO(content)))
+    assert store.all() == ()
+    assert [one.names for one in store.load(io.BytesIO(whole + b"more"))] == [("x:1",)]
+
+
+@ROOT
+@pytest.mark.parametrize(
+    ("said", "field"),
+    [
+        ({"history": [3]}, "history[0]"),
+        ({"history": [{"created": 3}]}, "history[0].created"),
+        ({"history": {}}, "history"),
+        ({"config": []}, "config"),
+        ({"config": {"Labels": 5}}, "config.Labels"),
+        ({"config": {"labels": 5}}, "config.labels"),
+        ({"config": {"Labels": {"a": 5}}}, "config.Labels"),
+        ({"config": {"Env": "A=1"}}, "config.Env"),
+        ({"config": {"Cmd": [1]}}, "config.Cmd"),
+        ({"config": {"ExposedPorts": ["80"]}}, "config.ExposedPorts"),
+        ({"created": 5}, "created"),
+        ({"rootfs": {"diff_ids": "x"}}, "rootfs.diff_ids"),
+        ({"rootfs": None}, "rootfs"),
+        ({"config": {"Other": nested(40)}}, "nested too deep"),
+    ],
+)
+def test_what_an_image_says_must_be_of_its_kind(store: Images, said: dict[str, Any], field: str) -> None:
+    """It would be met by whoever lists images, or makes a container, much later."""
+    with pytest.raises(InvalidRequest, match=re.escape(field)):
+        list(store.load(io.BytesIO(saved([packed(file("a"))], ["x:1"], said=said))))
+    assert store.all() == ()
+
+
+@ROOT
+def test_what_an_image_says_may_be_nothing(store: Images) -> None:
+    """Nulls are what Docker writes where there is nothing."""
+    said = {"config": {"Cmd": None, "Env": None, "Labels": None, "Volumes": None, "Other": [3]}, "history": None}
+    (image,) = store.load(io.BytesIO(saved([packed(file("a"))], ["x:1"], said=said)))
+    assert shapes.inspect(image, (1, 50))["Config"] == said["config"]
+    assert len(shapes.history(image)) == 1
+
+
+@ROOT
+def test_of_several_platforms_this_machines_is_loaded(store: Images) -> None:
+    """Others cannot run here; what there is for one alone, its owner may know why."""
+    base = packed(file("base", b"12345"))
+    for machine, architecture in (("x86_64", "amd64"), ("aarch64", "arm64")):
+        (image,) = store.load(io.BytesIO(layout([base], "app:2", ["amd64", "arm64"])), machine)
+        assert image.names == ("app:2",)
+        assert image.configuration["architecture"] == architecture
+    assert list(store.load(io.BytesIO(layout([base], "app:2", ["amd64", "arm64"])), "riscv64")) == []
+    (image,) = store.load(io.BytesIO(layout([base], "app:3", ["s390x"])), "x86_64")
+    assert image.names == ("app:3",)
+
+
+@ROOT
+def test_indexes_of_indexes_end(store: Images) -> None:
+    """Each of a thousand times a thousand would be read, though there is one."""
+    for counts in ((1001,), (1, 1)):
+        content, blobs = b'{"manifests": []}', []
+        for count in counts:
+            digest = hashlib.sha256(content).hexdigest()
+            blobs.append(file(f"blobs/sha256/{digest}", content))
+            content = json.dumps({"manifests": [{"digest": f"sha256:{digest}"}] * count}).encode()
+        with pytest.raises(InvalidRequest, match=r"1000 in manifests|nested too deep"):
+            list(store.load(io.BytesIO(packed(*blobs, file("index.json", content)))))
+
+
+@ROOT
+def test_a_layer_may_be_a_link_to_another(store: Images) -> None:
+    """So `docker save` did it for years."""
+    base = packed(file("base", b"12345"))
+    whole = saved([base], ["x:1"])
+    linked = packed(file("1/layer.tar", base), link("0/layer.tar", "../1/layer.tar"))
+    (image,) = store.load(io.BytesIO(linked[: heads(linked)[-1]] + whole[heads(whole)[1] :]))
+    assert Path(image.layers[0], "base").read_bytes() == b"12345"
 
 
 @ROOT
@@ -372,15 +605,27 @@ def test_a_root_file_system_is_imported(store: Images) -> None:
 def test_an_image_that_a_container_is_of_stays(store: Images) -> None:
     """Docker's words for both cases."""
     image = store.import_(io.BytesIO(packed(file("f", b"x"))), "app")
+    short = image.id[7:19]
     used[image.id] = ("c" * 64, True)
-    with pytest.raises(NameTaken, match=r"cannot be forced.*container cccccccccccc is using"):
-        store.remove("app", force=True)
-    used[image.id] = ("c" * 64, False)
-    with pytest.raises(NameTaken, match="must be forced"):
+    for force in (True, False):
+        with pytest.raises(NameTaken) as refused:
+            store.remove(image.id, force=force)
+        assert str(refused.value) == (
+            f"conflict: unable to delete {short} (cannot be forced) - "
+            "image is being used by running container cccccccccccc"
+        )
+    with pytest.raises(NameTaken) as refused:
         store.remove("app")
+    assert str(refused.value) == (
+        'conflict: unable to remove repository reference "app" (must force) - '
+        f"container cccccccccccc is using its referenced image {short}"
+    )
     store.tag("app", "other:1")
     assert store.remove("app") == [{"Untagged": "app:latest"}]
     assert store.remove("other:1", force=True) == [{"Untagged": "other:1"}]
+    used[image.id] = ("c" * 64, False)
+    with pytest.raises(NameTaken, match=rf"delete {short} \(must be forced\) - .* stopped container cccccccccccc$"):
+        store.remove(image.id)
     assert Path(image.layers[0]).exists()
     assert store.prune(lambda _: False)[0] == []
     used.clear()
@@ -394,9 +639,31 @@ def test_what_a_dead_daemon_left_is_cleared_away(tmp_path: Path, store: Images) 
     root = tmp_path / "images"
     (root / "coming" / "half" / "tree").mkdir(parents=True)
     (root / "layers" / ("0" * 64) / "tree").mkdir(parents=True)
+    deep = os.open(root / "coming" / "half" / "tree", os.O_PATH)
+    for _ in range(1500):
+        os.mkdir("directory", dir_fd=deep)
+        deeper = os.open("directory", os.O_PATH, dir_fd=deep)
+        os.close(deep)
+        deep = deeper
+    os.close(deep)
     Images(root, dict, str).start()
     assert not (root / "coming" / "half").exists()
     assert [one.name for one in (root / "layers").iterdir()] == [image.diff_ids[0].removeprefix("sha256:")]
+
+
+@ROOT
+def test_a_disk_that_takes_no_more_is_told_in_a_sentence(store: Images) -> None:
+    """It can be full long before we think so, by quotas and by others."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(IsthmusError, match="cannot keep an archive"), store.spool() as file_:
+            file_.write(bytes(2 << 20))
+        with pytest.raises(IsthmusError, match="cannot unpack"):
+            store.import_(io.BytesIO(packed(file("f", bytes(2 << 20)))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert store.all() == ()
 
 
 @ROOT
@@ -408,3 +675,85 @@ def test_beginnings_of_ids_must_be_those_of_one(store: Images) -> None:
         store.find(twice)
     store.tag(ids[0], twice)
     assert store.find(twice).id == f"sha256:{ids[0]}"
+
+
+@ROOT
+def test_a_pruning_frees_only_what_nobody_else_has(store: Images) -> None:
+    """A layer that another image has stays, and takes its room as before."""
+    base, more = packed(file("base", b"12345")), packed(file("more", b"678"))
+    list(store.load(io.BytesIO(saved([base], ["one:1"]))))
+    list(store.load(io.BytesIO(saved([base, more], []))))
+    assert store.prune(lambda image: bool(image.names))[1] == 3
+
+
+@ROOT
+def test_images_can_be_listed_while_others_remove_them(store: Images) -> None:
+    """Whoever lists sees what is there then."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        for number in range(60):
+            store.remove(store.import_(io.BytesIO(packed(file(str(number))))).id)
+        over.set()
+
+    with ThreadPoolExecutor() as pool:
+        going = pool.submit(come_and_go)
+        while not over.is_set():
+            for image in store.all():
+                with suppress(NotFound):
+                    store.find(image.id)
+        going.result()
+
+
+# What clients are shown of them.
+
+
+def image(*names: str, **said: Any) -> Image:  # noqa: ANN401 - JSON
+    """An image of two layers."""
+    return Image("sha256:" + "1" * 64, names, ("a", "b"), ("/a", "/b"), (5, 7), said)
+
+
+def test_the_history_tells_the_size_of_each_layer() -> None:
+    """The newest first; what made no layer has none."""
+    steps = [{"created_by": "ADD"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "COPY"}]
+    shown = shapes.history(image("a:1", history=steps))
+    assert [(one["CreatedBy"], one["Size"]) for one in shown] == [("COPY", 7), ("ENV", 0), ("ADD", 5)]
+    assert [one["Tags"] for one in shown] == [["a:1"], None, None]
+    assert [one["Size"] for one in shapes.history(image(history=[]))] == [7, 5]
+
+
+def test_old_clients_are_told_of_no_names_by_name() -> None:
+    """As Docker did until API 1.43."""
+    assert shapes.summary(image(), (1, 42))["RepoTags"] == ["<none>:<none>"]
+    assert shapes.summary(image(), (1, 42))["RepoDigests"] == ["<none>@<none>"]
+    assert shapes.summary(image(), (1, 43))["RepoTags"] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fitting"),
+    [
+        ("*", ["app:1"]),
+        ("a*", ["app:1"]),
+        ("app", ["app:1"]),
+        ("app:?", ["app:1"]),
+        ("*/*", ["me/app:1", "me/app:2"]),
+        ("me/*:2", ["me/app:2"]),
+        ("[^b]pp", ["app:1"]),
+        ("me*", []),
+    ],
+)
+def test_a_pattern_of_references_stands_for_no_slash(pattern: str, fitting: list[str]) -> None:
+    """Go's `path.Match`; and only names that fit are shown."""
+    filters = parse(json.dumps({"reference": [pattern]}), shapes.FILTERS)
+    known = [image("app:1", "me/app:1", "me/app:2"), image()]
+    found = shapes.wanted(filters, known, lambda _: known[0], 0)
+    assert [name for one in found for name in one.names] == fitting
+    assert len(found) == bool(fitting)
+
+
+def test_images_are_listed_that_were_made_until_a_time() -> None:
+    """Of several times, all count."""
+    known = [image(created="2026-01-01T00:00:00Z"), image(created="2026-01-03T00:00:00Z")]
+    for times, count in ((["2026-01-02T00:00:00Z"], 1), (["2026-01-04T00:00:00Z"], 2), (["5m", "10"], 0)):
+        filters = parse(json.dumps({"until": times}), shapes.FILTERS)
+        assert len(shapes.wanted(filters, known, lambda _: known[0], 1_800_000_000 * 10**9)) == count

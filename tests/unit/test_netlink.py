@@ -335,7 +335,7 @@ def test_a_link_that_pyroute2_writes_is_read() -> None:
         (
             "vxlan",
             [("IFLA_VXLAN_ID", 4100), ("IFLA_VXLAN_PORT", 4789), ("IFLA_VXLAN_LOCAL", "192.0.2.1")],
-            {"vxlan": netlink.VxlanMessage(4100, 4789, IPv4Address("192.0.2.1"), learning=False)},
+            {"vxlan": netlink.VxlanMessage(4100, 4789, IPv4Address("192.0.2.1"), learning=False, asking=False)},
         ),
     ],
 )

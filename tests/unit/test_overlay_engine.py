@@ -7,14 +7,15 @@ import pytest
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
-from isthmus.kernel import Scope
+from isthmus.kernel import Missed, Scope
 from isthmus.model import HOST, Network, Peer, pairs
-from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, hidden
+from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, hidden, ifb, veth
 from isthmus.options import MTU
 from isthmus.plan import NOTHING
 from isthmus.questions import Evidence, Reserve, Unanswered
+from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Forwarding, Namespace, Neighbour, Resource, Route, Veth, Vxlan
+from isthmus.resources import Forwarding, Namespace, Neighbour, Resource, Route, Shaper, Veth, Vxlan
 from isthmus.rules import DefaultBridge, Rules
 from tests.unit.test_engine import BRIDGE, LAN, World
 
@@ -231,3 +232,44 @@ def test_a_name_is_one_networks_alone(world: World) -> None:
     shared(world)
     with pytest.raises(NameTaken):
         world.engine.create_network(MULTI)
+
+
+def test_rates_are_kept_where_the_sandbox_enters_its_network(world: World) -> None:
+    """That is not in the host's namespace, as on a bridge network."""
+    multi = shared(world)
+    world.engine.create_sandbox(SandboxRequest("a", mode="multi"))
+    world.engine.change("multi", "a", RATE, "10mbit/5mbit")
+
+    def limits() -> set[tuple[str, int]]:
+        seen = world.kernel.observe(Scope(shaped=frozenset(ends)))
+        return {(one.netns, one.rate) for one in seen if isinstance(one, Shaper)}
+
+    (place,) = world.engine.sandbox("a").endpoints
+    ends = {(hidden(multi.id), veth(place.endpoint.id)), (hidden(multi.id), ifb(place.endpoint.id))}
+    assert limits() == {(hidden(multi.id), 10_000_000), (hidden(multi.id), 5_000_000)}
+    world.engine.change("multi", "a", RATE, "off")
+    assert limits() == set()
+
+
+def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None:
+    """And stays so, when he moves, and when the daemon lives anew."""
+    multi = shared(world, replace(MULTI, options=pairs({"isthmus.lazy": "true"})))
+    far, other = peer(multi), peer(multi, 78, name="other")
+    world.engine.learn([far, other], [])
+    assert told(world, multi) == set()
+    world.engine.mend(
+        [Missed(hidden(multi.id), ip_address("10.0.9.99")), Missed(hidden(multi.id), "02:00:00:00:00:99")]
+    )
+    assert told(world, multi) == set()
+    world.engine.mend([Missed(hidden(multi.id), ip_address("10.0.9.77"))])
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac}
+    moved = replace(far, via=ip_address("192.0.2.3"))
+    world.engine.learn([moved], [])
+    assert {one.remote for one in told(world, multi) if isinstance(one, Forwarding)} == {moved.via}
+    world.engine = world.restart()
+    assert world.engine.start() == NOTHING
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac}
+    world.engine.mend([Missed(hidden(multi.id), other.mac)])
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac, other.mac}
+    world.engine.learn([], [moved, other])
+    assert told(world, multi) == set()

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from socket import socketpair
@@ -88,6 +89,10 @@ class Ways:
     def there(self) -> str | None:
         """The namespace."""
         return self.place
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Be there."""
+        return nullcontext()
 
     def check(self) -> None:
         """See whether there can be devices."""

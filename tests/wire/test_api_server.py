@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import stat
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -188,6 +189,25 @@ def test_a_client_that_never_ends_its_body_is_refused(tmp_path: Path) -> None:
         assert got.startswith(b"HTTP/1.1 408 ")
 
     serve(tmp_path, scene, limits=Limits(body_time=0.1, linger=0.1))
+
+
+def test_a_client_does_not_pay_for_how_long_its_body_takes_us(tmp_path: Path) -> None:
+    """A disk that is slow is no silence of the client's."""
+
+    async def scene(path: str) -> None:
+        got = await exchange(path, b"POST /images/load HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")
+        assert b" 200 OK" in got
+        assert b"hello" in got
+
+    async def api(request: Request) -> Response:
+        assert request.stream
+        pieces = []
+        async for piece in request.stream:
+            await asyncio.to_thread(threading.Event().wait, 0.3)
+            pieces.append(piece.decode())
+        return answer(200, "".join(pieces))
+
+    serve(tmp_path, scene, api, limits=Limits(body_time=0.1, linger=0.1))
 
 
 def test_a_connection_too_many_is_told_so(tmp_path: Path) -> None:

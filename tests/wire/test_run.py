@@ -116,6 +116,8 @@ def meaning(body: object) -> object:
     """What Docker's daemon takes *body* for."""
     assert isinstance(body, dict)
     config = {key: value for key, value in body["HostConfig"].items() if key not in MEANT}
+    # Docker's client has what -v says in a map, so their order is another each time.
+    config["Binds"] = sorted(config.get("Binds") or ())
     variables = {word.partition("=")[0]: word for word in body["Env"] or ()}
     return said({**body, "HostConfig": config, "Env": variables})
 

@@ -23,8 +23,8 @@ _LINES = {"Content-Type": "application/json"}
 async def _list(api: "Api", request: Request) -> Response:
     asked = filters.parse(request.query.get("filters", ""), images.FILTERS)
     known = await asyncio.to_thread(api.store.all)
-    wanted = images.wanted(asked, api.store.find)
-    found = sorted(filter(wanted, known), key=lambda image: -images.seconds(image))
+    found = images.wanted(asked, known, api.store.find, api.clock())
+    found.sort(key=lambda image: -images.seconds(image))
     return answer(200, [images.summary(image, request.version) for image in found])
 
 
@@ -39,8 +39,8 @@ async def _history(api: "Api", request: Request) -> Response:
 async def _tag(api: "Api", request: Request) -> Response:
     repository, tag = request.query.get("repo", ""), request.query.get("tag", "")
     new = familiar(f"{repository}:{tag}" if tag else repository)
-    api.store.tag(request.names[0], new)
-    _tell(api, "tag", api.store.find(new).id, new)
+    image = await asyncio.to_thread(api.store.tag, request.names[0], new)
+    _tell(api, "tag", image.id, new)
     return Response(201)
 
 
@@ -126,7 +126,7 @@ async def _load(api: "Api", request: Request) -> Response:
 
 async def _loaded(api: "Api", file: BinaryIO) -> AsyncIterator[bytes]:
     none = True
-    async for image in _each(api.store.load(file)):
+    async for image in _each(api.store.load(file, platform.machine())):
         none = False
         for name in image.names or ("",):
             said = f"Loaded image: {name}" if name else f"Loaded image ID: {image.id}"

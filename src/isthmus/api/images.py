@@ -1,10 +1,12 @@
 """The shapes of images, as Docker's clients read them. Pure."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Any
 
-from isthmus.api.filters import Filters
+from isthmus.api.filters import Filters, instant
 from isthmus.api.message import Version
 from isthmus.api.translate import Shape
 from isthmus.images.store import Image
@@ -29,17 +31,17 @@ def _seconds(text: object) -> int:
 
 def config(image: Image) -> Mapping[str, Any]:
     """What an image says of the programs in it."""
-    found = image.configuration.get("config")
-    return found if isinstance(found, dict) else {}
+    return image.configuration.get("config") or {}
 
 
 def summary(image: Image, version: Version) -> Shape:
     """An item of `GET /images/json`."""
+    none = not image.names and version < (1, 43)
     shape: Shape = {
         "Id": image.id,
         "ParentId": "",
-        "RepoTags": list(image.names),
-        "RepoDigests": [],
+        "RepoTags": ["<none>:<none>"] if none else list(image.names),
+        "RepoDigests": ["<none>@<none>"] if none else [],
         "Created": seconds(image),
         "Size": image.size,
         "SharedSize": -1,
@@ -74,45 +76,52 @@ def inspect(image: Image, version: Version) -> Shape:
 
 def history(image: Image) -> list[Shape]:
     """`GET /images/{name}/history`: the newest step first, which is the image itself."""
-    steps = image.configuration.get("history")
+    sizes = iter(image.sizes)
     shapes: list[Shape] = [
         {
             "Id": "<missing>",
             "Created": _seconds(step.get("created")),
             "CreatedBy": step.get("created_by") or "",
             "Tags": None,
-            "Size": 0,
+            "Size": 0 if step.get("empty_layer") else next(sizes, 0),
             "Comment": step.get("comment") or "",
         }
-        for step in reversed(steps if isinstance(steps, list) else [{}])
+        for step in image.configuration.get("history") or [{}] * len(image.sizes)
     ]
-    shapes[0] |= {"Id": image.id, "Tags": list(image.names) or None, "Size": image.size}
+    shapes.reverse()
+    if shapes:
+        shapes[0] |= {"Id": image.id, "Tags": list(image.names) or None}
     return shapes
 
 
-def wanted(filters: Filters, find: Callable[[str], Image]) -> Callable[[Image], bool]:
-    """Whether an image is among those that *filters* of `GET /images/json` ask for."""
+def wanted(filters: Filters, known: Iterable[Image], find: Callable[[str], Image], now: int) -> list[Image]:
+    """Those of the *known* images that *filters* of `GET /images/json` ask for, each with the names that they do."""
     dangling = filters.boolean("dangling")
+    references = filters.values.get("reference", ())
     before, since = ([seconds(find(name)) for name in filters.values.get(key, ())] for key in ("before", "since"))
+    until = [instant("until", text, now) for text in filters.values.get("until", ())]
 
     def one_wanted(image: Image) -> bool:
-        names = [name for full in image.names for name in (full, full.rpartition(":")[0])]
         return (
             dangling in {None, not image.names}
             and filters.labels("label", config(image).get("Labels") or {})
-            and (not filters.values.get("reference") or any(map(_like(filters), names)))
             and all(seconds(image) < limit for limit in before)
             and all(seconds(image) > limit for limit in since)
+            and all(seconds(image) * 10**9 < limit for limit in until)
         )
 
-    return one_wanted
+    found = filter(one_wanted, known)
+    if not references:
+        return list(found)
+    named = (replace(image, names=tuple(name for name in image.names if _like(name, references))) for image in found)
+    return [image for image in named if image.names]
 
 
-def _like(filters: Filters) -> Callable[[str], bool]:
-    from fnmatch import fnmatchcase
-
-    patterns = tuple(filters.values.get("reference", ()))
-    return lambda name: any(fnmatchcase(name, pattern) for pattern in patterns)
+def _like(name: str, patterns: Iterable[str]) -> bool:
+    """Whether one of *patterns* fits a name, with its tag or without; a slash must be there (Go's `path.Match`)."""
+    parts = [full.split("/") for full in (name, name.rpartition(":")[0])]
+    wanted = [pattern.replace("[^", "[!").split("/") for pattern in patterns]
+    return any(len(one) == len(two) and all(map(fnmatchcase, one, two)) for one in parts for two in wanted)
 
 
 def spared(filters: Filters, now: int) -> Callable[[Image], bool]:

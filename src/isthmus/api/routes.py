@@ -326,7 +326,8 @@ async def _network(api: Api, request: Request) -> Response:
     view = await api.call(lambda engine: engine.network(name), brief=True)
     if request.query.get("scope", view.network.scope) not in {"", view.network.scope}:
         raise NetworkNotFound(name)
-    return answer(200, translate.network_inspect(view, request.version))
+    nodes = api.members.nodes() if api.members and request.flag("verbose") else ()
+    return answer(200, translate.network_inspect(view, request.version, nodes))
 
 
 async def _create_network(api: Api, request: Request) -> Response:

@@ -213,8 +213,9 @@ class Server:
         try:
             while not http.content.at_eof():
                 async with asyncio.timeout(self._limits.body_time):
-                    if piece := await http.content.readany():
-                        yield piece
+                    piece = await http.content.readany()
+                if piece:
+                    yield piece
         except TimeoutError:
             raise InvalidRequest("the body did not come in time") from None
         except (web.RequestPayloadError, ValueError) as error:

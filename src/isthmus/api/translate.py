@@ -27,6 +27,7 @@ from isthmus.model import (
     IPAddress,
     IPInterface,
     Network,
+    Peer,
     pairs,
 )
 from isthmus.options import callers_of
@@ -391,15 +392,41 @@ def _subnet(network: Network, index: int) -> Shape:
     return {key: value for key, value in shape.items() if value}
 
 
-def network_inspect(view: NetworkView, version: Version) -> Shape:
-    """`GET /networks/{id}`; before 1.28 also an item of `GET /networks`."""
+def network_inspect(view: NetworkView, version: Version, nodes: Iterable[NodeView] = ()) -> Shape:
+    """`GET /networks/{id}`; before 1.28 also an item of `GET /networks`.
+
+    With *nodes* it is `verbose`: who is on it on other hosts, by which host, and since when.
+    """
     shape = network_summary(view) | {
         "Containers": {endpoint.sandbox.id: _container_on_network(endpoint) for endpoint in view.endpoints}
     }
     if version >= (1, 52):
         subnets = {one.subnet: {"IPsInUse": one.in_use, "DynamicIPsAvailable": one.available} for one in view.status}
         shape["Status"] = {"IPAM": {"Subnets": subnets}}
+    if known := {one.id: one for one in nodes}:
+        there = {peer.node: str(peer.via) for peer in view.peers}
+        shape["Peers"] = [
+            {"Name": known[key].name if key in known else key[:12], "IP": via} for key, via in there.items()
+        ]
+        shape["Elsewhere"] = {peer.id: _elsewhere(peer, known.get(peer.node)) for peer in view.peers}
     return shape | _trouble(view.trouble)
+
+
+def _elsewhere(peer: Peer, node: NodeView | None) -> Shape:
+    by_version = {address.version: str(address) for address in peer.addresses}
+    return {
+        "Name": peer.name,
+        "Names": list(peer.names),
+        "Container": peer.sandbox,
+        "MacAddress": peer.mac,
+        "IPv4Address": by_version.get(4, ""),
+        "IPv6Address": by_version.get(6, ""),
+        "Node": peer.node,
+        "Hostname": node.name if node else "",
+        "Status": node.status if node else "down",
+        "Via": str(peer.via),
+        "Since": rfc3339(peer.created),
+    }
 
 
 def _trouble(sentences: Iterable[str]) -> Shape:

@@ -7,6 +7,7 @@ Below the store's prefix, with values as `store.records` writes them where a rec
     networks/<network>             the record of a network; names/<name> and vnis/<number> are its alone
     open/<network>                 is there as long as anybody may come to it
     addresses/<network>/<address>  who has an address (a `Peer`): made only if nobody has it, so the keys are the pool
+    blocks/<network>/<prefix>      whose a part of a pool is, in networks where hosts have such parts for themselves
 
 What this host has there follows from what stands (`Engine.offers`), so nothing is lost or leaked whoever dies: what is
 lacking is told again, what nobody has here any more is taken back. What others have, the engine learns, and keeps: when

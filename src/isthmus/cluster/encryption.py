@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +47,9 @@ class Ways(Protocol):
 
     def there(self) -> object | None:
         """What tells the namespace of the devices from all others."""
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Have the calling thread there."""
 
     def check(self) -> None:
         """See that there can be devices."""
@@ -126,6 +130,10 @@ class Encryption:
     def address(self) -> IPv6Address | None:
         """The inner address by which others reach this host; None if it never had a key."""
         return address(self._pairs.now.public) if self._pairs else None
+
+    def inside(self) -> AbstractContextManager[None]:
+        """Have the calling thread where the devices are."""
+        return self._ways.entered()
 
     async def check(self) -> None:
         """See that this host can have encrypted networks.

@@ -4,27 +4,41 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
-from contextlib import suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
 
 from isthmus.cluster.encryption import Encryption
-from isthmus.cluster.registry import CLUSTER, Changed, Node, Registry, chunks, of_network, of_node, of_peer, opened
+from isthmus.cluster.path import reached
+from isthmus.cluster.registry import (
+    CLUSTER,
+    Changed,
+    Node,
+    Registry,
+    around,
+    chunks,
+    of_block,
+    of_network,
+    of_node,
+    of_peer,
+    opened,
+)
 from isthmus.drivers.overlay import is_encrypted
-from isthmus.errors import Forbidden, IsthmusError, NetworkInUse, StoreUnavailable
+from isthmus.engine import Engine
+from isthmus.errors import AddressInUse, Forbidden, IsthmusError, NetworkInUse, PoolExhausted, StoreUnavailable
 from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
 from isthmus.lan import Call
-from isthmus.model import Network, Peer
-from isthmus.questions import Evidence, Question, Reserve
-from isthmus.views import Event, NodeView, Offers
+from isthmus.model import Block, Network, Peer
+from isthmus.questions import AnyBlock, Evidence, Question, Reserve
+from isthmus.views import Event, Finding, NodeView, Offers
 from isthmus.wireguard import PREFIX
 
 log = logging.getLogger("isthmus.cluster")
 
-RETRY, PATIENCE = 0.5, 15.0
-"""After how many seconds a store that is away is looked for again, at first and at most."""
+PATIENCE = 10
+"""How many times as long as at first it takes at most until a store that is away is looked for again."""
 
 
 BRIEF = 8
@@ -39,12 +53,14 @@ UNKNOWN = IPv6Address(0)
 class Times:
     """How often a host shows that it is there, when it is held to be gone, and how long after that its addresses stay.
 
-    All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed.
+    All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed. A store
+    that is away is looked for again after *retry*, and then later and later.
     """
 
     heartbeat: float
     ttl: float
     delay: float
+    retry: float = 0.5
 
 
 class Member:
@@ -79,8 +95,10 @@ class Member:
         self._gone: dict[str, float] = {}
         self._spared_until = 0.0
         # What is being asked for: as long as its asker has not settled, what stands says nothing of it.
-        self._pending: dict[Reserve, tuple[str, ...]] = {}
-        self._publishing = self._outdated = False
+        self._pending: dict[object, tuple[str, ...]] = {}
+        self._lost: dict[str, str] = {}
+        self._publishing = self._outdated = self._closing = False
+        self._moved = asyncio.Event()
         self._settling = self._unsettled = False
         self._complaint = ""
         self._teaching = asyncio.Lock()
@@ -94,6 +112,7 @@ class Member:
 
     async def close(self) -> None:
         """Let go of the store. The session goes on until its time is over: the next run goes on with what is there."""
+        self._closing = True
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -123,23 +142,56 @@ class Member:
     async def _take_for(self, question: Reserve) -> bool:
         """Have the store know that what is asked for is this host's; tell whether it is."""
         self._check_there()
-        keys, needed = await self._keys(question.record)
+        if isinstance(question.record, AnyBlock):
+            await self._take_block(question.record)
+            return False
+        keys, needed, lacking = await self._keys(question.record)
         self._pending[question] = tuple(keys)
         try:
-            await self._commit(keys, absent=keys, present=needed)
+            await self._commit(keys, absent=(*keys, *lacking), present=needed)
         except Conflict as conflict:
             await self._refresh()
             if conflict.keys.intersection(needed):
                 raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+            if isinstance(question.record, Peer) and conflict.keys.intersection(lacking):
+                raise AddressInUse(question.record.addresses[0].ip) from None  # it is of another host's block
             return False
         return True
 
-    async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...]]:
-        """What the store shall have of *record*, and what has to be there for that."""
+    async def _take_block(self, wanted: AnyBlock) -> None:
+        """Have one more block of a network's pool for this host, of which the engine knows then.
+
+        Raises:
+            PoolExhausted: there is none that nobody has, or has an address in.
+        """
+        network = self._registry.networks.get(wanted.network)
+        if network is None:
+            raise Forbidden("the network is not in the cluster store: wait until it is told again, or make another")
+        asking = object()
+        while block := next(self._registry.free_blocks(network, wanted.version), None):
+            keys = of_block(block, self._node)
+            self._pending[asking] = tuple(keys)
+            # Nobody may have come to have an address of it meanwhile.
+            addresses = (f"addresses/{network.id}/{address}" for address in block.cidr)
+            try:
+                await self._commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
+                await self._call(partial(_keep, block))
+            except Conflict as conflict:
+                await self._refresh()
+                if opened(network.id) in conflict.keys:
+                    raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+            else:
+                return
+            finally:
+                del self._pending[asking]
+        raise PoolExhausted(f"IPv{wanted.version}", network.name, network.id, ())
+
+    async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...]]:
+        """What the store shall have of *record*, what has to be there for that, and what must not."""
         if isinstance(record, Network):
             if is_encrypted(record):
                 await self._encryption.check()
-            return of_network(record), ()
+            return of_network(record), (), ()
         offers = await self._offers()
         if record.network in _encrypted(offers):
             await self._settle()
@@ -148,7 +200,10 @@ class Member:
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
                 "host's, or an interface that has one"
             )
-        return of_peer(self._filled(record, offers)), (opened(record.network),)
+        network = self._registry.networks.get(record.network)
+        own = self._registry.blocks(self._node)
+        others = tuple(key for key in (around(network, record) if network else ()) if key not in own)
+        return of_peer(self._filled(record, offers)), (opened(record.network),), others
 
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
@@ -175,6 +230,42 @@ class Member:
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
         await self._commit(dict.fromkeys(of_network(network)))
         await self._teach((), (network,))
+
+    async def check(self, network: Network) -> tuple[Finding, ...]:
+        """Whether the store and this host agree about a network, and its packets reach the others who are on it.
+
+        What they do not agree about is mended, as the store has it for others, and as it is here for what is ours.
+        """
+        if self._away:
+            return (Finding("store", ok=False, text=f"it is away: {self._away}"),)
+        await self._refresh()
+        before = await self._offers()
+        await self._relearn()
+        await self._mend(await self._offers(), ())
+        after = await self._offers()
+        told = len({*before.peers} ^ {*after.peers})
+        text = (
+            f"{told} entries differed, and are mended" if told else "it knows what is here, and this host what it has"
+        )
+        return Finding("store", ok=True, text=text), *await self._paths(network)
+
+    async def _paths(self, network: Network) -> list[Finding]:
+        """Whether packets of the network's full size come through to each host on it."""
+        peers = [peer for peer in self._registry.peers() if peer.network == network.id and peer.node != self._node]
+        hosts = {peer.via: peer.node for peer in peers}
+        findings = []
+        for version in sorted({via.version for via in hosts}):
+            asked = [via for via in hosts if via.version == version]
+            size = await self._call(partial(_packet_size, network.id, version))
+            there = await reached(asked, size, self._encryption.inside() if is_encrypted(network) else nullcontext())
+            for via in asked:
+                node = self._registry.nodes.get(hosts[via])
+                name = f"{node.name if node else hosts[via][:12]} ({via})"
+                text = f"packets of {size} bytes {'come' if via in there else 'do not come'} through whole to {name}"
+                if via not in there:
+                    text += ": is it there, does it answer an echo, and is the network's MTU not too large for the way?"
+                findings.append(Finding("path", ok=via in there, text=text))
+        return findings
 
     def nodes(self) -> tuple[NodeView, ...]:
         """The hosts that are known, this one first; of one that is gone, what it left is still kept for it."""
@@ -222,21 +313,32 @@ class Member:
             while self._outdated and not self._away:
                 self._outdated = False
                 # What is asked for from now on may come to stand unseen by this look.
-                pending = {key for keys in self._pending.values() for key in keys}
-                known = [key for key in self._registry.held(self._node) if key not in pending]
+                known = self._settled_keys()
                 await self._mend(await self._offers(), known)
         except (StoreUnavailable, SessionLost) as error:
             self._outdated = True
             log.warning("the store could not be told what is here, and will be when it is back: %s", error)
+            self._loop.call_later(self._times.retry, self.look)  # it need not be away: one connection may have broken
         finally:
             self._publishing = False
 
-    async def _mend(self, offers: Offers, known: Iterable[str]) -> None:
+    def _settled_keys(self) -> frozenset[str]:
+        """The keys that this host has in the store, but for those that are being asked for."""
+        pending = {key for keys in self._pending.values() for key in keys}
+        registry = self._registry
+        return frozenset((*registry.held(self._node), *registry.blocks(self._node))) - pending
+
+    async def _mend(self, offers: Offers, known: Collection[str]) -> None:
         """Tell the store what of *offers* it lacks, and take back what of the keys *known* nobody has here any more."""
         standing = {one.network for one in offers.offered}
         for network in offers.networks:
             if network.id not in self._registry.networks and (network.id in standing or self._spared()):
                 await self._tell_network(network)
+        await self._mend_blocks(offers, known)
+        here = self._registry.nodes.get(self._node)
+        if here and here.address != str(offers.address or ""):
+            self._moved.set()
+            return
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
@@ -245,16 +347,44 @@ class Member:
         own = self._registry.held(self._node)
         for key in [key for key, value in wanted.items() if own.get(key) != value]:
             await self._tell_address(key, wanted[key])
+        own = self._registry.held(self._node)
+        lost = {one.id: key for one in offers.offered for key in of_peer(one) if key not in own}
+        for one in offers.offered:
+            await self._tell_lost(one.id, lost.get(one.id, ""))
         extra = {key: own[key] for key in known if key in own and key not in wanted}
         for part in chunks(extra):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
 
+    async def _mend_blocks(self, offers: Offers, known: Collection[str]) -> None:
+        """Have the store and the engine agree about this host's blocks, and give back those beyond one spare."""
+        blocks: dict[str, Block] = {}
+        for block in offers.blocks:
+            blocks |= dict.fromkeys(of_block(block, self._node), block)
+        for key in blocks.keys() - self._registry.blocks(self._node).keys():
+            with suppress(Conflict):
+                await self._commit({key: self._node.encode()}, absent=(key,))
+        own = self._registry.blocks(self._node)
+        lost = [block for key, block in blocks.items() if key not in own]
+        idle: dict[tuple[str, int], list[Block]] = {}
+        for block in (block for key, block in blocks.items() if key in own):
+            members = (one for one in offers.offered if one.network == block.network)
+            if not any(address.ip in block.cidr for one in members for address in one.addresses):
+                idle.setdefault((block.network, block.cidr.version), []).append(block)
+        spare = [block for several in idle.values() for block in several[1:]]
+        if lost or spare:
+            gone = await self._call(lambda engine: engine.keep_blocks((), (*lost, *spare)))
+            blocks = {key: block for key, block in blocks.items() if block not in gone}
+        for part in chunks({key: own[key] for key in known if key in own and key not in blocks}):
+            with suppress(Conflict):
+                await self._commit(dict.fromkeys(part), equal=part)
+
     async def _tell_network(self, network: Network) -> None:
         """Have the store know a network again, unless others did that just now."""
-        keys = of_network(network)
+        there = self._registry.items
+        lacking = {key: value for key, value in of_network(network).items() if there.get(key) != value}
         try:
-            await self._commit(keys, absent=keys)
+            await self._commit(lacking, absent=lacking)
         except Conflict as conflict:
             await self._refresh()
             if network.id not in self._registry.networks:
@@ -268,24 +398,25 @@ class Member:
                 await self._commit({key: value}, absent=(key,))
             elif key in self._registry.held(self._node):
                 await self._commit({key: value}, equal={key: before})
-            else:
-                self._tell_lost(key)
         except Conflict:
             await self._refresh()
             if key in self._registry.held(self._node):
                 self._outdated = True
-            else:
-                self._tell_lost(key)
 
-    def _tell_lost(self, key: str) -> None:
-        if other := self._registry.peer(key):
-            address = key.rpartition("/")[2]
-            log.error(
-                "%s was given to %s on node %s while this host was away: connect who has it here anew",
-                address,
-                other.name,
-                other.node,
+    async def _tell_lost(self, endpoint: str, key: str) -> None:
+        """Show with an *endpoint* here that somebody else has its address, that of *key*, by now; "" if nobody has."""
+        other = self._registry.peer(key)
+        text = ""
+        if other:
+            text = (
+                f"{key.rpartition('/')[2]} was given to {other.name} on node {other.node[:12]} while this host was away"
             )
+            text += "; connect it anew for another address"
+        if self._lost.get(endpoint, "") != text:
+            self._lost[endpoint] = text
+            if text:
+                log.error("%s", text)
+            await self._call(lambda engine: engine.tell(endpoint, "store", text))
 
     async def _offers(self) -> Offers:
         return await self._call(lambda engine: engine.offers(), brief=True)
@@ -332,8 +463,8 @@ class Member:
         kept = {peer.via for peer in offers.peers}
         used = {peer.via for peer in self._registry.peers_of(self._node)}
         changed = await self._encryption.settle(nodes, kept, offers.mtu, used)
-        own, address = self._registry.nodes.get(self._node), str(offers.address or "")
-        if not self._away and own and (own.address, own.keys) != (address, self._encryption.keys):
+        own = self._registry.nodes.get(self._node)
+        if not self._away and own and own.keys != self._encryption.keys:
             await self._greet()
         if changed:
             self.look()
@@ -342,23 +473,28 @@ class Member:
 
     async def _stay(self) -> None:
         """Find the store again whenever it was lost."""
-        pause = RETRY
+        pause = self._times.retry
         self._settling = self._unsettled = True
         await self._settle_all()
         while True:
             try:
                 snapshot = await self._meet()
-                pause = RETRY
+                pause = self._times.retry
                 await self._follow(snapshot)
             except (StoreUnavailable, SessionLost) as error:
                 if self._away != str(error):
                     log.warning("the cluster store is away, and what stands goes on: %s", error)
                 self._away = str(error)
+            if self._closing:
+                return  # a group of tasks that fails as it is cancelled forgets the latter (Python 3.11)
+            # Connections of before lead nowhere, and a watch on one would hear nothing for long.
+            await self._store.close()
             await asyncio.sleep(pause)
-            pause = min(2 * pause, PATIENCE)
+            pause = min(2 * pause, PATIENCE * self._times.retry)
 
     async def _meet(self) -> Snapshot:
         """Be known to the store, and know all that it knows."""
+        self._moved.clear()
         snapshot = await self._store.read("")
         self._registry, self._written = Registry(), {}
         self._told_damaged(self._registry.take(snapshot.items))
@@ -414,27 +550,37 @@ class Member:
 
     async def _follow(self, snapshot: Snapshot) -> None:
         """Renew the session and hear what changes, until the store is lost."""
-        reasons: list[str] = []
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._renew())
                 group.create_task(self._hear(snapshot))
-        except* (StoreUnavailable, SessionLost) as lost:
-            reasons += map(str, lost.exceptions)
-        # What is raised within `except*` comes out in a group.
-        raise StoreUnavailable("; ".join(reasons))
+                group.create_task(self._move())
+        except ExceptionGroup as group:
+            lost, others = group.split((StoreUnavailable, SessionLost))
+            if others or lost is None:
+                raise
+            raise StoreUnavailable("; ".join(map(str, lost.exceptions))) from None
 
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self._times.heartbeat)
             await self._store.renew(self._session)
 
+    async def _move(self) -> None:
+        """Begin anew when this host has another address: what was connected from the old one is deaf."""
+        await self._moved.wait()
+        raise StoreUnavailable("this host has another address")
+
     async def _hear(self, snapshot: Snapshot) -> None:
-        async for delta in self._store.watch("", snapshot):
-            # What this host wrote later is not undone by news that are older.
-            fresh = {key: value for key, value in delta.changes.items() if delta.revision >= self._written.get(key, 0)}
-            self._written = {key: revision for key, revision in self._written.items() if revision > delta.revision}
-            await self._take(fresh)
+        async with aclosing(self._store.watch("", snapshot)) as deltas:
+            async for revision, changes in ((delta.revision, delta.changes) async for delta in deltas):
+                if changes.get(CLUSTER, b"") is None:
+                    # Or it shows us nothing any more, as Consul does where a token may not read.
+                    raise StoreUnavailable("it has lost its data")
+                # What this host wrote later is not undone by news that are older.
+                fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
+                self._written = {key: written for key, written in self._written.items() if written > revision}
+                await self._take(fresh)
 
     async def _refresh(self) -> None:
         """Know all that the store knows now."""
@@ -463,7 +609,10 @@ class Member:
         touched = any(key in held and held[key] != value for key, value in changes.items())
         changed = self._registry.take(changes)
         self._told_damaged(changed)
-        await self._teach(changed.put, changed.drop)
+        # Who stands on a network is of use to the engine only when it knows that.
+        fresh = {one.id for one in changed.put if isinstance(one, Network)}
+        there = [peer for peer in self._registry.peers() if peer.network in fresh] if fresh else []
+        await self._teach(dict.fromkeys((*changed.put, *there)), changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
         left = (one for one in changed.drop if isinstance(one, Peer) and one.node not in self._registry.nodes)
@@ -526,7 +675,7 @@ class Member:
             # Who should do it may be gone himself by now.
             self._later(self._times.delay, partial(self._bury, node, since))
             return
-        left = dict(self._registry.held(node))
+        left = {**self._registry.held(node), **self._registry.blocks(node)}
         lost = tuple(dict.fromkeys(self._registry.peers_of(node)))
         log.warning("node %s is gone, so the %d addresses that it had are free again", node, len(left))
         try:
@@ -558,3 +707,11 @@ class Member:
 def _encrypted(offers: Offers) -> frozenset[str]:
     """The IDs of the networks that are encrypted."""
     return frozenset(network.id for network in offers.networks if is_encrypted(network))
+
+
+def _packet_size(network: str, version: int, engine: Engine) -> int:
+    return engine.packet_size(network, version)
+
+
+def _keep(block: Block, engine: Engine) -> None:
+    engine.keep_blocks((block,), ())

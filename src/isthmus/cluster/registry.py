@@ -1,7 +1,9 @@
 """What the store holds that hosts share, read and indexed. Pure: it is told what changed, and tells what that means."""
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
 from itertools import islice
 from types import MappingProxyType
 
@@ -9,14 +11,15 @@ import msgspec
 
 from isthmus.drivers import BUILTIN, overlay
 from isthmus.errors import IsthmusError
-from isthmus.model import Network, Peer
+from isthmus.kv import LIMIT
+from isthmus.model import Block, Network, Peer
 from isthmus.store import records
 
 CLUSTER = "cluster"
 """The key of the ID of a store."""
 
-CHUNK = 30
-"""How many keys are changed in one transaction: with a guard for each, what Consul takes."""
+CHUNK = LIMIT // 2
+"""How many keys are changed in one transaction, with a guard for each, and one besides."""
 
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
@@ -79,6 +82,22 @@ def of_peer(peer: Peer) -> dict[str, bytes]:
     return {f"addresses/{peer.network}/{address.ip}": value for address in peer.addresses}
 
 
+def of_block(block: Block, node: str) -> dict[str, bytes]:
+    """What is kept of a block that a host has for itself."""
+    return {f"blocks/{block.network}/{str(block.cidr).replace('/', '-')}": node.encode()}
+
+
+def around(network: Network, peer: Peer) -> tuple[str, ...]:
+    """The keys of the blocks that the addresses of *peer* lie in."""
+    parsed = overlay.parse(network.options)
+    keys: list[str] = []
+    for address in peer.addresses if parsed.bits is not None else ():
+        home = next(one for one in network.subnets if address.ip in one.cidr)
+        length = max(address.max_prefixlen - (parsed.bits or 0), (home.ip_range or home.cidr).prefixlen)
+        keys += of_block(Block(network.id, ip_network(f"{address.ip}/{length}", strict=False)), "")
+    return tuple(keys)
+
+
 def chunks(items: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
     """*items*, as many at a time as go into one transaction."""
     rest = iter(items.items())
@@ -94,6 +113,7 @@ class Registry:
     networks: dict[str, Network] = field(default_factory=dict)
     nodes: dict[str, Node] = field(default_factory=dict)
     _peers: dict[str, Peer] = field(default_factory=dict)
+    _blocks: dict[str, bytes] = field(default_factory=dict)
     _held: dict[str, dict[str, bytes]] = field(default_factory=dict)
 
     def take(self, changes: Mapping[str, bytes | None]) -> Changed:
@@ -144,8 +164,25 @@ class Registry:
         return self._held.get(node, _NOTHING)
 
     def holders(self) -> frozenset[str]:
-        """The hosts that have addresses."""
-        return frozenset(self._held)
+        """The hosts that have addresses, or blocks of them."""
+        return frozenset(self._held) | {value.decode(errors="replace") for value in self._blocks.values()}
+
+    def blocks(self, node: str) -> dict[str, bytes]:
+        """The blocks that a host has, as they stand in the store."""
+        mine = node.encode()
+        return {key: value for key, value in self._blocks.items() if value == mine}
+
+    def free_blocks(self, network: Network, version: int) -> Iterator[Block]:
+        """Those blocks of a network's pool that nobody has, and nobody an address in, in their order."""
+        prefix = f"addresses/{network.id}/"
+        used = sorted(int(ip_address(key.removeprefix(prefix))) for key in self._peers if key.startswith(prefix))
+        for cidr in overlay.parse(network.options).blocks(network.subnets, version):
+            block = Block(network.id, cidr)
+            first = int(cidr.network_address)
+            at = bisect_left(used, first)
+            taken = at < len(used) and used[at] < first + cidr.num_addresses
+            if not taken and not of_block(block, "").keys() & self._blocks.keys():
+                yield block
 
     def standing(self, network: str) -> dict[str, str]:
         """Who stands on a network, anywhere: names by the endpoints' IDs."""
@@ -159,6 +196,8 @@ class Registry:
                 return self.networks.pop(rest, None)
             case "nodes":
                 self.nodes.pop(rest, None)
+            case "blocks":
+                self._blocks.pop(key, None)
             case "addresses" if peer := self._peers.pop(key, None):
                 held = self._held[peer.node]
                 del held[key]
@@ -178,6 +217,8 @@ class Registry:
                 if isinstance(network, Network) and BUILTIN[network.driver].traits(network).spanning:
                     self.networks[rest] = network
                     return network
+            case "blocks":
+                self._blocks[key] = value
             case "nodes":
                 self.nodes[rest] = msgspec.json.decode(value, type=Node)
             case "addresses":

@@ -276,7 +276,7 @@ class Containers:
     def using(self) -> Mapping[str, tuple[str, bool]]:
         """Which images are used: by their IDs, the ID of a container of each, and whether one of them runs."""
         used: dict[str, tuple[str, bool]] = {}
-        for one in self._known.values():
+        for one in tuple(self._known.values()):  # as they are now: threads ask this, too
             _, runs = used.get(one.record.image, ("", False))
             if not runs:
                 used[one.record.image] = one.record.id, one.running

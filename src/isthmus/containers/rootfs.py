@@ -10,7 +10,6 @@ that were unpacked, a directory of the user's, or the machine's own root.
 
 import errno
 import os
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from isthmus import mounts
 from isthmus.containers.model import Device, Mount
 from isthmus.containers.spec import DeviceNode
 from isthmus.errors import InvalidRequest, IsthmusError
+from isthmus.images import trees
 
 HOST = "host"
 """The name of the image that shows this machine's own root file system."""
@@ -122,9 +122,10 @@ class Rootfs:
     def remove(self) -> None:
         """Remove it with all that was written, and the container's directory with it."""
         self.unmount()
-        shutil.rmtree(self._directory, ignore_errors=True)
-        if self._directory.exists():
-            raise IsthmusError(f"cannot remove {self._directory}: look which of its files cannot be deleted")
+        try:
+            trees.remove(str(self._directory))
+        except OSError as error:
+            raise IsthmusError(f"cannot remove {error.filename} in {self._directory}: {error.strerror}") from error
 
     def read(self, path: str) -> str:
         """The text of a file as the container sees it; "" if there is none that can be read."""
@@ -142,11 +143,7 @@ def _copy_layer(source: str, target: str) -> None:
     if done.returncode:
         raise IsthmusError(f"cannot copy {source}: {done.stderr.strip().splitlines()[-1]}")
     for place in _whiteouts(source):
-        hidden = Path(target, place)
-        if hidden.is_dir() and not hidden.is_symlink():
-            shutil.rmtree(hidden)
-        else:
-            hidden.unlink(missing_ok=True)
+        trees.remove(f"{target}/{place}")
 
 
 def _whiteouts(layer: str) -> Iterator[str]:

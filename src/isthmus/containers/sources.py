@@ -27,8 +27,7 @@ class Sources:
         if name.startswith("/"):
             return _directory(name)
         image = self._store.find(name)
-        said = image.configuration.get("config")
-        return Found(image.id, image.layers, said if isinstance(said, dict) else {})
+        return Found(image.id, image.layers, image.configuration.get("config") or {})
 
 
 def _directory(name: str) -> Found:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from ipaddress import ip_interface
 
 from isthmus import firewall, naming
+from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
 from isthmus.egress import EGRESS, Egress, egress_of
 from isthmus.errors import Forbidden, InvalidOption
@@ -32,9 +33,7 @@ from isthmus.options import (
     check_interface,
     check_mtu,
 )
-from isthmus.rates import RATE
-from isthmus.rates import parse as parse_rates
-from isthmus.resources import Address, Bridge, Ifb, Port, Redirect, Resource, Shaper, Sysctl, Veth, setting_of
+from isthmus.resources import Address, Bridge, Port, Resource, Sysctl, Veth, setting_of
 
 addressed = True
 many_subnets = False
@@ -313,7 +312,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         announce=True if network.ipv4 and outside else None,
     )
     if endpoint.options:
-        yield from _limits(endpoint, mine)
+        yield from limits(endpoint, HOST)
     # The same goes for a second address that shares the MAC of the first.
     if network.ipv6 and (outside or network.ipv4):
         yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
@@ -342,25 +341,6 @@ def subject(network: Network, endpoint: Endpoint | None = None) -> Subject | Non
     if own is None:
         return None
     return Subject(_device(network), _own(network, endpoint), shared + own if shared else own)
-
-
-def _limits(endpoint: Endpoint, mine: Owner) -> Iterator[Resource]:
-    """What limits the rates of an endpoint.
-
-    What goes to it goes out by the host's end of the pair. What comes from it comes in there, where there is no queue,
-    and so has to go out by a link of its own first.
-    """
-    rates, veth, ifb = (
-        parse_rates(dict(endpoint.options).get(RATE, "")),
-        naming.veth(endpoint.id),
-        naming.ifb(endpoint.id),
-    )
-    if rates.down:
-        yield Shaper(HOST, veth, rates.down)
-    if rates.up:
-        yield Ifb(HOST, ifb, mine)
-        yield Shaper(HOST, ifb, rates.up)
-        yield Redirect(HOST, veth, ifb)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

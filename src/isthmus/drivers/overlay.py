@@ -20,6 +20,8 @@ from ipaddress import ip_address, ip_interface
 from itertools import islice
 
 from isthmus import naming
+from isthmus.addresses import IPNetwork, Subnet
+from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import Subject
@@ -57,15 +59,24 @@ BRIDGE = "br0"
 FIRST_VNI = 4096
 """The least VXLAN number that we choose ourselves: lower ones may be those of VLANs (as in Docker)."""
 
+LEASE = "isthmus.lease"
+"""The option by which each host has blocks of the pool for itself, so large; then an attach asks nobody."""
+
+HEADERS = {4: 50, 6: 70}
+"""How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
+
 _VNIS = range(1, 1 << 24)
-_HEADERS = {4: 50, 6: 70}  # Ethernet, VXLAN, UDP and IP around each frame
 _WIREGUARD = 80  # WireGuard, UDP and IPv6 around each packet
-_OURS = frozenset({"isthmus.peers"})
+_OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
 
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """A network's options, by what they mean. *peers* are the hosts that it names itself."""
+    """A network's options, by what they mean. *peers* are the hosts that it names itself.
+
+    Hosts have blocks of its pool for themselves, with so many *bits* for addresses in each; None if they have none. If
+    it is *lazy*, a host is told only of those elsewhere whom somebody on it looks for.
+    """
 
     vnis: tuple[int, ...]
     port: int
@@ -73,6 +84,16 @@ class Parsed:
     mtu: int | None
     prefix: str
     encrypted: bool
+    bits: int | None
+    lazy: bool
+
+    def blocks(self, subnets: Iterable[Subnet], version: int) -> Iterator[IPNetwork]:
+        """The blocks that *subnets* of an IP version are divided into."""
+        for one in subnets:
+            whole = one.ip_range or one.cidr
+            if one.version == version and self.bits is not None:
+                length = max(whole.max_prefixlen - self.bits, whole.prefixlen)
+                yield from whole.subnets(new_prefix=length)
 
 
 @lru_cache(maxsize=4096)
@@ -93,7 +114,15 @@ def parse(options: Pairs) -> Parsed:
         mtu=read.mtu(),
         prefix=read.interface(PREFIX, "eth"),
         encrypted=read.boolean("encrypted", "encrypted" in dict(options)),
+        bits=_bits(read.text(LEASE)),
+        lazy=read.boolean("isthmus.lazy", default=False),
     )
+
+
+def _bits(text: str) -> int | None:
+    if text and text not in {"/28", "/29", "/30"}:
+        raise InvalidOption(LEASE, text, "it must be /28, /29 or /30: a block of 16, 8 or 4 addresses for a host")
+    return 32 - int(text[1:]) if text else None
 
 
 def _vni(text: str) -> int:
@@ -133,6 +162,12 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
     if len(options.vnis) != count:
         hint = f"{network.name} has {count} subnets, and each has a VXLAN number of its own, the same on all hosts"
         raise InvalidOption(VXLANS, ",".join(map(str, options.vnis)), hint)
+    if options.lazy and options.peers:
+        raise InvalidOption(
+            "isthmus.lazy", "true", "where a network names its hosts itself, tunnels learn who is where"
+        )
+    if options.bits and options.peers:
+        raise InvalidOption(LEASE, dict(network.options)[LEASE], "without a store hosts cannot have blocks of the pool")
     if len({*options.vnis}) != count:
         raise InvalidOption(VXLANS, dict(network.options)[VXLANS], "one number stands there twice")
     for other in others:
@@ -164,7 +199,9 @@ def traits(network: Network) -> Traits:
         prefix=options.prefix,
         gateway=True,
         segment=naming.hidden(network.id),
+        shapeable=True,
         spanning=not options.peers,
+        lazy=options.lazy,
         enclosed=not network.internal,
     )
 
@@ -181,9 +218,9 @@ def mtu(network: Network, host: Host) -> int:
         return options.mtu
     outside = host.advertised
     six = any(address.version == 6 for address in (*options.peers, *([outside] if outside else ())))
-    path = host.outward - _HEADERS[6 if six else 4]
+    path = host.outward - HEADERS[6 if six else 4]
     if options.encrypted:
-        path = host.outward - _HEADERS[6] - _WIREGUARD
+        path = host.outward - HEADERS[6] - _WIREGUARD
     return max(path, MIN_IPV6_MTU) if network.ipv6 else path
 
 
@@ -210,15 +247,13 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
             mine,
             options.port,
             local,
-            learning=bool(options.peers),
+            bool(options.peers),
+            asking=options.lazy,
             mtu=size,
             under=under,
         )
         for peer in options.peers:
             yield Forwarding(netns, tunnel, NOBODY, peer)
-        if network.ipv6 and not options.peers:
-            # It has no address in IPv6, but neighbours, for whom it answers.
-            yield Sysctl(netns, f"net.ipv6.conf.{tunnel}.disable_ipv6", "0")
     if host.frames_filtered is not None:
         # Nobody has rules in there, and to pass them costs all the same.
         yield from (Sysctl(netns, f"net.bridge.bridge-nf-call-{what}", "0") for what in ("iptables", "ip6tables"))
@@ -259,7 +294,9 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         ipv6=network.ipv6,
         told=True,
     )
-    yield Forwarding(home, veth, endpoint.mac)
+    yield Forwarding(home, veth, endpoint.mac, master=BRIDGE)
+    if endpoint.options:
+        yield from limits(endpoint, home)
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
     for address in endpoint.addresses:
@@ -279,7 +316,7 @@ def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | No
     return {}
 
 
-def _main(network: Network) -> tuple[object, ...]:
+def _main(network: Network) -> tuple[Subnet | None, ...]:
     """The subnets that have a tunnel each: those of IPv4, and with IPv4 goes IPv6; without it, those of IPv6."""
     first = min((subnet.version for subnet in network.subnets), default=4)
     return tuple(subnet for subnet in network.subnets if subnet.version == first) or (None,)
@@ -290,7 +327,7 @@ def _tunnel(network: Network, peer: Peer) -> str:
     vnis = parse(network.options).vnis
     mine = (
         vni
-        for vni, subnet in zip(vnis, network.subnets, strict=False)
-        if any(address.ip in subnet.cidr for address in peer.addresses)
+        for vni, subnet in zip(vnis, _main(network), strict=False)
+        if subnet and any(address.ip in subnet.cidr for address in peer.addresses)
     )
     return naming.tunnel(next(mine, vnis[0]))

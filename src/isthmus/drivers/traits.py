@@ -23,9 +23,9 @@ class Traits:
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
     that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may. It
     *polices* if what leaves it can be held to an egress policy. It is *shapeable* if all that an endpoint receives and
-    sends passes by a link of its own in the host's namespace. It is *spanning* if it is on several hosts at once, which
+    sends passes by a pair of veths. It is *spanning* if it is on several hosts at once, which
     know of it, and of who is on it, by the store that they share. It is *enclosed* if nothing leads out of it, though
-    its members shall have a way out.
+    its members shall have a way out. It is *lazy* if a host is told only of those elsewhere whom somebody looks for.
     """
 
     prefix: str = "eth"
@@ -44,4 +44,5 @@ class Traits:
     shapeable: bool = False
     spanning: bool = False
     enclosed: bool = False
+    lazy: bool = False
     probe: Probe = Probe.OFF

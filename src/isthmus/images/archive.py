@@ -7,18 +7,25 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import IO, Any
+from typing import IO, Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
 
 from isthmus.errors import InvalidRequest
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MOST_JSON = 8 << 20
+_MOST_MEMBERS = 100_000
+_DEEPEST_JSON = 32
 _NAME = "org.opencontainers.image.ref.name"
 _CONTAINERD_NAME = "io.containerd.image.name"
 _INDEXES = frozenset(
     {"application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json"}
 )
+_ATTESTATION = "attestation-manifest"
 _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,71 @@ class Packed:
     diff_ids: tuple[str, ...]
     layers: tuple[str, ...]
     names: tuple[str, ...]
+
+
+# What is read of an archive's JSON: each field that is asked for later is of its kind, or the archive is refused.
+
+
+class _Saved(Struct, rename="pascal"):
+    config: str
+    layers: list[str] | None = None
+    repo_tags: list[str] | None = None
+
+
+class _Platform(Struct, frozen=True):
+    architecture: str = ""
+    os: str = ""
+
+
+class _Descriptor(Struct, rename="camel"):
+    digest: str
+    media_type: str | None = None
+    annotations: dict[str, str] | None = None
+    platform: _Platform | None = None
+
+
+class _Manifest(Struct):
+    """An image's manifest, or an index of manifests."""
+
+    config: _Descriptor | None = None
+    layers: list[_Descriptor] | None = None
+    # A few kilobytes of indexes in indexes could be read for days otherwise.
+    manifests: Annotated[list[_Descriptor], Meta(max_length=1000)] | None = None
+
+
+class _RootFs(Struct):
+    diff_ids: list[str]
+
+
+class _Step(Struct):
+    created: str | None = None
+    created_by: str | None = None
+    author: str | None = None
+    comment: str | None = None
+    empty_layer: bool | None = None
+
+
+class _Config(Struct, rename=lambda name: name.replace("_", "")):
+    user: str | None = None
+    env: list[str] | None = None
+    cmd: list[str] | str | None = None
+    entrypoint: list[str] | str | None = None
+    working_dir: str | None = None
+    exposed_ports: dict[str, dict[str, str] | None] | None = None
+    volumes: dict[str, dict[str, str] | None] | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str | None = None
+
+
+class _Configuration(Struct):
+    rootfs: _RootFs
+    architecture: str | None = None
+    os: str | None = None
+    created: str | None = None
+    author: str | None = None
+    comment: str | None = None
+    history: list[_Step] | None = None
+    config: dict[str, Any] | None = None
 
 
 def digits(digest: str) -> str:
@@ -43,112 +115,146 @@ def digits(digest: str) -> str:
     return found[1]
 
 
-def diff_ids(configuration: Mapping[str, Any]) -> list[str]:
-    """The digests of an image's layers, the lowest first.
+def configuration(content: bytes) -> Mapping[str, Any]:
+    """What an image says, as JSON has it; whatever is asked of it later is of its kind.
 
     Raises:
         InvalidRequest: it is no configuration of an image.
     """
-    try:
-        found = [str(one) for one in configuration["rootfs"]["diff_ids"]]
-    except (KeyError, TypeError):
-        raise InvalidRequest("the archive cannot be meant: an image's configuration has no rootfs.diff_ids") from None
-    for one in found:
+    what = "an image's configuration"
+    said = _decoded(content, dict[str, Any], what)
+    if _too_deep(said, _DEEPEST_JSON):
+        raise InvalidRequest(f"the archive cannot be meant: {what} is nested too deep")
+    checked = _converted(said, _Configuration, what)
+    for key, value in (checked.config or {}).items():
+        # Docker's clients, and who makes containers, read these in whatever case they are written.
+        _converted({key.lower(): value}, _Config, f"{what}, config.{key}")
+    for one in checked.rootfs.diff_ids:
         digits(one)
-    return found
+    return said
+
+
+def diff_ids(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """The digests of the layers of an image that says this, the lowest first."""
+    return tuple(said["rootfs"]["diff_ids"])
+
+
+def _too_deep(value: object, left: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return left == 0 or any(_too_deep(one, left - 1) for one in inner)
+
+
+def _decoded(content: bytes, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise _meaningless(what, error) from None
+
+
+def _converted(value: object, kind: type[_T], what: str) -> _T:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise _meaningless(what, error) from None
+
+
+def _meaningless(what: str, error: Exception) -> InvalidRequest:
+    problem, _, path = str(error).replace("`", "").partition(" - at $")
+    return InvalidRequest(
+        f"the archive cannot be meant: {what}: {problem}{f' in {path.lstrip(chr(46))}' if path else ''}"
+    )
 
 
 def member(tar: tarfile.TarFile, name: str) -> IO[bytes]:
-    """The file of this *name* in an archive.
+    """The file of this *name* in an archive, which may be a link to another of its files.
 
     Raises:
         InvalidRequest: there is none.
     """
     try:
         file = tar.extractfile(name)
-    except (KeyError, tarfile.TarError) as error:
-        raise InvalidRequest(f"the archive cannot be meant: it has no {name}") from error
+    except (KeyError, tarfile.TarError, RecursionError) as error:
+        raise InvalidRequest(f"the archive cannot be meant: it has no {name}, or a link that leads nowhere") from error
     if file is None:
         raise InvalidRequest(f"the archive cannot be meant: {name} in it is no file")
     return file
 
 
-def images(tar: tarfile.TarFile) -> Iterator[Packed]:
-    """The images in an archive.
+def images(tar: tarfile.TarFile, machine: str) -> Iterator[Packed]:
+    """The images in an archive; of one that is there for several platforms, that for this *machine* (`uname -m`).
 
     Raises:
         InvalidRequest: it holds none, or they cannot be meant.
     """
-    try:
-        names = set(tar.getnames())
-        if "manifest.json" in names:
-            yield from _saved(tar)
-        elif "index.json" in names:
-            yield from _layout(tar)
-        else:
-            raise InvalidRequest(
-                "the archive holds no images (neither manifest.json nor index.json): is it a root file system? Then "
-                "import it"
-            )
-    except (tarfile.TarError, EOFError) as error:
-        raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InvalidRequest(f"the archive cannot be meant: {type(error).__name__}: {error}") from error
+    names = set()
+    for number, one in enumerate(tar):
+        names.add(one.name)
+        if number >= _MOST_MEMBERS:
+            raise InvalidRequest(f"the archive is too large: it has more than {_MOST_MEMBERS} members")
+    if "manifest.json" in names:
+        yield from _saved(tar)
+    elif "index.json" in names:
+        yield from _manifests(tar, _decoded(_read(tar, "index.json"), _Manifest, "index.json"), machine, ())
+    else:
+        raise InvalidRequest(
+            "the archive holds no images (neither manifest.json nor index.json): is it a root file system? Then "
+            "import it"
+        )
 
 
-def _json(tar: tarfile.TarFile, name: str) -> tuple[Any, bytes]:
+def _read(tar: tarfile.TarFile, name: str) -> bytes:
     content = member(tar, name).read(_MOST_JSON + 1)
     if len(content) > _MOST_JSON:
         raise InvalidRequest(f"the archive cannot be meant: {name} is too large")
-    return json.loads(content), content
+    return content
 
 
 def _saved(tar: tarfile.TarFile) -> Iterator[Packed]:
-    manifests, _ = _json(tar, "manifest.json")
-    for one in manifests:
-        configuration, content = _json(tar, str(one["Config"]))
-        layers = tuple(str(layer) for layer in one["Layers"] or ())
-        yield _packed(configuration, content, layers, tuple(map(str, one.get("RepoTags") or ())))
+    for one in _decoded(_read(tar, "manifest.json"), list[_Saved], "manifest.json"):
+        yield _packed(_read(tar, one.config), tuple(one.layers or ()), tuple(one.repo_tags or ()))
 
 
-def _packed(configuration: Any, content: bytes, layers: tuple[str, ...], names: tuple[str, ...]) -> Packed:  # noqa: ANN401
-    known = tuple(diff_ids(configuration))
+def _packed(content: bytes, layers: tuple[str, ...], names: tuple[str, ...]) -> Packed:
+    known = diff_ids(configuration(content))
     if len(known) != len(layers):
         raise InvalidRequest(f"the archive cannot be meant: an image has {len(known)} digests and {len(layers)} layers")
     return Packed(content, known, layers, names)
 
 
-def _layout(tar: tarfile.TarFile) -> Iterator[Packed]:
-    index, _ = _json(tar, "index.json")
-    yield from _manifests(tar, index, 0)
+def _manifests(
+    tar: tarfile.TarFile, index: _Manifest, machine: str, names: tuple[str, ...], depth: int = 0
+) -> Iterator[Packed]:
+    if depth > 1:
+        raise InvalidRequest("the archive cannot be meant: its indexes are nested too deep")
+    for one in _fitting(index.manifests or (), machine):
+        notes = one.annotations or {}
+        name = notes.get(_CONTAINERD_NAME) or notes.get(_NAME) or ""
+        named = (name,) if ":" in name or "/" in name else names
+        content = _blob(tar, one.digest)
+        manifest = _decoded(content, _Manifest, one.digest)
+        if one.media_type in _INDEXES or manifest.manifests is not None:
+            yield from _manifests(tar, manifest, machine, named, depth + 1)
+        elif manifest.config:
+            layers = tuple(_path(layer.digest) for layer in manifest.layers or ())
+            yield _packed(_blob(tar, manifest.config.digest), layers, named)
 
 
-def _manifests(tar: tarfile.TarFile, index: Any, depth: int) -> Iterator[Packed]:  # noqa: ANN401 - JSON
-    for one in index["manifests"]:
-        manifest = _blob(tar, str(one["digest"]))[0]
-        if one.get("mediaType") in _INDEXES or "manifests" in manifest:
-            if depth > 3:
-                raise InvalidRequest("the archive cannot be meant: its indexes are nested too deep")
-            yield from _manifests(tar, manifest, depth + 1)
-            continue
-        if "config" not in manifest or "attestation-manifest" in str(one.get("annotations") or {}):
-            continue
-        configuration, content = _blob(tar, str(manifest["config"]["digest"]))
-        layers = tuple(_path(str(layer["digest"])) for layer in manifest["layers"])
-        notes = one.get("annotations") or {}
-        name = str(notes.get(_CONTAINERD_NAME) or notes.get(_NAME) or "")
-        yield _packed(configuration, content, layers, (name,) if ":" in name or "/" in name else ())
+def _fitting(found: Sequence[_Descriptor], machine: str) -> Sequence[_Descriptor]:
+    """Those that are for any machine or for this one; the only one there is, whatever it is for."""
+    found = [one for one in found if _ATTESTATION not in (one.annotations or {}).values()]
+    ours = {_Platform(_MACHINES.get(machine, machine), "linux"), None}
+    return found if len(found) == 1 else [one for one in found if one.platform in ours]
 
 
 def _path(digest: str) -> str:
     return f"blobs/sha256/{digits(digest)}"
 
 
-def _blob(tar: tarfile.TarFile, digest: str) -> tuple[Any, bytes]:
-    value, content = _json(tar, _path(digest))
+def _blob(tar: tarfile.TarFile, digest: str) -> bytes:
+    content = _read(tar, _path(digest))
     if sha256(content).hexdigest() != digits(digest):
         raise InvalidRequest(f"the archive is damaged: the blob {digest} is another")
-    return value, content
+    return content
 
 
 def imported(diff_id: str, config: Mapping[str, Any], message: str, created: str, machine: str) -> dict[str, Any]:

@@ -12,8 +12,6 @@ thread; what they change, they change one after another.
 import hashlib
 import json
 import os
-import shutil
-import tarfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,10 +21,13 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, BinaryIO, cast
 
-from isthmus.errors import Ambiguous, InvalidRequest, NameTaken, NotFound
-from isthmus.images import archive
+import msgspec
+
+from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
+from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
-from isthmus.images.unpack import Limits, plain, unpack
+from isthmus.images.tar import Tar, damage_told, plain
+from isthmus.images.unpack import Limits, unpack
 
 RESERVE = 256 << 20
 """How many bytes of the file system unpacking leaves free."""
@@ -34,17 +35,23 @@ RESERVE = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image: its ID, its names, the digests and directories of its layers (the lowest first), and what it says.
+    """An image: its ID, its names, its layers (the lowest first), and what it says.
 
-    *Configuration* is that of OCI's image-spec (`config.md`); *size* is in bytes.
+    Of layers there are the digests, the directories, and the sizes in bytes. *Configuration* is that of OCI's
+    image-spec (`config.md`), with each field of its kind.
     """
 
     id: str
     names: tuple[str, ...]
     diff_ids: tuple[str, ...]
     layers: tuple[str, ...]
-    size: int
+    sizes: tuple[int, ...]
     configuration: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """The size of all its layers in bytes."""
+        return sum(self.sizes)
 
 
 InUse = Callable[[], Mapping[str, tuple[str, bool]]]
@@ -64,17 +71,21 @@ class Images:
 
     def start(self) -> None:
         """Clear away what a dead daemon was unpacking, and layers that no image has."""
-        shutil.rmtree(self._coming, ignore_errors=True)
         for place in (self._layers, self._images, self._coming):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sweep()
+        _discard(*self._coming.iterdir())
 
     # What there is.
 
     def all(self) -> tuple[Image, ...]:
         """All images."""
         names = self._names()
-        return tuple(self._image(f"sha256:{place.name}", names) for place in sorted(self._images.iterdir()))
+        found = []
+        for place in sorted(self._images.iterdir()):
+            with suppress(FileNotFoundError):  # it was removed meanwhile
+                found.append(self._image(f"sha256:{place.name}", names))
+        return tuple(found)
 
     def find(self, name: str) -> Image:
         """The image that *name* stands for: a name, with or without a tag, an ID, or the beginning of one.
@@ -83,28 +94,33 @@ class Images:
             NotFound, Ambiguous: Docker's words.
         """
         names = self._names()
+        missing = NotFound(f"No such image: {name if ':' in name or '@' in name else f'{name}:latest'}")
+        identity = ""
         with suppress(InvalidRequest):
-            if identity := names.get(familiar(name)):
-                return self._image(identity, names)
-        prefix = name.removeprefix("sha256:")
-        found = [place.name for place in self._images.iterdir() if prefix and place.name.startswith(prefix)]
-        if len(found) > 1:
-            raise Ambiguous("image", name, len(found), "ID prefix")
-        if not found:
-            shown = name if ":" in name or "@" in name else f"{name}:latest"
-            raise NotFound(f"No such image: {shown}")
-        return self._image(f"sha256:{found[0]}", names)
+            identity = names.get(familiar(name), "")
+        if not identity:
+            prefix = name.removeprefix("sha256:")
+            found = [place.name for place in self._images.iterdir() if prefix and place.name.startswith(prefix)]
+            if len(found) > 1:
+                raise Ambiguous("image", name, len(found), "ID prefix")
+            if not found:
+                raise missing
+            identity = f"sha256:{found[0]}"
+        try:
+            return self._image(identity, names)
+        except FileNotFoundError:  # it was removed meanwhile
+            raise missing from None
 
     def _image(self, identity: str, names: Mapping[str, str]) -> Image:
-        configuration = json.loads((self._images / identity.removeprefix("sha256:")).read_bytes())
-        diff_ids = tuple(archive.diff_ids(configuration))
+        configuration = _read(self._images / archive.digits(identity))
+        diff_ids = archive.diff_ids(configuration)
         places = [self._place(one) for one in diff_ids]
         return Image(
             identity,
             tuple(sorted(name for name, image in names.items() if image == identity)),
             diff_ids,
             tuple(str(place / "tree") for place in places),
-            sum(int((place / "size").read_text()) for place in places),
+            tuple(int((place / "size").read_text()) for place in places),
             configuration,
         )
 
@@ -129,8 +145,10 @@ class Images:
         try:
             with (directory / "archive").open("w+b") as file:
                 yield file
+        except OSError as error:
+            raise IsthmusError(f"cannot keep an archive in {self._root}: {error.strerror or error}") from error
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _discard(directory)
 
     def room(self) -> int:
         """How many bytes may still come."""
@@ -154,18 +172,16 @@ class Images:
             configuration = archive.imported(diff_id, config, message or "Imported from -", self._clock(), machine)
             return self._keep(json.dumps(configuration).encode(), [name] if name else [])
 
-    def load(self, file: BinaryIO) -> Iterator[Image]:
+    def load(self, file: BinaryIO, machine: str = "") -> Iterator[Image]:
         """Make the images that an archive of `docker save`, or an OCI layout, holds; each as it is done.
+
+        Of an image for several platforms it is that for *machine*, as `uname -m` names it.
 
         Raises:
             InvalidRequest: it is none, or something in it is not what its digest says.
         """
-        try:
-            tar = tarfile.open(fileobj=plain(file), mode="r:")  # noqa: SIM115 - it is closed below
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
-        with tar:
-            for one in archive.images(tar):
+        with damage_told(), Tar.open(fileobj=plain(file), mode="r:") as tar:
+            for one in archive.images(tar, machine):
                 names = [familiar(name) for name in one.names]
                 with self._claimed() as claim:
                     for diff_id, member in zip(one.diff_ids, one.layers, strict=True):
@@ -208,7 +224,7 @@ class Images:
                 directory.rename(self._place(digest))
             return digest
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _discard(directory)
 
     def _keep(self, configuration: bytes, names: Sequence[str]) -> Image:
         identity = f"sha256:{hashlib.sha256(configuration).hexdigest()}"
@@ -230,11 +246,12 @@ class Images:
 
     # What is done to them.
 
-    def tag(self, name: str, new: str) -> None:
-        """Give an image one more name, which then stands for no other."""
-        image = self.find(name)
+    def tag(self, name: str, new: str) -> Image:
+        """Give an image one more name, which then stands for no other; return the image."""
+        new = familiar(new)
         with self._changing:
-            self._rename({**self._names(), familiar(new): image.id})
+            self._rename({**self._names(), new: self.find(name).id})
+            return self.find(new)
 
     def remove(self, name: str, *, force: bool = False) -> list[dict[str, str]]:
         """Take a name from an image, and the image away with its last one; return what was done, as Docker tells it.
@@ -242,60 +259,82 @@ class Images:
         Raises:
             NameTaken: a container is of it, or it has several names and was named by its ID (409, Docker's words).
         """
-        image = self.find(name)
-        by_name = ""
-        with suppress(InvalidRequest):
-            by_name = familiar(name) if familiar(name) in image.names else ""
-        short = archive.digits(image.id)[:12]
-        if not by_name and len(image.names) > 1 and not force:
-            raise NameTaken(
-                f"conflict: unable to delete {short} (must be forced) - image is referenced in multiple repositories"
-            )
-        last = not by_name or image.names == (by_name,)
-        container, runs = self._in_use().get(image.id, ("", False))
-        if last and container and (runs or not force):
-            how = "cannot be forced" if runs else "must be forced"
-            kind = "running" if runs else "stopped"
-            raise NameTaken(
-                f"conflict: unable to {'remove repository reference' if by_name else 'delete'} "
-                f"{f'{chr(34)}{name}{chr(34)}' if by_name else short} ({how}) - "
-                + (
-                    f"container {container[:12]} is using its referenced image {short}"
-                    if by_name
-                    else f"image is being used by {kind} container {container[:12]}"
-                )
-            )
         with self._changing:
+            image = self.find(name)
+            by_name = ""
+            with suppress(InvalidRequest):
+                by_name = familiar(name) if familiar(name) in image.names else ""
+            container, runs = self._in_use().get(image.id, ("", False))
+            if by_name:
+                conflict = "" if force or len(image.names) > 1 else _conflict_of_name(image, name, container)
+            else:
+                conflict = _conflict(image, container, force=force, runs=runs)
+            if conflict:
+                raise NameTaken(f"conflict: unable to {conflict}")
             gone = [by_name] if by_name else list(image.names)
             done = [{"Untagged": one} for one in gone]
             self._rename({known: identity for known, identity in self._names().items() if known not in gone})
-            if last and not container:
-                (self._images / archive.digits(image.id)).unlink(missing_ok=True)
-                done.append({"Deleted": image.id})
-                done += [{"Deleted": one} for one in self._sweep()]
+            swept: list[Path] = []
+            if len(gone) == len(image.names) and not container:
+                (self._images / archive.digits(image.id)).unlink()
+                swept = self._sweep()
+                done += [{"Deleted": one} for one in (image.id, *(f"sha256:{place.name}" for place in swept))]
+        _discard(*(place.parent for place in swept))
         return done
 
     def prune(self, keep: Callable[[Image], bool]) -> tuple[list[dict[str, str]], int]:
         """Remove all images that no container is of and that *keep* does not spare; return what was done, and bytes."""
         done: list[dict[str, str]] = []
-        freed, used = 0, self._in_use()
-        for image in self.all():
+        known, used = self.all(), self._in_use()
+        for image in known:
             if image.id not in used and not keep(image):
-                freed += image.size
-                done += self.remove(image.id, force=True)
-        return done, freed
+                with suppress(NotFound, NameTaken):  # it went meanwhile, or a container came
+                    done += self.remove(image.id, force=True)
+        sizes = {layer: size for image in known for layer, size in zip(image.diff_ids, image.sizes, strict=True)}
+        return done, sum(sizes.get(one.get("Deleted", ""), 0) for one in done)
 
-    def _sweep(self) -> list[str]:
-        """Remove layers that no image has; return their digests."""
+    def _sweep(self) -> list[Path]:
+        """Put layers that no image has out of sight, so that half of one is nobody's; return where they are now."""
         needed = {
-            archive.digits(diff_id)
-            for place in self._images.iterdir()
-            for diff_id in archive.diff_ids(json.loads(place.read_bytes()))
+            archive.digits(diff_id) for place in self._images.iterdir() for diff_id in archive.diff_ids(_read(place))
         }
         gone = [one for one in self._layers.iterdir() if one.name not in needed and self._claims[one.name] <= 0]
-        for place in gone:
-            # First out of sight, so that half of it is nobody's layer.
-            away = Path(mkdtemp(dir=self._coming)) / "gone"
-            place.rename(away)
-            shutil.rmtree(away.parent, ignore_errors=True)
-        return [f"sha256:{place.name}" for place in gone]
+        return [place.rename(Path(mkdtemp(dir=self._coming)) / place.name) for place in gone]
+
+
+def _conflict_of_name(image: Image, name: str, container: str) -> str:
+    """Why an image's only name cannot be taken from it; "" if it can."""
+    if not container:
+        return ""
+    using = f"container {container[:12]} is using its referenced image {_short(image)}"
+    return f'remove repository reference "{name}" (must force) - {using}'
+
+
+def _conflict(image: Image, container: str, *, force: bool, runs: bool) -> str:
+    """Why an image cannot be removed by its ID; "" if it can."""
+    if runs:
+        why = f"(cannot be forced) - image is being used by running container {container[:12]}"
+    elif not force and len(image.names) > 1:
+        why = "(must be forced) - image is referenced in multiple repositories"
+    elif not force and container:
+        why = f"(must be forced) - image is being used by stopped container {container[:12]}"
+    else:
+        return ""
+    return f"delete {_short(image)} {why}"
+
+
+def _short(image: Image) -> str:
+    return archive.digits(image.id)[:12]
+
+
+def _read(configuration: Path) -> Mapping[str, Any]:
+    """What an image says, which was checked when it came."""
+    said: Mapping[str, Any] = msgspec.json.decode(configuration.read_bytes())
+    return said
+
+
+def _discard(*places: Path) -> None:
+    """Remove these; what cannot be removed lies until the next start."""
+    for place in places:
+        with suppress(OSError):
+            trees.remove(str(place))

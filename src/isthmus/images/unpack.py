@@ -6,33 +6,28 @@ through. Owners, modes, times and capabilities are kept, devices are made, and w
 (`.wh.NAME`, `.wh..wh..opq`; OCI image-spec, `layer.md`) is written as overlayfs reads it.
 """
 
-import bz2
-import gzip
+import errno
 import hashlib
-import lzma
 import os
 import stat
 import tarfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import IO, BinaryIO, cast
+from pathlib import Path
+from typing import IO, cast
 
 from isthmus.errors import InvalidRequest, IsthmusError
+from isthmus.images import trees
+from isthmus.images.tar import Tar, damage_told
 from isthmus.mounts import open_inside
 
 _CHUNK = 1 << 20
-_BLOCK = 512
 _WHITEOUT, _OPAQUE, _META = ".wh.", ".wh..wh..opq", ".wh..wh."
 _XATTR = "SCHILY.xattr."
-_DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError, UnicodeError)
-_MAGIC: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
-    (b"\x1f\x8b", lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file))),
-    (b"BZh", bz2.BZ2File),
-    (b"\xfd7zXZ\0", lzma.LZMAFile),
-)
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
+_DEEPEST = 255
+_LONGEST = 4095  # PATH_MAX, without the byte that ends it
+_NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EXDEV})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,43 +44,18 @@ class Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._hash = hashlib.sha256()
-        self._last = b""
 
     def read(self, size: int = -1) -> bytes:
         """The next *size* bytes, fewer only at the end."""
         data = self._file.read(size)
         self._hash.update(data)
-        self._last = (self._last + data)[-_BLOCK:] if len(data) < _BLOCK else data[-_BLOCK:]
         return data
 
     def finish(self) -> str:
-        """Read to the end; return the digest of all, such as `sha256:0123...`.
-
-        Raises:
-            EOFError: what was read does not end as a tar archive does, with a block of zeros.
-        """
+        """Read to the end; return the digest of all, such as `sha256:0123...`."""
         while self.read(_CHUNK):
             pass
-        if self._last != bytes(_BLOCK):
-            raise EOFError("its end is not there")
         return f"sha256:{self._hash.hexdigest()}"
-
-
-def plain(file: BinaryIO) -> IO[bytes]:
-    """What *file* holds, decompressed if it is compressed.
-
-    Raises:
-        InvalidRequest: by what we cannot read.
-    """
-    start = file.tell()
-    head = file.read(6)
-    file.seek(start)
-    if head.startswith(_ZSTANDARD):
-        raise InvalidRequest("the archive is compressed with zstd, which is not supported: use gzip, bzip2, xz or none")
-    for magic, opener in _MAGIC:
-        if head.startswith(magic):
-            return opener(file)
-    return file
 
 
 def unpack(archive: IO[bytes], directory: str, limits: Limits = Limits()) -> tuple[str, int]:
@@ -99,16 +69,17 @@ def unpack(archive: IO[bytes], directory: str, limits: Limits = Limits()) -> tup
     root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         layer = _Layer(root, limits)
-        with tarfile.open(fileobj=cast("IO[bytes]", source), mode="r|", errorlevel=1) as tar:
+        with damage_told(), Tar.open(fileobj=cast("IO[bytes]", source), mode="r|") as tar:
             for member in tar:
                 layer.add(tar, member)
-        layer.finish()
-        return source.finish(), layer.octets
-    except _DAMAGED as error:
-        raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
+                tar.members.clear()  # nobody looks back, and there may be millions
+            layer.finish()
+            return source.finish(), layer.octets
     except OSError as error:
-        if isinstance(error, gzip.BadGzipFile):
-            raise InvalidRequest(f"the archive is damaged or cut off: {error}") from error
+        if error.errno in _NOWHERE:
+            raise InvalidRequest(
+                f"the archive cannot be meant: {error.filename2 or error.filename!r}: {error.strerror}"
+            ) from error
         raise IsthmusError(f"cannot unpack {error.filename or 'the archive'}: {error.strerror or error}") from error
     finally:
         os.close(root)
@@ -122,6 +93,7 @@ class _Layer:
         self._limits = limits
         self._entries = 0
         self._times: dict[str, tuple[int, int]] = {}
+        self._depth = _depth(root)
         self.octets = 0
 
     def add(self, tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
@@ -143,7 +115,7 @@ class _Layer:
                 # It is in this very directory; `..` would be the one above, which may be none of the layer's.
                 if hidden in {"", ".", ".."}:
                     raise InvalidRequest(f"the archive cannot be meant: {member.name} takes away no name")
-                _clear(parent, hidden)
+                trees.remove(hidden, parent)
                 os.mknod(hidden, stat.S_IFCHR, 0, dir_fd=parent)
             else:
                 self._make(tar, member, parent, name)
@@ -157,11 +129,13 @@ class _Layer:
                 os.utime(place, ns=times)
 
     def _count(self, member: tarfile.TarInfo) -> None:
+        if max(len(member.name), len(member.linkname)) > _LONGEST:
+            raise InvalidRequest(f"the archive cannot be meant: a name in it has more than {_LONGEST} characters")
         self._entries += 1
         self.octets += max(member.size, 0) if member.isreg() else 0
         if self._entries > self._limits.entries:
             raise InvalidRequest(f"the archive is too large: it has more than {self._limits.entries} entries")
-        if self.octets > self._limits.octets:
+        if max(self.octets, member.size) > self._limits.octets:
             raise InvalidRequest(
                 f"the archive is too large: it holds more than the {self._limits.octets} bytes allowed"
             )
@@ -169,16 +143,19 @@ class _Layer:
     @contextmanager
     def _parent(self, parts: list[str], name: str) -> Iterator[int]:
         """The directory that things of these *parts* are in, made if it is not there."""
-        path = "/".join(parts)
         try:
-            place = open_inside(self._root, path or ".", os.O_PATH | os.O_DIRECTORY)
-        except FileNotFoundError:
-            place = self._make_parents(parts)
-        except NotADirectoryError:
-            raise InvalidRequest(f"the archive cannot be meant: {name} lies below what is no directory") from None
+            try:
+                place = open_inside(self._root, "/".join(parts) or ".", os.O_PATH | os.O_DIRECTORY)
+            except FileNotFoundError:
+                place = self._make_parents(parts)
         except OSError as error:
+            if error.errno not in _NOWHERE:
+                raise
             raise InvalidRequest(f"the archive cannot be meant: {name} leads nowhere ({error.strerror})") from None
         with _opened(place):
+            # Where it really is, since links lead deeper than names tell.
+            if _depth(place) - self._depth >= _DEEPEST:
+                raise InvalidRequest(f"the archive cannot be meant: {name} lies in more than {_DEEPEST} directories")
             yield place
 
     def _make_parents(self, parts: list[str]) -> int:
@@ -193,10 +170,10 @@ class _Layer:
     def _make(self, tar: tarfile.TarFile, member: tarfile.TarInfo, parent: int, name: str) -> None:
         if member.isdir():
             if not _is_directory(parent, name):
-                _clear(parent, name)
+                trees.remove(name, parent)
                 os.mkdir(name, 0o700, dir_fd=parent)
         else:
-            _clear(parent, name)
+            trees.remove(name, parent)
         if member.isreg():
             self._write(tar, member, parent, name)
         elif member.issym():
@@ -231,13 +208,14 @@ class _Layer:
         """A hard link to what was unpacked before; never to what a symbolic link leads to."""
         target = "/".join(_parts(member.linkname))
         try:
-            there = open_inside(self._root, target, os.O_PATH | os.O_NOFOLLOW)
+            with _opened(open_inside(self._root, target, os.O_PATH | os.O_NOFOLLOW)) as there:
+                os.link(f"/proc/self/fd/{there}", name, dst_dir_fd=parent, follow_symlinks=True)
         except OSError as error:
+            if error.errno not in {*_NOWHERE, errno.EPERM}:
+                raise
             raise InvalidRequest(
                 f"the archive cannot be meant: {member.name} is a link to {member.linkname} ({error.strerror})"
             ) from None
-        with _opened(there):
-            os.link(f"/proc/self/fd/{there}", name, dst_dir_fd=parent, follow_symlinks=True)
 
     def _dress(self, parent: int, name: str, member: tarfile.TarInfo) -> None:
         """Give it its owner, mode, attributes and time, in an order that loses none of them."""
@@ -277,22 +255,8 @@ def _is_directory(parent: int, name: str) -> bool:
     return False
 
 
-def _clear(parent: int, name: str) -> None:
-    """Remove what is there, if it is no directory with something in it."""
-    try:
-        os.unlink(name, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    except (IsADirectoryError, PermissionError):
-        _remove_tree(parent, name)
-
-
-def _remove_tree(parent: int, name: str) -> None:
-    place = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-    with _opened(place):
-        for inner in os.listdir(place):  # noqa: PTH208 - by its descriptor
-            _clear(place, inner)
-    os.rmdir(name, dir_fd=parent)
+def _depth(directory: int) -> int:
+    return len(Path(f"/proc/self/fd/{directory}").readlink().parts)
 
 
 @contextmanager

@@ -98,7 +98,15 @@ class PathChanged:
     """What leaves the host's namespace may do so by another link, or the links have another MTU."""
 
 
-News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """In the namespace *netns* somebody looked for an address or a MAC, *where*, of which its tunnel was not told."""
+
+    netns: str
+    where: IPAddress | str
+
+
+News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged | Missed
 """What a watch of the kernel tells the engine, so that it looks again."""
 
 
@@ -135,6 +143,9 @@ class Kernel(Protocol):
 
     def holder(self, place: Place) -> str:
         """Which process of the host has *place*, or a part of it; "" if that cannot be told."""
+
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """Send *frames* out by a link; one that is not there, or is down, sends nothing."""
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Have connection tracking forget who went to or came from *addresses*, before somebody has them again."""

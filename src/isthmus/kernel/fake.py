@@ -334,6 +334,9 @@ class FakeKernel:
         """The process that `bind`s where *place* is."""
         return next((name for other, name in self._listeners.items() if _meet(place, other)), "")
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """Nothing: here are no packets."""
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Nothing: here are no connections."""
 
@@ -362,6 +365,12 @@ class FakeKernel:
         )
         for interface in link.addresses:
             self._addresses[netns, link.name, interface] = False
+
+    def add_tunnel(self, name: str, vni: int, port: int) -> None:
+        """Make a tunnel that is not ours."""
+        self.add_link(HostLink(name, "vxlan", ETHERNET_MTU, up=False))
+        tunnel = Vxlan(HOST, name, vni, "", Owner(""), port)
+        self._links[HOST, name] = replace(self._links[HOST, name], tunnel=tunnel)
 
     def delete_link(self, name: str, netns: str = HOST) -> None:
         """Take a link away, whoever's it is, with all that hangs on it."""
@@ -538,9 +547,11 @@ class FakeKernel:
                 self._shapers.pop((resource.netns, resource.link), None)
             case Redirect():
                 self._redirects.pop((resource.netns, resource.link), None)
-            case Forwarding() | Neighbour():
-                if resource.key in self._entries:
+            case Forwarding():
+                if self._entries.get(resource.key) == resource:
                     del self._entries[resource.key]
+            case Neighbour():
+                self._entries.pop(resource.key, None)
             case Rule():
                 if self._rules.get((resource.netns, resource.source)) == resource.table:
                     del self._rules[resource.netns, resource.source]
@@ -682,6 +693,12 @@ class FakeKernel:
         link = self._there(operation, new.netns, new.link)
         if isinstance(new, Forwarding) and (bool(new.remote) != bool(link.tunnel) or not (link.tunnel or link.master)):
             raise _refused(operation, EINVAL if new.remote else EOPNOTSUPP)
+        if isinstance(new, Forwarding) and not new.remote:
+            new = replace(new, master=link.master)
+            # A bridge has each MAC at one port.
+            for key, one in list(self._entries.items()):
+                if isinstance(one, Forwarding) and (one.netns, one.master, one.mac) == (new.netns, new.master, new.mac):
+                    del self._entries[key]
         self._entries[new.key] = new
 
     def _shape(self, operation: object, new: Shaper) -> None:

@@ -16,6 +16,7 @@ here, once: what is there already, or gone already, is success; all else is `Ref
 
 import hashlib
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -38,7 +39,7 @@ from typing import NamedTuple
 
 from isthmus import naming, rates
 from isthmus.errors import Refused
-from isthmus.kernel import ELSEWHERE, Count, Scope, netlink, tc
+from isthmus.kernel import ELSEWHERE, Count, Scope, namespaces, netlink, tc
 from isthmus.kernel.flows import Flows
 from isthmus.kernel.holds import Holds, holder
 from isthmus.kernel.netlink import (
@@ -97,6 +98,7 @@ from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInter
 from isthmus.naming import ENCRYPTED, MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -317,6 +319,14 @@ class LinuxKernel:
         """See `Kernel.holder`."""
         return holder(place)
 
+    def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
+        """See `Kernel.send`."""
+        if space := self._spaces.find(netns):
+            with suppress(OSError), namespaces.inside(space.netns, self._spaces.host.netns), _frames() as sender:
+                sender.bind((link, 0))
+                for frame in frames:
+                    sender.send(frame)
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """See `Kernel.forget`: it is done by the next `reap`."""
         self._flows.forget(addresses)
@@ -469,19 +479,30 @@ class LinuxKernel:
 
     def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
         """Yield what links of ours were told, of the entries with these *keys*."""
-        known: dict[tuple[str, str], tuple[Space, LinkMessage] | None] = {}
-        for kind, netns, name, what, *_ in keys:
+        known: dict[tuple[str, str], tuple[Space, LinkMessage, LinkMessage | None] | None] = {}
+        for key in keys:
+            kind, netns, name, what, *_ = key
             if (netns, name) not in known:
                 space = self._spaces.find(netns)
                 message = space.link(name) if space else None
-                known[netns, name] = (space, message) if space and message and whose(message.alias) else None
+                ours = space and message and whose(message.alias)
+                known[netns, name] = (
+                    (space, message, space.link(message.master)) if space and message and ours else None
+                )
             if not (there := known[netns, name]):
                 continue
-            space, message = there
-            index, tunnel = message.ifindex, message.kind == "vxlan"
-            wanted = getfdb(index, what, tunnel=tunnel) if kind == "forwarding" else getneigh(index, ip_address(what))
+            space, message, master = there
+            wire, index, tunnel = space.socket, message.ifindex, message.kind == "vxlan"
             with suppress(NetlinkError):  # there is none
-                yield from _entries(netns, message, [neighbour(space.socket.ask(wanted))])
+                if kind == "neighbour":
+                    found = [wire.ask(getneigh(index, ip_address(what)))]
+                elif what == NOBODY:  # it may be with several
+                    found = list(wire.dump(dumpfdb(index=index)))
+                else:
+                    found = [wire.ask(getfdb(index, what, tunnel=tunnel))]
+                # A bridge that is asked for one port answers for all.
+                here = [one for one in map(neighbour, found) if one.ifindex == index]
+                yield from (one for one in _entries(netns, message, here, master) if one.key == key)
 
     def _standing(
         self,
@@ -652,6 +673,11 @@ class LinuxKernel:
         message = home.link(name)
         if message is None:
             if isinstance(operation, Change):
+                return False
+            left = away.link(pair.peer)
+            if left and left.alias.startswith(PEER) and self._beyond(away, left) is None:
+                # The kernel takes the other end's namespace apart some time after that is gone.
+                away.socket.request(dellink(left.ifindex))
                 return False
             raise Refused(operation, EEXIST, f"a link named {pair.peer} is in {_place(away.name)} already")
         if naming.owner(message.alias) is None or message.kind != "veth":
@@ -854,7 +880,8 @@ class LinuxKernel:
         under = self._space(operation, tunnel.under)
         birthplace = -1 if space is under else space.netns
         local = tunnel.local or (IPv6Address(0) if tunnel.under else None)
-        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=local, learning=tunnel.learning)
+        ways = {"learning": tunnel.learning, "asking": tunnel.asking}
+        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=local, **ways)
         alias, quiet = naming.mark(tunnel.owner), AddrGenMode.NONE if self._speaks_inet6(tunnel.mtu or 0) else None
         for _ in range(_TRIES):
             self._index += 2
@@ -862,6 +889,8 @@ class LinuxKernel:
             birth = newlink("vxlan", tunnel.name, index=index, mtu=tunnel.mtu or 0, netns=birthplace, data=data)
             errors = under.socket.attempt(birth)
             if not errors:
+                if quiet is not None:  # it has no address, but is told who has some
+                    self._permit_ipv6(operation, space, tunnel.name)
                 marking = (
                     setlink(index, alias=alias, master=master, addr_gen_mode=quiet),
                     setlink(index, learning=False),
@@ -1183,7 +1212,7 @@ class _View:
             for found in map(route, wire.dump(dumproutes(kind=_UNICAST))):
                 self._routes.setdefault(found.oif, []).append(found)
         self._entries: dict[int, list[NeighbourMessage]] = {}
-        if any(message.kind == "vxlan" for message in self.links.values()):
+        if any(map(_is_told, self.links.values())):
             for entry in map(neighbour, (*wire.dump(dumpfdb()), *wire.dump(dumpneighs()))):
                 self._entries.setdefault(entry.ifindex, []).append(entry)
 
@@ -1191,7 +1220,7 @@ class _View:
         """Yield our addresses and routes on a link, and what it was told."""
         index = message.ifindex
         yield from _inner(self.name, message, owner, self._addresses.get(index, ()), self._routes.get(index, ()))
-        yield from _entries(self.name, message, self._entries.get(index, ()))
+        yield from _entries(self.name, message, self._entries.get(index, ()), self.links.get(message.master))
 
 
 def _path_mtu(links: Mapping[int, LinkMessage], routes: Iterable[RouteMessage]) -> int:
@@ -1214,13 +1243,20 @@ def _things(space: Space, message: LinkMessage, owner: Owner) -> Iterator[Addres
     addresses = map(address, wire.dump(dumpaddrs(index=index)))
     routes = [route(found) for found in wire.dump(dumproutes(oif=index, kind=_UNICAST))]
     yield from _inner(space.name, message, owner, addresses, routes)
-    tunnel = message.kind == "vxlan"
-    if tunnel or (message.learning is False and message.flood is False):
+    if _is_told(message):
+        tunnel = message.kind == "vxlan"
         told = (*wire.dump(dumpfdb(index=index)), *(wire.dump(dumpneighs(index=index)) if tunnel else ()))
-        yield from _entries(space.name, message, map(neighbour, told))
+        yield from _entries(space.name, message, map(neighbour, told), space.link(message.master))
 
 
-def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage]) -> Iterator[Forwarding | Neighbour]:
+def _is_told(message: LinkMessage) -> bool:
+    """Whether a link is a tunnel, or a port of which its bridge knows only what it is told."""
+    return message.kind == "vxlan" or (message.learning is False and message.flood is False)
+
+
+def _entries(
+    netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage], master: LinkMessage | None
+) -> Iterator[Forwarding | Neighbour]:
     """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself."""
     tunnel = message.kind == "vxlan"
     for one in entries:
@@ -1230,8 +1266,8 @@ def _entries(netns: str, message: LinkMessage, entries: Iterable[NeighbourMessag
         elif one.flags & NTF_SELF:
             if tunnel and one.address and one.state & NUD_PERMANENT:
                 yield Forwarding(netns, message.name, one.mac, one.address)
-        elif not tunnel and one.state & NUD_NOARP:
-            yield Forwarding(netns, message.name, one.mac)
+        elif not tunnel and one.state & NUD_NOARP and master:
+            yield Forwarding(netns, message.name, one.mac, master=master.name)
 
 
 def _inner(
@@ -1297,7 +1333,7 @@ def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
 
 
 def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None, under: str) -> Vxlan:
-    told = message.vxlan or VxlanMessage(0, 0, None, learning=False)
+    told = message.vxlan or VxlanMessage(0, 0, None, learning=False, asking=False)
     return Vxlan(
         netns,
         message.name,
@@ -1307,6 +1343,7 @@ def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage |
         told.port,
         told.local,
         told.learning,
+        told.asking,
         message.mtu,
         message.up,
         under,
@@ -1452,6 +1489,11 @@ def _broadcast(interface: IPInterface) -> IPv4Address | None:
 def _replacing(message: bytes) -> bytes:
     """Return the request *message* with flags that let it replace what is there (`ip route replace`)."""
     return message[:6] + _REPLACE + message[8:]
+
+
+def _frames() -> socket.socket:
+    """Return a socket that sends whole frames and hears none."""
+    return socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
 
 
 def _chance(size: int) -> int:

@@ -86,7 +86,7 @@ IFLA_MACVLAN_MODE = 1
 IFLA_IPVLAN_MODE, IFLA_IPVLAN_FLAGS = 1, 2
 IFLA_VLAN_ID = 1
 IFLA_VXLAN_ID, IFLA_VXLAN_LOCAL, IFLA_VXLAN_LEARNING, IFLA_VXLAN_PROXY = 1, 4, 7, 11
-IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 15, 17
+IFLA_VXLAN_L2MISS, IFLA_VXLAN_L3MISS, IFLA_VXLAN_PORT, IFLA_VXLAN_LOCAL6 = 13, 14, 15, 17
 VETH_INFO_PEER = 1
 RTEXT_FILTER_SKIP_STATS = 8
 
@@ -106,7 +106,7 @@ NTF_SELF, NTF_MASTER = 0x02, 0x04
 
 NETNSA_NSID, NETNSA_FD = 1, 3
 
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE = 0x1, 0x10, 0x40, 0x80
+RTMGRP_LINK, RTMGRP_NEIGH, RTMGRP_IPV4_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV4_RULE = 0x1, 0x4, 0x10, 0x40, 0x80
 RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_ROUTE, RTMGRP_IPV6_RULE = 0x100, 0x400, 0x4_0000
 
 T = TypeVar("T")
@@ -326,15 +326,19 @@ def vlan(vid: int) -> bytes:
     return _attribute_u16(IFLA_VLAN_ID, vid)
 
 
-def vxlan(vni: int, *, port: int, local: IPAddress | None = None, learning: bool = False) -> bytes:
+def vxlan(
+    vni: int, *, port: int, local: IPAddress | None = None, learning: bool = False, asking: bool = False
+) -> bytes:
     """Return the `data` of a tunnel (RFC 7348) of the number *vni*, on the UDP *port*, sent from *local*.
 
     If it is not *learning*, it knows only what it is told, and answers itself who has an address that it was told of.
+    With *asking* the kernel tells (RTM_GETNEIGH, to those who hear of neighbours) of whom it should have been told.
     """
     data = attribute_u32(IFLA_VXLAN_ID, vni) + _ATTRIBUTE_PORT.pack(6, IFLA_VXLAN_PORT, port.to_bytes(2, "big"))
     if local is not None:
         data += attribute(IFLA_VXLAN_LOCAL if local.version == 4 else IFLA_VXLAN_LOCAL6, local.packed)
-    return data + _attribute_u8(IFLA_VXLAN_LEARNING, learning) + _attribute_u8(IFLA_VXLAN_PROXY, not learning)
+    data += _attribute_u8(IFLA_VXLAN_LEARNING, learning) + _attribute_u8(IFLA_VXLAN_PROXY, not learning)
+    return data + _attribute_u8(IFLA_VXLAN_L2MISS, asking) + _attribute_u8(IFLA_VXLAN_L3MISS, asking)
 
 
 def setlink(
@@ -735,6 +739,7 @@ class VxlanMessage(NamedTuple):
     port: int
     local: IPAddress | None
     learning: bool
+    asking: bool
 
 
 class AddressMessage(NamedTuple):
@@ -905,6 +910,7 @@ def _vxlan(options: dict[int, bytes]) -> VxlanMessage:
         int.from_bytes(options.get(IFLA_VXLAN_PORT, b""), "big"),
         None if local is None or local.is_unspecified else local,
         bool(_boolean(options.get(IFLA_VXLAN_LEARNING))),
+        bool(_boolean(options.get(IFLA_VXLAN_L3MISS))),
     )
 
 
@@ -987,10 +993,10 @@ def rule(message: bytes) -> RuleMessage:
 
 
 def neighbour(message: bytes) -> NeighbourMessage:
-    """Read an RTM_NEWNEIGH or RTM_DELNEIGH; raises DecodeError if it is none."""
+    """Read an RTM_NEWNEIGH or RTM_DELNEIGH, or the RTM_GETNEIGH of a tunnel; raises DecodeError if it is none."""
     try:
         _, event, _, _, _, family, index, state, flags, _ = _NEIGHBOUR.unpack_from(message)
-        if event not in (RTM_NEWNEIGH, RTM_DELNEIGH):
+        if event not in (RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH):
             raise DecodeError(f"message type {event} is no neighbour")
         found = attributes(message, 28)
         return NeighbourMessage(

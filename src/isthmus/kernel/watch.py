@@ -10,8 +10,9 @@ takes along are known by its group. (A veth that is made is seen down for a mome
 and is dropped.) What still does is harmless: the engine looks, and finds all as it should be.
 
 What comes is heard of by a socket of its own, in the host's namespace alone: a parent that a network waits for, a route
-that lies over a subnet of ours, another default route, another MTU of what leads outside. A link that is renamed while
-it is up is not heard of, for the kernel tells of that in the words in which it tells of all else.
+that lies over a subnet of ours, another address of the host's, another default route, another MTU of what leads
+outside. A link that is renamed while it is up is not heard of, for the kernel tells of that in the words in which it
+tells of all else.
 """
 
 import os
@@ -43,6 +44,7 @@ from isthmus.kernel import (
     Appeared,
     FirewallTouched,
     Lost,
+    Missed,
     News,
     Overrun,
     PathChanged,
@@ -64,6 +66,8 @@ from isthmus.kernel.netlink import (
     RTM_DELLINK,
     RTM_DELROUTE,
     RTM_DELRULE,
+    RTM_GETNEIGH,
+    RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
@@ -73,20 +77,24 @@ from isthmus.kernel.netlink import (
     RTMGRP_IPV6_ROUTE,
     RTMGRP_IPV6_RULE,
     RTMGRP_LINK,
+    RTMGRP_NEIGH,
     RTN_UNICAST,
     AddressMessage,
     Event,
     LinkMessage,
     Monitor,
+    NeighbourMessage,
     NetlinkError,
     RouteMessage,
     RuleMessage,
     Socket,
     address,
+    dumpaddrs,
     dumplinks,
     getlink,
     getnsid,
     link,
+    neighbour,
     nsid,
     route,
     rule,
@@ -96,7 +104,7 @@ from isthmus.kernel.tc import RTM_DELQDISC, RTM_DELTFILTER, RTMGRP_TC, FilterMes
 from isthmus.model import HOST
 from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
 
-_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage | QdiscMessage | FilterMessage
+_Message = LinkMessage | AddressMessage | RouteMessage | RuleMessage | NeighbourMessage | QdiscMessage | FilterMessage
 _USER = "user-"
 _PASSING = frozenset(kind.name for kind in SETS.values() if kind.passing)
 
@@ -114,10 +122,13 @@ class Watch:
         self._socket = Socket()
         self._links: Monitor[_Message] = Monitor(NETLINK_ROUTE, _GROUPS, _FILTER, _decode, tied=True)
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
+        self._addresses: Monitor[_Message] = Monitor(NETLINK_ROUTE, _ADDRESS_GROUPS, _ADDRESS_FILTER, _decode)
+        self._misses: Monitor[_Message] = Monitor(NETLINK_ROUTE, RTMGRP_NEIGH, _MISS_FILTER, _decode, tied=True)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = inotify.Watch(str(known), inotify.DELETED)
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
+        self._held = {(one.ifindex, one.address) for one in map(address, self._socket.dump(dumpaddrs()))}
         self._known = {
             one.ifindex: _state(one) for one in map(link, self._socket.dump(dumplinks())) if not _is_ours(one)
         }
@@ -128,19 +139,23 @@ class Watch:
         self._socket.close()
         self._links.close()
         self._comings.close()
+        self._addresses.close()
+        self._misses.close()
         self._rules.close()
         self._departures.close()
 
     def filenos(self) -> tuple[int, ...]:
         """Return the descriptors to wait on."""
-        return tuple(one.fileno() for one in (self._links, self._comings, self._rules, self._departures))
+        all_ = (self._links, self._comings, self._addresses, self._misses, self._rules, self._departures)
+        return tuple(one.fileno() for one in all_)
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
         links = self._links.read()
         comings = self._comings.read()
+        addresses = self._addresses.read()
         rules = self._rules.read()
-        if not (links.complete and comings.complete and rules.complete):
+        if not (links.complete and comings.complete and addresses.complete and rules.complete):
             self._dying.clear()
             return (Overrun(),)
         # Who deletes a namespace by its name leaves the file below its mount, which we take away ourselves.
@@ -150,13 +165,12 @@ class Watch:
         shaken: dict[int | None, None] = {}
         for event in links.events:
             message = event.message
-            if isinstance(message, LinkMessage):
-                if owner := self._owner(event.nsid, message):
-                    news[Lost(owner)] = None
+            if isinstance(message, LinkMessage) and (owner := self._owner(event.nsid, message)):
+                news[Lost(owner)] = None
             elif isinstance(message, QdiscMessage | FilterMessage):
                 if event.nsid is None and (owner := self._limited(message)):
                     news[Lost(owner)] = None
-            elif self._matters(event.nsid, message):
+            elif not isinstance(message, NeighbourMessage) and self._matters(event.nsid, message):
                 shaken[event.nsid] = None
         for number in shaken:
             if (name := self._name(number)) is not None:
@@ -164,7 +178,10 @@ class Watch:
         if any(_touches(event.message) for event in rules.events):
             news[FirewallTouched()] = None
         before = self._known.copy()
-        news.update((one, None) for event in comings.events for one in self._comings_of(event.message))
+        news.update(
+            (one, None) for event in (*comings.events, *addresses.events) for one in self._comings_of(event.message)
+        )
+        news.update((one, None) for event in self._misses.read().events for one in self._missed(event))
         if self._known != before:
             self._remember()
         self._forget(links.events)
@@ -207,8 +224,14 @@ class Watch:
         now = self._ask(message.ifindex)
         return whose(now.alias) if now else None
 
-    def _matters(self, number: int | None, message: AddressMessage | RouteMessage | RuleMessage) -> bool:
-        """Whether an address, route or rule that went was ours, and is not gone with a link that had to go."""
+    def _matters(self, number: int | None, message: LinkMessage | AddressMessage | RouteMessage | RuleMessage) -> bool:
+        """Whether an address, route or rule that went was ours, and is not gone with a link that had to go.
+
+        So does a link that left its bridge in a network's namespace: it is told of without its alias.
+        """
+        if isinstance(message, LinkMessage):
+            stays = message.family == AF_BRIDGE and (number, message.ifindex) not in self._dying
+            return stays and number is not None and naming.is_hidden(self._name(number) or "")
         if isinstance(message, RuleMessage):
             return message.protocol == PROTOCOL
         index = message.ifindex if isinstance(message, AddressMessage) else message.oif
@@ -218,6 +241,21 @@ class Watch:
             # In the host's namespace most links are not ours.
             return number is not None or bool((now := self._ask(index)) and whose(now.alias))
         return message.protocol == PROTOCOL
+
+    def _moves(self, message: AddressMessage) -> bool:
+        """Whether an address of the host's own came or went; one that is there is told of whenever it is renewed."""
+        held = (message.ifindex, message.address)
+        if (message.event == RTM_DELADDR) is not (held in self._held):
+            return False
+        self._held ^= {held}
+        return True
+
+    def _missed(self, event: Event[_Message]) -> Iterator[Missed]:
+        """Yield whom somebody looked for in a namespace of ours; what is lost of that, is looked for again."""
+        if isinstance(message := event.message, NeighbourMessage) and event.nsid is not None:
+            where = message.address or message.mac
+            if where and (name := self._name(event.nsid)):
+                yield Missed(name, where)
 
     def _comings_of(self, message: _Message) -> Iterator[News]:
         """Yield what it means for us that this came, or went, if it is not ours."""
@@ -230,6 +268,9 @@ class Watch:
                     yield PathChanged()
             elif not known and not (now and _is_ours(now)):
                 yield Routed(str(destination))
+        elif isinstance(message, AddressMessage):
+            if self._moves(message) and not ((now := self._ask(message.ifindex)) and _is_ours(now)):
+                yield PathChanged()
         elif isinstance(message, LinkMessage) and not _is_ours(message):
             yield from self._link_came(message)
 
@@ -310,10 +351,12 @@ def _decode(message: bytes) -> _Message | None:
 _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_NEWLINK: link,
     RTM_DELLINK: link,
+    RTM_NEWADDR: address,
     RTM_DELADDR: address,
     RTM_DELROUTE: route,
     RTM_DELRULE: rule,
     RTM_NEWROUTE: route,
+    RTM_GETNEIGH: neighbour,
     RTM_DELQDISC: qdisc,
     RTM_DELTFILTER: filter_,
 }
@@ -400,6 +443,21 @@ _COMING_FILTER: tuple[Instruction, ...] = (
     (COPY, 0, 0, 0),
     (LOAD_WORD_BEYOND, 0, 0, 4),
     (COPY, 0, 0, 0),
+)
+_ADDRESS_GROUPS = RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
+# As above; ifa_scope is at 19. Link-local addresses come with every link.
+_ADDRESS_FILTER: tuple[Instruction, ...] = (
+    (LOAD_BYTE, 0, 0, 19),
+    (IF_EQUAL, 0, 1, 0),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
+)
+# As above: of neighbours, only that a tunnel was not told of one.
+_MISS_FILTER: tuple[Instruction, ...] = (
+    (LOAD_HALF, 0, 0, 4),
+    (IF_EQUAL, 0, 1, socket.htons(RTM_GETNEIGH)),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
 )
 _REMEMBERED = 64
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from errno import EOPNOTSUPP
 from ipaddress import IPv6Interface
 from pathlib import Path
@@ -64,6 +64,10 @@ class Ways:
             return namespaces.identity(netns)
         finally:
             os.close(netns)
+
+    def entered(self) -> AbstractContextManager[None]:
+        """Have the calling thread there."""
+        return namespaces.entered(self._path)
 
     def check(self) -> None:
         """See that there can be devices.

@@ -5,7 +5,7 @@ nothing. What hosts put under a session goes when that ends, because they left o
 
 Two things speak this protocol over the network, `consul.Consul` and `etcd.Etcd`, and one in memory, `memory.Memory`;
 one suite of tests holds all three to it. They are used on an event loop's thread, and tell of every failure by
-`StoreUnavailable`, at the latest after `PATIENCE`.
+`StoreUnavailable`: at the latest when servers have said nothing for `PATIENCE`.
 """
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping

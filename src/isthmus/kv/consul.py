@@ -203,11 +203,13 @@ class Consul:
         return self._servers.decode(answer.body, _Outcome)
 
     def _snapshot(self, answer: Answer) -> Snapshot:
-        """What a read of a tree says: 404 if there is nothing."""
+        """What a read of a tree says: 404 if there is nothing, as other servers say, too, but without an index."""
+        if (index := answer.headers.get("X-Consul-Index")) is None:
+            raise self._servers.unavailable("what answers is no Consul: is this the right port?")
         items = self._servers.decode(answer.body, list[_Item]) if answer.status == 200 else []
         values = {one.key.removeprefix(self._root): one.value or b"" for one in items}
         values.pop("", None)
-        return Snapshot(max(int(answer.headers.get("X-Consul-Index", "1")), 1), values)
+        return Snapshot(max(int(index), 1), values)
 
     def _tree(self, prefix: str) -> str:
         return f"/v1/kv/{quote(self._root + prefix)}?recurse&consistent"

@@ -51,10 +51,6 @@ class _Lease(msgspec.Struct, frozen=True):
     TTL: int = 0
 
 
-class _Kept(msgspec.Struct, frozen=True):
-    result: _Lease
-
-
 class _Event(msgspec.Struct, frozen=True):
     kv: _Item
     type: str = "PUT"
@@ -75,6 +71,11 @@ class _Trouble(msgspec.Struct, frozen=True):
     message: str = ""
     error: str = ""
     code: int = 0
+
+
+class _Kept(msgspec.Struct, frozen=True):
+    result: _Lease = _Lease()
+    error: _Trouble | None = None
 
 
 class _Heard(msgspec.Struct, frozen=True):
@@ -173,7 +174,10 @@ class Etcd:
     async def renew(self, session: str) -> None:
         """Have a *session* last for its time to live from now."""
         answer = await self._ask("/v3/lease/keepalive", {"ID": session})
-        if not self._servers.decode(answer.body, _Kept).result.TTL:
+        kept = self._servers.decode(answer.body, _Kept)
+        if kept.error:
+            raise self._servers.unavailable(f"it does not renew a session: {kept.error.message}")
+        if not kept.result.TTL:
             raise SessionLost(session)
 
     async def leave(self, session: str) -> None:
@@ -235,7 +239,7 @@ class Etcd:
             answer = await self._servers.ask(
                 "POST", path, data, headers=self._headers, once=once, at=at, patience=patience
             )
-        if answer.status not in expected or (answer.status != 200 and self._code(answer) != _NOT_FOUND):
+        if answer.status not in expected or (answer.status == 404 and self._code(answer) != _NOT_FOUND):
             raise self._trouble(answer)
         return answer
 

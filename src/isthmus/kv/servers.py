@@ -149,7 +149,8 @@ class Servers:
 
     def unexpected(self, answer: Answer) -> StoreUnavailable:
         """The error that a server gave an *answer* that no rule covers."""
-        return self.unavailable(f"it answered with status {answer.status}: {answer.text}")
+        hint = "; is this the right port?" if answer.status in {404, 405} else ""
+        return self.unavailable(f"it answered with status {answer.status}: {answer.text}{hint}")
 
     def decode(self, body: bytes, kind: type[_T]) -> _T:
         """The JSON *body* as a value of this *kind*; etcd writes numbers as text."""

@@ -2,6 +2,7 @@
 
     network/<id>   endpoint/<network>/<id>   sandbox/<id>   link/<sandbox>/<id>   setting/<id>   lease/<network>/<name>
     port/<sandbox>/<protocol>/<port>/<address>   peer/<network>/<id>
+    block/<network>/<address>-<prefix length>
 
 A value is `{"format": 1, "record": {...}}`, with the fields of the record by name and addresses as text. A field that
 is lacking has its default, and one that is unknown is passed over. So a field can be added to a record, and either
@@ -21,6 +22,7 @@ from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidRequest, StoreUnavailable
 from isthmus.model import (
     Binding,
+    Block,
     Endpoint,
     HandLink,
     IPAddress,
@@ -44,7 +46,13 @@ _PARSERS: dict[object, Callable[[str], object]] = {
     IPInterface: ip_interface,
     IPNetwork: ip_network,
 }
-_PREFIXES: dict[type, str] = {Network: "network", Sandbox: "sandbox", Setting: "setting"}
+_PREFIXES: dict[type, str] = {
+    Network: "network",
+    Sandbox: "sandbox",
+    Setting: "setting",
+    Endpoint: "endpoint",
+    Peer: "peer",
+}
 _encoder = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -53,16 +61,16 @@ def key(record: Record) -> str:
     match record:
         case Network() | Sandbox() | Setting():
             return f"{_PREFIXES[type(record)]}/{record.id}"
-        case Endpoint():
-            return f"endpoint/{record.network}/{record.id}"
+        case Endpoint() | Peer():
+            return f"{_PREFIXES[type(record)]}/{record.network}/{record.id}"
         case Binding(place=place):
             return f"port/{record.sandbox}/{place.protocol}/{place.port}/{place.address or '*'}"
         case HandLink():
             return f"link/{record.sandbox}/{record.id}"
         case Lease():
             return f"lease/{record.network}/{record.name}"
-        case Peer():
-            return f"peer/{record.network}/{record.id}"
+        case Block():
+            return f"block/{record.network}/{str(record.cidr).replace('/', '-')}"
 
 
 def encode(record: Record) -> bytes:
@@ -191,4 +199,5 @@ _RECORDS = {
     "setting": _record_reader(Setting),
     "lease": _record_reader(Lease),
     "peer": _record_reader(Peer),
+    "block": _record_reader(Block),
 }

@@ -145,6 +145,13 @@ def unsolicited_advertisement(mac: str, address: IPv6Address) -> Advertisement:
     return Advertisement(multicast_mac(ALL_NODES), mac, address, ALL_NODES, address, mac, override=True)
 
 
+def announcement(mac: str, address: IPAddress) -> Packet:
+    """Tell everybody that *mac* has *address*, in the way of its IP version."""
+    return (
+        arp_announcement(mac, address) if isinstance(address, IPv4Address) else unsolicited_advertisement(mac, address)
+    )
+
+
 def probe(mac: str, target: IPAddress) -> Packet:
     """Ask whether anybody has *target*, with an address of neither family as sender."""
     return arp_probe(mac, target) if isinstance(target, IPv4Address) else dad_solicitation(mac, target)

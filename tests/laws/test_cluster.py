@@ -1,0 +1,104 @@
+"""Hosts that share a store agree in the end, whatever happened to the store, to them, and between them."""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from isthmus.errors import IsthmusError
+from tests.unit.test_cluster import TIMES, Hosts, Machine, until
+
+STEPS = 30
+QUICK = replace(TIMES, ttl=0.3)
+
+
+class Story:
+    """What happens to *hosts*, by *chance*."""
+
+    def __init__(self, hosts: Hosts, chance: Random) -> None:
+        self.hosts, self.chance = hosts, chance
+        self._attaching: list[asyncio.Task[None]] = []
+
+    async def step(self, number: int) -> None:
+        """Let one thing happen to one host, or to the store; it may go on meanwhile."""
+        host, chance, cluster = self.chance.choice(self.hosts.hosts), self.chance, self.hosts.cluster
+        match chance.choice(("attach", "attach", "demand", "leave", "stop", "start", "wipe", "die", "lose", "end")):
+            case "attach":
+                self._attach(host, f"s{number}", "")
+            case "demand":
+                self._attach(host, f"s{number}", f"10.0.9.{chance.randrange(2, 15)}")
+            case "leave":
+                await leave(host, *chance.sample(names(host), k=min(1, len(names(host)))))
+            case "stop":
+                cluster.stop()
+            case "start" | "wipe" as how:
+                cluster.start(wiped=how == "wipe")
+            case "die":
+                await self.settle()
+                await host.die()
+                host.live()
+            case "lose":
+                cluster.change(dict.fromkeys(chance.sample(sorted(cluster.items), k=min(1, len(cluster.items)))), "")
+            case "end":
+                for session in chance.sample(sorted(cluster.sessions), k=min(1, len(cluster.sessions))):
+                    cluster.end(session)
+        for _ in range(chance.randrange(20)):
+            await asyncio.sleep(0)
+
+    async def settle(self) -> None:
+        """Wait until nobody attaches any more."""
+        await asyncio.gather(*self._attaching)
+
+    def _attach(self, host: Machine, name: str, address: str) -> None:
+        async def attach() -> None:
+            with suppress(IsthmusError):
+                await host.sandbox(name, address)
+
+        self._attaching.append(asyncio.ensure_future(attach()))
+
+
+async def leave(host: Machine, *leaving: str) -> None:
+    """Have sandboxes removed."""
+    for name in leaving:
+        await host.remove(name)
+
+
+def names(host: Machine) -> list[str]:
+    """Who stands on a host."""
+    return [one.name for one in host.engine.offers().offered]
+
+
+def lost(host: Machine) -> list[str]:
+    """Who on a host is told that somebody else has his address by now."""
+    return [view.sandbox.name for view in host.engine.network("multi").endpoints if view.trouble]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hosts_agree_in_the_end(tmp_path: Path, seed: int) -> None:
+    """Nothing that stood is lost, nobody has another's address, and nothing is left of who went."""
+    hosts = Hosts(tmp_path, QUICK)
+
+    async def test(*machines: Machine) -> None:
+        await machines[0].network("multi", "10.0.9.0/28", **({"lease": "/30"} if seed % 3 == 2 else {}))
+        await until(lambda: all(host.engine.offers().networks for host in machines))
+        story = Story(hosts, Random(seed))
+        for number in range(STEPS):
+            await story.step(number)
+        await story.settle()
+        hosts.cluster.start()
+        standing = {name for host in machines for name in names(host)}
+        await hosts.there()
+        # Who was away for long may find that another has his address; he keeps it until he is connected anew.
+        await until(lambda: hosts.agree or any(map(lost, machines)))
+        for host in machines:
+            standing -= {*lost(host)}
+            await leave(host, *lost(host))
+        await until(lambda: hosts.agree)
+        assert {name for host in machines for name in names(host)} == standing
+        given = [one.addresses for host in machines for one in host.engine.offers().offered]
+        assert len(given) == len({*given})
+
+    hosts.run(test)
