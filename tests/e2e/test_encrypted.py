@@ -350,13 +350,15 @@ def test_a_key_is_replaced_whoever_dies(three: Cluster, multi: Shared) -> None:
         flow.arrives()
         assert two.host.daemon
         two.host.daemon.send_signal(signal.SIGSTOP)
-        one.host.isthmus("node rekey")
-        until(lambda: len(devices(one.host)) == 2, f"there is no second device: {one.host.log}")
-        one.host.kill()
-        one.host.start()
-        assert len(devices(one.host)) == 2
-        assert pings(two.place, one.address)
-        two.host.daemon.send_signal(signal.SIGCONT)
+        try:
+            one.host.isthmus("node rekey")
+            until(lambda: len(devices(one.host)) == 2, f"there is no second device: {one.host.log}")
+            one.host.kill()
+            one.host.start()
+            until(lambda: len(devices(one.host)) == 2, f"the second device does not come back: {one.host.log}")
+            assert pings(two.place, one.address)
+        finally:
+            two.host.daemon.send_signal(signal.SIGCONT)
         until(lambda: len(devices(one.host)) == 1, f"the first device does not go: {one.host.log}", 60)
         assert before not in wg(one.host, "public-key")
         flow.more(500)
