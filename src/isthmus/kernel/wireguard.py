@@ -172,6 +172,8 @@ def _bear(host: Socket, name: str, netns: int, mtu: int) -> None:
     if host.index(name) is None:
         _let_end(name)
         _run("wireguard-go", name)
+    # It looks for its device here as it starts in the background, and answers when it has it.
+    _run("wg", "show", name, "public-key")
     # It takes notice of that here; once it is in there, it looks only now and then.
     host.request(setlink(name, mtu=mtu, up=True))
     host.request(movelink(name, netns))
@@ -180,11 +182,18 @@ def _bear(host: Socket, name: str, netns: int, mtu: int) -> None:
 def _let_end(name: str) -> None:
     """Wait for a wireguard-go whose device is gone: last it takes away the socket that the next one needs."""
     deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        with socket.socket(socket.AF_UNIX) as asking:
-            if asking.connect_ex(f"/var/run/wireguard/{name}.sock"):
-                return
+    while _runs(name) and time.monotonic() < deadline:
         time.sleep(_PAUSE)
+
+
+def _runs(name: str) -> bool:
+    """Whether there is a wireguard-go for the device of this name; one that has ended has no command line."""
+    end = f"wireguard-go\0{name}\0".encode()
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            if file.read_bytes().endswith(end):
+                return True
+    return False
 
 
 def _kernel_can() -> bool:
