@@ -308,6 +308,9 @@ def test_a_host_behind_nat_reaches_and_is_reached(three: Cluster, multi: Shared,
             assert not wire_.plain()
             assert VXLAN not in wire_.ports()
         host.isthmus("sandbox rm inner")
+        host.kill()
+        for process in devices(host).values():
+            os.kill(process, signal.SIGKILL)  # it holds the machine's mounts, and so its namespaces
 
 
 def test_without_the_store_all_goes_on(three: Cluster, multi: Shared) -> None:
