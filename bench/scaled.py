@@ -28,10 +28,12 @@ from ipaddress import ip_interface
 from pathlib import Path
 
 from isthmus.addresses import DEFAULT_POOLS
+from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.member import Member, Times
 from isthmus.engine import Engine
 from isthmus.errors import IsthmusError
 from isthmus.kernel.fake import FakeKernel
+from isthmus.kernel.wireguard import Ways
 from isthmus.kv.opening import open_store
 from isthmus.model import HOST, Host, HostLink, Network, Peer, pairs
 from isthmus.questions import Evidence, Question, Reserve, Unanswered
@@ -146,7 +148,10 @@ async def main(url: str, name: str, address: str, directory: str) -> None:
     """Be a host until standard input ends."""
     worker = await Worker.start(lambda: _Engine(address))
     store = open_store(url, {})
-    member = Member(worker.call, store, name, name, Path(directory) / name, TIMES, time.time_ns)
+    there = Path(directory) / name
+    # There is no encrypted network, so there is nothing at that place.
+    encryption = Encryption(Ways(there.with_suffix(".netns")), name, there.with_suffix(".key"), 0.0)
+    member = Member(worker.call, store, name, name, there, TIMES, time.time_ns, encryption)
     host = _Host(worker, member)
     lines = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

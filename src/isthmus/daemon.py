@@ -54,6 +54,7 @@ from isthmus.lan import Call, Lan
 from isthmus.learning import Learning
 from isthmus.model import HOST, Dns, Record
 from isthmus.names import Names
+from isthmus.naming import ENCRYPTED
 from isthmus.plan import NOTHING, Plan
 from isthmus.ports import AUTOMATIC
 from isthmus.rules import Rules
@@ -304,8 +305,7 @@ async def _serve(  # noqa: PLR0917 - all that has to do with clients
     lan.look()
     if member:
         member.start()
-    nodes = member.nodes if member else None
-    server = Server(Api(call, lan, nodes, names.written, containers, images, store, events, about, time.time_ns))
+    server = Server(Api(call, lan, member, names.written, containers, images, store, events, about, time.time_ns))
     await server.start(*sockets)
     held.push_async_callback(server.close)
     held.callback(events.close)
@@ -316,11 +316,15 @@ def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
     if not settings.cluster_store:
         return None
     # It is heavy, and most daemons have none.
+    from isthmus.cluster.encryption import Encryption
     from isthmus.cluster.member import Member, Times
+    from isthmus.kernel.wireguard import Ways
     from isthmus.kv.opening import open_store
 
     options = dict(settings.cluster_store_opts)
     address = kv_url(settings.cluster_store, options)
+    ways = Ways(Path(settings.exec_root) / "netns" / ENCRYPTED)
+    kept = Path(settings.data_root) / "wireguard.key"
     return Member(
         call,
         open_store(settings.cluster_store, options),
@@ -329,6 +333,7 @@ def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
         Path(settings.data_root) / "cluster",
         Times(address.heartbeat, address.ttl, address.ttl),
         time.time_ns,
+        Encryption(ways, identity, kept, address.ttl),
     )
 
 
@@ -456,6 +461,7 @@ class Mender:
                         self._names.look_again()
                         log.warning("put back what others had taken: %d operations", len(plan))
                         self._lan.look()
+                        self._lan.moved()
                 for one in news:
                     match one:
                         case Appeared():

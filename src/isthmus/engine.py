@@ -59,7 +59,7 @@ from isthmus.model import (
     Setting,
     pairs,
 )
-from isthmus.naming import GATEWAY_NETWORK, PARENT, Owner, hidden
+from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, PARENT, Owner, hidden
 from isthmus.plan import NOTHING, Plan, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
@@ -178,7 +178,7 @@ class Engine:
                     # It may be a nickname, or a network's own namespace.
                     user = self._state.sandbox_named(name)
                     netns.add(user.netns if user else name)
-                    of_host = of_host or any(hidden(network) == name for network in self._state.networks)
+                    of_host = of_host or name == ENCRYPTED or any(map(name.__eq__, map(hidden, self._state.networks)))
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
                 case Missed(netns=name, where=where):
@@ -674,7 +674,7 @@ class Engine:
 
     def offers(self) -> Offers:
         """What this host has of the networks that it shares with others, as these are to see it."""
-        return replace(present.offers(self._state), address=self._seen.advertised)
+        return replace(present.offers(self._state), address=self._seen.advertised, mtu=self._seen.outward)
 
     def advertised(self) -> IPAddress | None:
         """The address by which other hosts reach this one, if it has that now."""

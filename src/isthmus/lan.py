@@ -125,8 +125,8 @@ class Pool(Protocol):
     def heard(self, event: Event) -> None:
         """Take notice of what the engine announced."""
 
-    def look(self) -> None:
-        """See whether the store has what is here."""
+    def moved(self) -> None:
+        """Know that the ways between other hosts and this one may be others."""
 
     async def close(self) -> None:
         """Let go of the store."""
@@ -298,9 +298,9 @@ class Lan:
             self.look()
 
     def moved(self) -> None:
-        """Know that other hosts may reach this one by another address."""
+        """Know that the ways between other hosts and this one may be others."""
         if self._pool:
-            self._pool.look()
+            self._pool.moved()
 
     def look(self) -> None:
         """See what stands, soon, and act on it."""

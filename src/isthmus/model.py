@@ -314,6 +314,13 @@ class Host:
     mtu: int = ETHERNET_MTU
     advertised: IPAddress | None = None
 
+    @property
+    def outward(self) -> int:
+        """The MTU of the way to other hosts: that of the link with the address by which they reach this one."""
+        own = (one.mtu for one in self.links if any(address.ip == self.advertised for address in one.addresses))
+        # The loopback's MTU is one more than others can have.
+        return min(next(own, self.mtu), 65535)
+
     def link(self, name: str) -> HostLink | None:
         """The foreign link of that *name*, if there is one."""
         return next((link for link in self.links if link.name == name), None)

@@ -94,6 +94,10 @@ def is_hidden(netns: str) -> bool:
     return netns.startswith("_ov-")
 
 
+ENCRYPTED = "_ov-encrypted"
+"""The namespace in which all that there is are ways by WireGuard: what leaves it is encrypted."""
+
+
 def tunnel(vni: int) -> str:
     """The tunnel of this number in the namespace of its network."""
     return f"vxlan{vni}"

@@ -68,7 +68,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
     Veth: ("owner", "peer_netns", "peer"),
     Child: ("owner", "parent", "kind", "mode", "flag"),
     Ifb: ("owner",),
-    Vxlan: ("owner", "vni", "port", "local", "learning", "asking"),
+    Vxlan: ("owner", "vni", "port", "local", "learning", "asking", "under"),
     Rule: ("table",),
     Table: ("digest",),
 }

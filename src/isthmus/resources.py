@@ -293,10 +293,10 @@ class Ifb:
 class Vxlan:
     """A tunnel of the number *vni* (RFC 7348), up, and a port of the bridge *master* in *netns*.
 
-    Its packets leave and come by the host's namespace, by the UDP *port*, from the address *local* if that is given.
-    Either it is *learning* who is where by what comes, or it knows only what it is told (`Forwarding`), and answers
-    itself for those whose addresses it is told (`Neighbour`). If it is *asking*, the kernel tells when somebody was
-    looked for of whom it was not told.
+    Its packets leave and come by the namespace *under*, by the UDP *port*, from the address *local* if that is given;
+    in a namespace of ours they do so over IPv6. Either it is *learning* who is where by what comes, or it knows only
+    what it is told (`Forwarding`), and answers itself for those whose addresses it is told (`Neighbour`). If it is
+    *asking*, the kernel tells when somebody was looked for of whom it was not told.
     """
 
     netns: str
@@ -310,6 +310,7 @@ class Vxlan:
     asking: bool = False
     mtu: int | None = None
     up: bool = True
+    under: str = HOST
 
     @property
     def key(self) -> Key:
@@ -317,14 +318,15 @@ class Vxlan:
 
     @property
     def needs(self) -> tuple[Key, ...]:
-        return (*_inside(self.netns), link_key(self.netns, self.master))
+        return (*_inside(self.netns), *_inside(self.under), link_key(self.netns, self.master))
 
     def make(self) -> str:
         where = f" netns {self.netns}" if self.netns else ""
-        local = f" local {self.local}" if self.local else ""
+        local = f" local {self.local or '::'}" if self.local or self.under else ""
         ways = ("learning" if self.learning else "nolearning proxy") + (" l2miss l3miss" if self.asking else "")
         add = (
-            f"ip link add {self.name}{_mtu(self.mtu)}{where} type vxlan id {self.vni} dstport {self.port}{local} {ways}"
+            f"{_ip(self.under)} link add {self.name}{_mtu(self.mtu)}{where} type vxlan "
+            f"id {self.vni} dstport {self.port}{local} {ways}"
         )
         quiet = f"bridge{_n(self.netns)} link set dev {self.name} learning off"
         return f"{add} && {_ip(self.netns)} link set {self.name} master {self.master} addrgenmode none up && {quiet}"

@@ -3,7 +3,19 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from isthmus.model import Binding, Block, DhcpLease, Endpoint, IPAddress, IPInterface, Network, Pairs, Peer, Sandbox
+from isthmus.model import (
+    ETHERNET_MTU,
+    Binding,
+    Block,
+    DhcpLease,
+    Endpoint,
+    IPAddress,
+    IPInterface,
+    Network,
+    Pairs,
+    Peer,
+    Sandbox,
+)
 from isthmus.questions import WhichLease
 
 
@@ -127,13 +139,14 @@ class Offers:
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
     Its *blocks* are the parts of pools that are its alone. Which host those *offered* are on is filled in by who tells
-    of them.
+    of them. Others reach the host at its *address*, with packets of at most *mtu* bytes.
     """
 
     networks: tuple[Network, ...]
     offered: tuple[Peer, ...]
     blocks: tuple[Block, ...] = ()
     address: IPAddress | None = None
+    mtu: int = ETHERNET_MTU
 
 
 @dataclass(frozen=True, slots=True)

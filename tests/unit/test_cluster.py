@@ -13,6 +13,7 @@ from typing import TypeVar
 import pytest
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
+from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.member import Member, Times
 from isthmus.cluster.registry import CHUNK
 from isthmus.dhcp.fake import FakeServers
@@ -37,6 +38,7 @@ from isthmus.rules import Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
 from isthmus.wire.fake import FakeWire
+from tests.unit.test_wireguard import Ways
 
 T = TypeVar("T")
 
@@ -79,8 +81,17 @@ class Machine:
         name = f"host{self.number}"
         node = sha256(name.encode()).hexdigest()[:32]
         remembered = self.there / name
+        ways = Ways()
+        ways.place = None
         self.member = Member(
-            self.call, Memory(self.cluster), node, name, remembered, self.times, lambda: next(self.numbers)
+            self.call,
+            Memory(self.cluster),
+            node,
+            name,
+            remembered,
+            self.times,
+            lambda: next(self.numbers),
+            Encryption(ways, node, self.there / f"{name}.key", 0.0),
         )
         self.lan.share(self.member)
         self.engine.start()

@@ -8,14 +8,14 @@ import pytest
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
 from isthmus.kernel import Missed, Scope
-from isthmus.model import Network, Peer, pairs
-from isthmus.naming import GATEWAY_NETWORK, hidden, ifb, veth
+from isthmus.model import HOST, Network, Peer, pairs
+from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, hidden, ifb, veth
 from isthmus.options import MTU
 from isthmus.plan import NOTHING
 from isthmus.questions import Evidence, Reserve, Unanswered
 from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Forwarding, Neighbour, Resource, Route, Shaper, Veth, Vxlan
+from isthmus.resources import Forwarding, Namespace, Neighbour, Resource, Route, Shaper, Veth, Vxlan
 from isthmus.rules import DefaultBridge, Rules
 from tests.unit.test_engine import BRIDGE, LAN, World
 
@@ -182,7 +182,8 @@ def test_who_is_enclosed_gets_a_way_out_and_only_then(world: World) -> None:
         ({"isthmus.peers": "nobody"}, "addresses of other hosts"),
         ({"isthmus.peers": "192.0.2.7"}, "each has a VXLAN number of its own"),
         ({"isthmus.pears": "192.0.2.7"}, "no such option"),
-        ({"encrypted": ""}, "not supported yet"),
+        ({"encrypted": "perhaps"}, "true or false"),
+        ({"encrypted": "", "isthmus.peers": "192.0.2.7"}, "know no keys of each other"),
         ({MTU: "10"}, "from 68 to 65535"),
     ],
 )
@@ -191,6 +192,28 @@ def test_options_that_cannot_be_are_refused(world: World, options: dict[str, str
     with pytest.raises(InvalidOption, match=words):
         world.engine.create_network(replace(MULTI, options=pairs(options)))
     assert world.engine.offers().networks == ()
+
+
+def test_encrypted_networks_have_their_packets_leave_by_one_namespace(world: World) -> None:
+    """It comes with the first of them, and goes with the last."""
+
+    def namespaces() -> set[str]:
+        return {one.name for one in world.kernel.observe(Scope(everything=True)) if isinstance(one, Namespace)}
+
+    first = shared(world, replace(MULTI, options=pairs({"encrypted": ""})))
+    other = NetworkRequest("other", "overlay", subnets=(SubnetRequest("10.0.8.0/24"),))
+    second = shared(world, replace(other, options=pairs({"encrypted": "true"})))
+    plain = shared(world, NetworkRequest("plain", "overlay", options=pairs({"encrypted": "false"})))
+    assert namespaces() == {ENCRYPTED, *(hidden(one.id) for one in (first, second, plain))}
+    tunnels = {one.netns: one for one in world.kernel.observe(Scope(everything=True)) if isinstance(one, Vxlan)}
+    assert [tunnels[hidden(one.id)].under for one in (first, second, plain)] == [ENCRYPTED, ENCRYPTED, HOST]
+    assert (tunnels[hidden(first.id)].local, tunnels[hidden(first.id)].mtu) == (None, 1350)
+    world.engine = world.restart()
+    assert world.engine.start() == NOTHING
+    world.engine.remove_network("multi")
+    assert ENCRYPTED in namespaces()
+    world.engine.remove_network("other")
+    assert namespaces() == {hidden(plain.id)}
 
 
 def test_without_a_store_hosts_have_to_be_named() -> None:

@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec import json
 
@@ -27,6 +27,7 @@ from isthmus.dns.lookup import HOST_DOMAIN
 from isthmus.engine import Engine
 from isthmus.errors import (
     Busy,
+    Forbidden,
     InvalidRequest,
     IsthmusError,
     NetworkNotFound,
@@ -45,6 +46,16 @@ log = logging.getLogger("isthmus.api")
 _T = TypeVar("_T")
 
 
+class Members(Protocol):
+    """What is asked of the hosts that share a store; see `cluster.member.Member`."""
+
+    def nodes(self) -> Iterable[NodeView]:
+        """All that are known."""
+
+    async def rekey(self) -> None:
+        """Begin to have another key."""
+
+
 class Api:
     """The whole API as one callable: a `Request` in, a `Response` out, never an exception."""
 
@@ -52,7 +63,7 @@ class Api:
         self,
         call: Call,
         lan: Lan,
-        nodes: Callable[[], Iterable[NodeView]] | None,
+        members: Members | None,
         written: Written,
         containers: Containers,
         images: Images,
@@ -63,7 +74,7 @@ class Api:
     ) -> None:
         self.call = call
         self.lan = lan
-        self.nodes = nodes
+        self.members = members
         self.containers = containers
         self.images = images
         self.store = store
@@ -315,7 +326,7 @@ async def _network(api: Api, request: Request) -> Response:
     view = await api.call(lambda engine: engine.network(name), brief=True)
     if request.query.get("scope", view.network.scope) not in {"", view.network.scope}:
         raise NetworkNotFound(name)
-    nodes = api.nodes() if api.nodes and request.flag("verbose") else ()
+    nodes = api.members.nodes() if api.members and request.flag("verbose") else ()
     return answer(200, translate.network_inspect(view, request.version, nodes))
 
 
@@ -559,9 +570,17 @@ async def _remove_link(api: Api, request: Request) -> Response:
 
 async def _nodes(api: Api, request: Request) -> Response:
     """The hosts that share a store, as Docker shows the nodes of a swarm."""
-    if api.nodes is None:
+    if api.members is None:
         return await _no_swarm(api, request)
-    return answer(200, [translate.node(one) for one in api.nodes()])
+    return answer(200, [translate.node(one) for one in api.members.nodes()])
+
+
+async def _rekey(api: Api, _request: Request) -> Response:
+    """Have this host get another key; it is in use when the others know it."""
+    if api.members is None:
+        raise Forbidden("this host shares no store with others, so it has no key to replace")
+    await api.members.rekey()
+    return Response(204)
 
 
 async def _names(api: Api, _request: Request) -> Response:
@@ -633,6 +652,7 @@ ROUTES = (
     Route("DELETE", "/sandboxes/{name}/links/{link}", _remove_link),
     Route("GET", "/nat", _nat),
     Route("GET", "/nodes", _nodes),
+    Route("POST", "/nodes/rekey", _rekey),
     Route("GET", "/names", _names),
     Route("GET", "/names/{name}", _name),
 )

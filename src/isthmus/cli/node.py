@@ -23,6 +23,11 @@ def _ls(arguments: Arguments) -> int:
     return print_rows(arguments, _FIELDS, [_row(node, whole=arguments.on("no-trunc")) for node in nodes])
 
 
+def _rekey(arguments: Arguments) -> int:
+    arguments.client().post("/nodes/rekey")
+    return 0
+
+
 def _row(node: Record, *, whole: bool) -> Row:
     status, here = record(node.get("Status")), bool(node.get("Self"))
     identity = text(node.get("ID"))
@@ -46,4 +51,5 @@ COMMANDS = (
         (LS_FORMAT, NO_TRUNC, QUIET),
         aliases=("list",),
     ),
+    Command("isthmus node rekey", "", "Have this host get another key for its encrypted networks", _rekey),
 )

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from ipaddress import IPv6Address
 from pathlib import Path
 
+from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.path import reached
 from isthmus.cluster.registry import (
     CLUSTER,
@@ -23,6 +25,7 @@ from isthmus.cluster.registry import (
     of_peer,
     opened,
 )
+from isthmus.drivers.overlay import is_encrypted
 from isthmus.engine import Engine
 from isthmus.errors import AddressInUse, Forbidden, IsthmusError, NetworkInUse, PoolExhausted, StoreUnavailable
 from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
@@ -30,6 +33,7 @@ from isthmus.lan import Call
 from isthmus.model import Block, IPAddress, Network, Peer
 from isthmus.questions import AnyBlock, Evidence, Question, Reserve
 from isthmus.views import Event, Finding, NodeView, Offers
+from isthmus.wireguard import PREFIX
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -39,6 +43,10 @@ PATIENCE = 10
 
 BRIEF, LESSON = 8, 500
 """How many changes the engine may learn without a thread of its own, and how many at once: who asks waits for those."""
+
+
+UNKNOWN = IPv6Address(0)
+"""Where somebody is of whom nothing is known: nobody is reached there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +78,7 @@ class Member:
         remembered: Path,
         times: Times,
         clock: Callable[[], int],
+        encryption: Encryption,
     ) -> None:
         self._call = call
         self._store = store
@@ -77,6 +86,7 @@ class Member:
         self._remembered = remembered
         self._times = times
         self._clock = clock
+        self._encryption = encryption
         self._registry = Registry()
         self._written: dict[str, int] = {}
         self._revision = 0
@@ -90,12 +100,15 @@ class Member:
         self._lost: dict[str, str] = {}
         self._publishing = self._outdated = self._closing = False
         self._moved = asyncio.Event()
+        self._settling = self._unsettled = False
+        self._complaint = ""
         self._teaching = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
     def start(self) -> None:
         """Find the store, and stay in touch with it from now on."""
+        self._encryption.start(self.settle)
         self._spawn(self._stay())
 
     async def close(self) -> None:
@@ -104,6 +117,7 @@ class Member:
         for task in tuple(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._encryption.close()
         await self._store.close()
 
     @property
@@ -176,17 +190,22 @@ class Member:
     async def _keys(self, record: Network | Peer) -> tuple[dict[str, bytes], tuple[str, ...], tuple[str, ...]]:
         """What the store shall have of *record*, what has to be there for that, and what must not."""
         if isinstance(record, Network):
+            if is_encrypted(record):
+                await self._encryption.check()
             return of_network(record), (), ()
+        network = self._registry.networks.get(record.network)
+        encrypted = {network.id} if network and is_encrypted(network) else set()
+        if encrypted:
+            await self._settle()
         address = await self._address()
         if address is None:
             raise StoreUnavailable(
                 "this host has no address by which others could reach it: give --cluster-advertise an address of the "
                 "host's, or an interface that has one"
             )
-        network = self._registry.networks.get(record.network)
         own = self._registry.blocks(self._node)
         others = tuple(key for key in (around(network, record) if network else ()) if key not in own)
-        return of_peer(self._filled(record, address)), (opened(record.network),), others
+        return of_peer(self._filled(record, address, encrypted)), (opened(record.network),), others
 
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that who had *questions* has done what he could with the answers: what he left is taken back."""
@@ -239,7 +258,7 @@ class Member:
         for version in sorted({via.version for via in hosts}):
             asked = [via for via in hosts if via.version == version]
             size = await self._call(partial(_packet_size, network.id, version))
-            there = await reached(asked, size)
+            there = await reached(asked, size, self._encryption.inside() if is_encrypted(network) else nullcontext())
             for via in asked:
                 node = self._registry.nodes.get(hosts[via])
                 name = f"{node.name if node else hosts[via][:12]} ({via})"
@@ -254,7 +273,7 @@ class Member:
         registry = self._registry
         views = [self._view(node, "unknown" if self._away else "ready") for node in registry.nodes.values()]
         for identity in registry.holders() - registry.nodes.keys():
-            via = next((str(peer.via) for peer in registry.peers_of(identity)), "")
+            via = next((str(peer.via) for peer in registry.peers_of(identity) if peer.via not in PREFIX), "")
             views.append(self._view(Node(identity, "", via, "", 0), "down"))
         return tuple(sorted(views, key=lambda view: (not view.here, view.name, view.id)))
 
@@ -275,6 +294,13 @@ class Member:
         """Take notice of what the engine announced."""
         if event.kind == "network" and event.action in {"connect", "disconnect", "destroy"}:
             self.look()
+        if event.kind == "network" and event.action in {"create", "destroy"}:
+            self.settle()
+
+    def moved(self) -> None:
+        """Know that the ways between other hosts and this one may be others."""
+        self.look()
+        self.settle()
 
     def look(self) -> None:
         """See soon whether the store has what this host has, and nothing besides, and mend it."""
@@ -319,8 +345,9 @@ class Member:
         if offers.address is None:
             return  # it may be back, and until then what is here is nobody else's
         wanted: dict[str, bytes] = {}
+        encrypted = _encrypted(offers)
         for one in offers.offered:
-            wanted |= of_peer(self._filled(one, offers.address))
+            wanted |= of_peer(self._filled(one, offers.address, encrypted))
         own = self._registry.held(self._node)
         for key in [key for key, value in wanted.items() if own.get(key) != value]:
             await self._tell_address(key, wanted[key])
@@ -404,14 +431,61 @@ class Member:
     async def _address(self) -> IPAddress | None:
         return await self._call(lambda engine: engine.advertised(), brief=True)
 
-    def _filled(self, peer: Peer, address: IPAddress) -> Peer:
-        return replace(peer, node=self._node, via=address)
+    def _filled(self, peer: Peer, address: IPAddress, encrypted: Collection[str]) -> Peer:
+        via = (self._encryption.address or UNKNOWN) if peer.network in encrypted else address
+        return replace(peer, node=self._node, via=via)
+
+    # Encrypted networks.
+
+    def settle(self) -> None:
+        """See soon whether the ways to other hosts are as they should be."""
+        self._unsettled = True
+        if not self._settling:
+            self._settling = True
+            self._spawn(self._settle_all())
+
+    async def rekey(self) -> None:
+        """Begin to have another key."""
+        self._check_there()
+        await self._encryption.rekey()
+
+    async def _settle_all(self) -> None:
+        try:
+            while self._unsettled:
+                self._unsettled = False
+                try:
+                    await self._settle()
+                    self._complaint = ""
+                except (StoreUnavailable, SessionLost):
+                    pass  # it is told when the store is back
+                except IsthmusError as error:
+                    if self._complaint != str(error):
+                        log.error("encrypted networks reach no other host: %s", error)  # noqa: TRY400 - all is told
+                    self._complaint = str(error)
+                    self._loop.call_later(PATIENCE, self.settle)
+        finally:
+            self._settling = False
+
+    async def _settle(self) -> None:
+        """Have the ways to other hosts be as they should, and tell these of what changed with them."""
+        offers = await self._offers()
+        nodes = tuple(self._registry.nodes.values())
+        kept = {peer.via for peer in await self._others()} if _encrypted(offers) else set()
+        used = {peer.via for peer in self._registry.peers_of(self._node)}
+        changed = await self._encryption.settle(nodes, kept, offers.mtu, used)
+        own = self._registry.nodes.get(self._node)
+        if not self._away and own and own.keys != self._encryption.keys:
+            await self._greet()
+        if changed:
+            self.look()
 
     # What others tell.
 
     async def _stay(self) -> None:
         """Find the store again whenever it was lost."""
         pause = self._times.retry
+        self._settling = self._unsettled = True
+        await self._settle_all()
         while True:
             try:
                 snapshot = await self._meet()
@@ -442,6 +516,7 @@ class Member:
             log.info("the cluster store is there, with %d hosts", len(self._registry.nodes))
         self._away = ""
         self.look()
+        self.settle()
         return snapshot
 
     async def _greet(self) -> None:
@@ -458,8 +533,8 @@ class Member:
         if not self._session:
             self._session = await self._store.join(self._times.ttl)
             self._since = self._clock()
-        address = await self._address()
-        here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since))
+        address, keys = await self._address(), self._encryption.keys
+        here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since, keys))
         if not here.items() <= self._registry.items.items():
             await self._commit(here, session=self._session)
 
@@ -550,6 +625,9 @@ class Member:
         await self._teach(changed.put, changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
+        left = (one for one in changed.drop if isinstance(one, Peer) and one.node not in self._registry.nodes)
+        if any(left) or any(key.startswith(("nodes/", "networks/")) for key in changes):
+            self.settle()
         ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
         touched = touched or f"nodes/{self._node}" in changes
         if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
@@ -665,6 +743,11 @@ def _lessons(
     come = sorted(put, key=lambda one: isinstance(one, Peer))  # nobody is known on a network that is not
     yield from ((come[at : at + LESSON], ()) for at in range(0, len(come), LESSON))
     yield (), [one for one in drop if isinstance(one, Network)]
+
+
+def _encrypted(offers: Offers) -> frozenset[str]:
+    """The IDs of the networks that are encrypted."""
+    return frozenset(network.id for network in offers.networks if is_encrypted(network))
 
 
 def _packet_size(network: str, version: int, engine: Engine) -> int:

@@ -8,7 +8,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Collection
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from struct import Struct
 
@@ -26,8 +26,12 @@ _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _IPV6_DONTFRAG = 10, 23, 62
 _PMTUDISC_PROBE = 3  # linux/in.h: set DF, and try what is larger than the path was thought to carry
 
 
-async def reached(addresses: Collection[IPAddress], size: int, wait: float = WAIT) -> frozenset[IPAddress]:
+async def reached(
+    addresses: Collection[IPAddress], size: int, place: AbstractContextManager[object], wait: float = WAIT
+) -> frozenset[IPAddress]:
     """Those of *addresses* from which an echo came back that was an IP packet of *size* bytes.
+
+    It is sent from where the calling thread is within *place*.
 
     Raises:
         DeviceUnavailable: nothing can be asked from here.
@@ -38,7 +42,8 @@ async def reached(addresses: Collection[IPAddress], size: int, wait: float = WAI
     with ExitStack() as held:
         for version in {address.version for address in addresses}:
             asked = {str(address): address for address in addresses if address.version == version}
-            sender = held.enter_context(_opened(version))
+            with place:
+                sender = held.enter_context(_opened(version))
 
             def hear(sender: socket.socket, asked: dict[str, IPAddress], version: int) -> None:
                 while True:

@@ -24,14 +24,25 @@ CHUNK = LIMIT // 2
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})
 
 
+class Key(msgspec.Struct, frozen=True):
+    """A *public* key of WireGuard's, and the UDP *port* at which it is answered."""
+
+    public: str
+    port: int
+
+
 class Node(msgspec.Struct, frozen=True):
-    """A host, as it tells of itself: *session* is that which its key goes with, *since* nanoseconds since the epoch."""
+    """A host, as it tells of itself: *session* is that which its key goes with, *since* nanoseconds since the epoch.
+
+    Its *keys* are those by which it has encrypted networks: the one to use, and others that were or will be.
+    """
 
     id: str
     name: str
     address: str
     session: str
     since: int
+    keys: tuple[Key, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ Nobody learns and nothing is flooded: bridge and tunnel are told who is where, t
 tunnel answers itself who asks for their addresses. The bridge has the gateway's address, and the same MAC on every
 host, so that a sandbox finds its way from one of the network's subnets to another wherever it is.
 
+With the option `encrypted` the tunnel's packets leave by another namespace instead, in which there is nothing but ways
+by WireGuard (`kernel.wireguard`). So nothing leaves, or comes in, that is not encrypted, whatever else fails.
+
 A network may also name its hosts itself (`isthmus.peers`), and then needs no store that tells who is where: the tunnel
 learns that by what comes, and sends what is for all to each of the hosts, as plain VXLAN does.
 """
@@ -22,7 +25,7 @@ from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption
 from isthmus.firewall import Subject
-from isthmus.model import Endpoint, Host, IPAddress, Network, Pairs, Peer, pairs
+from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs, Peer, pairs
 from isthmus.naming import Owner
 from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, Options, check_mtu
 from isthmus.resources import (
@@ -63,6 +66,7 @@ HEADERS = {4: 50, 6: 70}
 """How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
 
 _VNIS = range(1, 1 << 24)
+_WIREGUARD = 80  # WireGuard, UDP and IPv6 around each packet
 _OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
 
 
@@ -79,6 +83,7 @@ class Parsed:
     peers: tuple[IPAddress, ...]
     mtu: int | None
     prefix: str
+    encrypted: bool
     bits: int | None
     lazy: bool
 
@@ -100,10 +105,6 @@ def parse(options: Pairs) -> Parsed:
     """
     read = Options(dict(options))
     read.only("isthmus.", _OURS)
-    if read.text("encrypted") or "encrypted" in dict(options):
-        raise InvalidOption(
-            "encrypted", read.text("encrypted", "true"), "encryption is not supported yet: leave it out"
-        )
     return Parsed(
         vnis=tuple(_vni(text.strip()) for text in read.text(VXLANS).split(",") if text.strip()),
         port=read.integer("vxlan.port", 1, 65535) or PORT,
@@ -112,6 +113,7 @@ def parse(options: Pairs) -> Parsed:
         ),
         mtu=read.mtu(),
         prefix=read.interface(PREFIX, "eth"),
+        encrypted=read.boolean("encrypted", "encrypted" in dict(options)),
         bits=_bits(read.text(LEASE)),
         lazy=read.boolean("isthmus.lazy", default=False),
     )
@@ -139,6 +141,11 @@ def _host(text: str) -> IPAddress:
     return address
 
 
+def is_encrypted(network: Network) -> bool:
+    """Whether what goes from host to host is encrypted."""
+    return network.driver == "overlay" and parse(network.options).encrypted
+
+
 def check(network: Network, host: Host, others: Iterable[Network]) -> None:
     """Refuse a network that nobody would tell who is where, and VXLAN numbers that cannot be."""
     options = parse(network.options)
@@ -149,6 +156,9 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             f"overlay network {network.name} needs a store that tells who is on which host: start the daemon with "
             "--cluster-store, or name the other hosts with -o isthmus.peers=ADDRESS,..."
         )
+    if options.encrypted and options.peers:
+        hint = "the hosts that isthmus.peers names know no keys of each other: leave one of the two out"
+        raise InvalidOption("encrypted", "true", hint)
     if len(options.vnis) != count:
         hint = f"{network.name} has {count} subnets, and each has a VXLAN number of its own, the same on all hosts"
         raise InvalidOption(VXLANS, ",".join(map(str, options.vnis)), hint)
@@ -207,9 +217,10 @@ def mtu(network: Network, host: Host) -> int:
     if options.mtu:
         return options.mtu
     outside = host.advertised
-    below = next((link.mtu for link in host.links if any(one.ip == outside for one in link.addresses)), host.mtu)
     six = any(address.version == 6 for address in (*options.peers, *([outside] if outside else ())))
-    path = min(below, 65535) - HEADERS[6 if six else 4]
+    path = host.outward - HEADERS[6 if six else 4]
+    if options.encrypted:
+        path = host.outward - HEADERS[6] - _WIREGUARD
     return max(path, MIN_IPV6_MTU) if network.ipv6 else path
 
 
@@ -218,15 +229,28 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
     options, netns, mine = parse(network.options), naming.hidden(network.id), Owner(network.id)
     size = mtu(network, host)
     yield Namespace(netns)
+    under = naming.ENCRYPTED if options.encrypted else HOST
+    if options.encrypted:
+        yield Namespace(under)
     yield Bridge(netns, BRIDGE, mine, mtu=size, ipv6=network.ipv6)
     for subnet in network.subnets:
         if subnet.gateway:
             yield Address(netns, BRIDGE, ip_interface(f"{subnet.gateway}/{subnet.cidr.prefixlen}"), mine)
     for vni in options.vnis:
         tunnel = naming.tunnel(vni)
-        local = host.advertised
+        local = None if options.encrypted else host.advertised
         yield Vxlan(
-            netns, tunnel, vni, BRIDGE, mine, options.port, local, bool(options.peers), asking=options.lazy, mtu=size
+            netns,
+            tunnel,
+            vni,
+            BRIDGE,
+            mine,
+            options.port,
+            local,
+            bool(options.peers),
+            asking=options.lazy,
+            mtu=size,
+            under=under,
         )
         for peer in options.peers:
             yield Forwarding(netns, tunnel, NOBODY, peer)

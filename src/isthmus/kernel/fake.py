@@ -678,6 +678,8 @@ class FakeKernel:
             link = None
         if link is None:
             self._make_here(operation, end)
+            if new.under not in {HOST, *self._namespaces}:
+                raise _refused(operation, ENOENT)
             self._check(operation, mtu=new.mtu)
             self._check_master(operation, end, new.master)
             for at, other in list(self._links.items()):
@@ -970,7 +972,8 @@ class FakeKernel:
 
     def _drop_namespace(self, name: str) -> None:
         self._namespaces.discard(name)
-        for end in [end for end in self._links if end[0] == name]:
+        tunnels = [end for end, link in self._links.items() if link.tunnel and link.tunnel.under == name]
+        for end in [*(end for end in self._links if end[0] == name), *tunnels]:
             if end in self._links:
                 self._drop_link(end)
         self._sysctls = {key: value for key, value in self._sysctls.items() if key[0] != name}

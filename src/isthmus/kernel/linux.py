@@ -33,7 +33,7 @@ from errno import (
     ESRCH,
     EXFULL,
 )
-from ipaddress import IPv4Address, IPv4Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_address
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -78,6 +78,7 @@ from isthmus.kernel.netlink import (
     dumprules,
     getfdb,
     getneigh,
+    getnsid,
     link,
     neighbour,
     newaddr,
@@ -86,6 +87,7 @@ from isthmus.kernel.netlink import (
     newneigh,
     newroute,
     newrule,
+    nsid,
     route,
     rule,
     setlink,
@@ -94,7 +96,7 @@ from isthmus.kernel.netlink import (
 from isthmus.kernel.nft import Firewall
 from isthmus.kernel.spaces import Space, Spaces
 from isthmus.model import ETHERNET_MTU, HOST, Host, HostLink, IPAddress, IPInterface, Place
-from isthmus.naming import MAIN_TABLE, PROTOCOL, Owner
+from isthmus.naming import ENCRYPTED, MAIN_TABLE, PROTOCOL, Owner
 from isthmus.plan import Change, Operation, Plan, fits
 from isthmus.resources import (
     NOBODY,
@@ -403,7 +405,9 @@ class LinuxKernel:
         elif message.kind == "ifb":
             found.add(Ifb(view.name, message.name, owner, message.up))
         elif message.kind == "vxlan":
-            found.add(_vxlan(view.name, message, owner, view.links.get(message.master)))
+            if space := self._spaces.find(view.name):
+                under = self._under(space, message)
+                found.add(_vxlan(view.name, message, owner, view.links.get(message.master), under))
         elif message.kind == "veth" and far and other:
             found.add(_veth(view.name, message, far.name, other, owner, view.links.get(message.master)))
             found.update(far.things(other, owner))
@@ -472,7 +476,8 @@ class LinuxKernel:
         elif message.kind == "ifb":
             yield Ifb(space.name, message.name, owner, message.up)
         elif message.kind == "vxlan":
-            yield _vxlan(space.name, message, owner, space.link(message.master) if message.master else None)
+            master = space.link(message.master) if message.master else None
+            yield _vxlan(space.name, message, owner, master, self._under(space, message))
         elif _stands(message):
             yield self._standing(space, message, owner)
 
@@ -865,15 +870,17 @@ class LinuxKernel:
     def _make_vxlan(self, operation: Operation, tunnel: Vxlan, work: _Work) -> None:
         space = self._space(operation, tunnel.netns)
         master = self._index_of(operation, space, tunnel.master, work)
-        birthplace = -1 if space is self._spaces.host else space.netns
+        under = self._space(operation, tunnel.under)
+        birthplace = -1 if space is under else space.netns
+        local = tunnel.local or (IPv6Address(0) if tunnel.under else None)
         ways = {"learning": tunnel.learning, "asking": tunnel.asking}
-        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=tunnel.local, **ways)
+        data = netlink.vxlan(tunnel.vni, port=tunnel.port, local=local, **ways)
         alias, quiet = naming.mark(tunnel.owner), AddrGenMode.NONE if self._speaks_inet6(tunnel.mtu or 0) else None
         for _ in range(_TRIES):
             self._index += 2
             index = self._index
             birth = newlink("vxlan", tunnel.name, index=index, mtu=tunnel.mtu or 0, netns=birthplace, data=data)
-            errors = self._spaces.host.socket.attempt(birth)
+            errors = under.socket.attempt(birth)
             if not errors:
                 if quiet is not None:  # it has no address, but is told who has some
                     self._permit_ipv6(operation, space, tunnel.name)
@@ -893,6 +900,16 @@ class LinuxKernel:
                 return
         raise Refused(operation, EBUSY, _NO_INDEX)
 
+    def _under(self, space: Space, tunnel: LinkMessage) -> str:
+        """Return the name of the namespace by which the packets of a *tunnel* leave."""
+        number = tunnel.link_netnsid
+        if number is None:
+            return space.name
+        if number == self._spaces.number_of_host(space):
+            return HOST
+        below = self._spaces.find(ENCRYPTED)
+        return ENCRYPTED if below and nsid(space.socket.ask(getnsid(below.netns))) == number else ELSEWHERE
+
     def _complete_vxlan(self, operation: Operation, tunnel: Vxlan, space: Space, master: int) -> bool:
         """Bring a tunnel that is there to what it shall be; False if one of ours was in the way, and is not now.
 
@@ -906,7 +923,7 @@ class LinuxKernel:
         owner = naming.owner(there.alias)
         # One without a mark, in a namespace of ours, was cut short when it was made.
         if (owner or space is not self._spaces.host) and there.kind == "vxlan":
-            if owner and fits(tunnel, _vxlan(space.name, there, owner, None)):
+            if owner and fits(tunnel, _vxlan(space.name, there, owner, None, self._under(space, there))):
                 self._send(operation, space, _vxlan_changes(tunnel, there, master))
                 return True
             space.socket.request(dellink(there.ifindex))
@@ -1354,7 +1371,7 @@ def _bridge(netns: str, message: LinkMessage, owner: Owner) -> Bridge:
     return Bridge(netns, message.name, owner, message.mtu, _ipv6(message), message.up)
 
 
-def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None) -> Vxlan:
+def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage | None, under: str) -> Vxlan:
     told = message.vxlan or VxlanMessage(0, 0, None, learning=False, asking=False)
     return Vxlan(
         netns,
@@ -1368,6 +1385,7 @@ def _vxlan(netns: str, message: LinkMessage, owner: Owner, master: LinkMessage |
         told.asking,
         message.mtu,
         message.up,
+        under,
     )
 
 

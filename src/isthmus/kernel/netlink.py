@@ -405,6 +405,12 @@ def setlink(
     return _LINK.pack(32 + len(attributes), RTM_NEWLINK, NLM_F_REQUEST, 0, 0, 0, 0, index, flags, change) + attributes
 
 
+def movelink(name: str, netns: int) -> bytes:
+    """Have the link of this *name* go to the namespace of the descriptor *netns*, where it is down at first."""
+    attributes = _text(IFLA_IFNAME, name) + attribute_u32(IFLA_NET_NS_FD, netns)
+    return _LINK.pack(32 + len(attributes), RTM_NEWLINK, NLM_F_REQUEST, 0, 0, 0, 0, 0, 0, 0) + attributes
+
+
 def dellink(link: int | str) -> bytes:
     """Delete the link of this index or name (of a veth: both ends); ENODEV if there is none. Takes some 20 ms."""
     index, attributes = (link, b"") if isinstance(link, int) else (0, _text(IFLA_IFNAME, link))
@@ -489,16 +495,17 @@ def newroute(
     metric: int = 0,
     table: int = MAIN_TABLE,
     kind: int = RTN_UNICAST,
+    replace: bool = False,
 ) -> bytes:
     """Make a route that bears our mark, by way of a *gateway* or of the link of index *oif*; EEXIST if there is one.
 
-    *Destination* is `0.0.0.0/0` or `::/0` for a default route; *kind* one of Linux's RTN types. A *metric* of 0 means 0
-    in IPv4 and 1024 in IPv6.
+    With *replace* it takes the place of that. *Destination* is `0.0.0.0/0` or `::/0` for a default route; *kind* one of
+    Linux's RTN types. A *metric* of 0 means 0 in IPv4 and 1024 in IPv6.
     """
     attributes = attribute(RTA_PREFSRC, prefsrc.packed) if prefsrc is not None else b""
     attributes += _path(destination, gateway, oif, metric)
     scope = RT_SCOPE_LINK if gateway is None and kind == RTN_UNICAST else RT_SCOPE_UNIVERSE
-    flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL
+    flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_REPLACE if replace else NLM_F_EXCL)
     if table > 255:
         attributes += attribute_u32(RTA_TABLE, table)
         table = 0

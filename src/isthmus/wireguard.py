@@ -1,0 +1,92 @@
+"""What hosts are to each other by WireGuard, and how its program `wg` is told that.
+
+A key's inner address follows from the key, so nobody can take another's: whoever sends from an address has its key.
+"""
+
+import binascii
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import IPv6Address, IPv6Network
+
+from isthmus.model import IPAddress
+
+PREFIX = IPv6Network("fd69:7374:686d::/48")
+"""The inner addresses of all hosts. They are in a namespace in which there is nothing else."""
+
+PORTS = range(51820, 51836)
+"""The UDP ports of this host that are tried in turn: WireGuard's usual one, and others where that is taken."""
+
+KEEPALIVE = 25
+"""How often, in seconds, a host is heard of: who is behind NAT is reached only while that remembers him."""
+
+FRESH = 180
+"""For how long, in seconds, a handshake tells that somebody is there: by then there has been another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device with its *public* key and its UDP *port*; and by key, when each of the others last answered it.
+
+    That is in seconds since the epoch, 0 for never.
+    """
+
+    public: str
+    port: int
+    others: Mapping[str, int] = field(default_factory=dict)
+
+
+def is_key(text: str) -> bool:
+    """Whether *text* is a key, as `wg` writes them.
+
+    >>> is_key("eDIZn6BtkyPYjbh3sE+JS4Dg/49DYaf1KDq0naRHAmg="), is_key("endpoint")
+    (True, False)
+    """
+    try:
+        return len(text) == 44 and len(binascii.a2b_base64(text, strict_mode=True)) == 32
+    except ValueError:
+        return False
+
+
+def address(public: str) -> IPv6Address:
+    """The inner address of who has the key that belongs to *public*."""
+    return PREFIX[int.from_bytes(sha256(public.encode()).digest()[:10], "big")]
+
+
+def device(public: str) -> str:
+    """The name of the device with that key."""
+    return f"wg{sha256(public.encode()).hexdigest()[:12]}"
+
+
+def read(dump: str) -> Device:
+    r"""What `wg show DEVICE dump` tells.
+
+    >>> read("PRIVATE=\tPUBLIC=\t51820\toff\nOTHER=\t(none)\t192.0.2.7:51820\tfd69::1/128\t17\t0\t0\t25\n")
+    Device(public='PUBLIC=', port=51820, others={'OTHER=': 17})
+    """
+    own, *others = (line.split("\t") for line in dump.splitlines())
+    return Device(own[1], int(own[2]), {one[0]: int(one[4]) for one in others})
+
+
+def words(
+    there: Collection[str], wanted: Mapping[str, str], told: Mapping[str, str], kept: Collection[IPAddress]
+) -> Iterator[str]:
+    """What `wg set DEVICE` is to be told so that a device which has the keys *there* has those that are *wanted*.
+
+    These have endpoints, "" for none that is known. One is told only once (what was *told* before is known): from
+    where a host is heard later, there it is reached, and to say the old again would undo that. Keys whose addresses are
+    to be *kept* stay although nobody is known to want them.
+
+    >>> " ".join(words({"A=", "B="}, {"B=": "192.0.2.7:51820"}, {"B=": "192.0.2.6:51820"}, ()))
+    'peer A= remove peer B= endpoint 192.0.2.7:51820'
+    """
+    for public in sorted(set(there) - wanted.keys()):
+        if address(public) not in kept:
+            yield from ("peer", public, "remove")
+    for public, endpoint in sorted(wanted.items()):
+        where = ("endpoint", endpoint) if endpoint else ()
+        if public not in there:
+            yield from ("peer", public, *where, "persistent-keepalive", str(KEEPALIVE))
+            yield from ("allowed-ips", f"{address(public)}/128")
+        elif where and told.get(public, endpoint) != endpoint:
+            yield from ("peer", public, *where)
