@@ -685,13 +685,13 @@ class Engine:
         shared = (one for one in self._state.networks.values() if one.scope == "global")
         return tuple(peer for network in shared for peer in self._state.peers_on(network.id))
 
-    def keep_blocks(self, put: Iterable[Block], drop: Iterable[Block]) -> tuple[Block, ...]:
-        """Give out addresses of the blocks *put* without asking, and none of *drop* any more; return those dropped.
+    def keep_blocks(self, put: Iterable[Block], lost: Iterable[Block], spare: Iterable[Block]) -> tuple[Block, ...]:
+        """Give out addresses of the blocks *put* without asking, and none any more of those *lost* to other hosts.
 
-        One in which somebody has an address, or has one kept for him, stays.
+        Nor of those that are *spare*, but for those in which somebody has an address by now. Return those given up.
         """
         put = [block for block in put if block.network in self._state.networks]
-        drop = tuple(block for block in drop if self._is_idle(block))
+        drop = (*lost, *filter(self._is_idle, spare))
         self._commit(put=put, drop=drop)
         return drop
 
@@ -712,7 +712,8 @@ class Engine:
         if fresh:
             self._commit(put=fresh)
             self.reconcile(self._host())
-        peers = {one.id: one for one in put if isinstance(one, Peer) and one.network in state.networks}
+        told = (one for one in put if isinstance(one, Peer) and one.network in state.networks)
+        peers = {one.id: one for one in told if one != state.peer(one.network, one.id)}
         gone = [one for one in drop if isinstance(one, Peer) and state.peer(one.network, one.id)]
         changed = [*peers.values(), *gone]
         before = [known for one in changed if (known := state.peer(one.network, one.id))]

@@ -144,11 +144,12 @@ def sandbox(
 def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
     """What this host has to know of those who are on *network* elsewhere, as far as it is about who *changed*."""
     changed, driver = tuple(changed), BUILTIN[network.driver]
-    here = (state.peer(network.id, one.id) for one in changed)
-    known = tuple(peer if peer and state.is_told(network, peer) else None for peer in here)
-    past = (one for one, now in zip(changed, known, strict=True) if one is not now)
-    wanted = tuple(dict.fromkeys(driver.peers(network, filter(None, known))))
-    told = {one.key for one in (*wanted, *driver.peers(network, past))}
+    # Who came in the place of another has his address, and so his MAC.
+    places = ((one.mac, *(address.ip for address in one.addresses)) for one in changed)
+    there = [state.peer_at(network.id, where) for several in places for where in several]
+    known = dict.fromkeys(filter(None, (*there, *(state.peer(network.id, one.id) for one in changed))))
+    wanted = tuple(dict.fromkeys(driver.peers(network, (one for one in known if state.is_told(network, one)))))
+    told = {one.key for one in (*wanted, *driver.peers(network, changed))}
     return Area(() if network.removing else wanted, Scope(told=frozenset(told)))
 
 

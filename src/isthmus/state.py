@@ -59,7 +59,7 @@ class State:
         self._leases: dict[str, dict[str, Lease]] = {}
         self._ends: list[tuple[int, str, str]] = []
         self._peers: dict[str, dict[str, Peer]] = {}
-        self._peer_at: dict[tuple[str, IPAddress | str], Peer] = {}
+        self._peer_at: dict[tuple[str, IPAddress | str], dict[str, Peer]] = {}
         self._met: set[Peer] = set()
         self._blocks: dict[str, dict[Block, AddressPool]] = {}
         self._keepers: dict[tuple[str, IPAddress], Lease] = {}
@@ -178,8 +178,8 @@ class State:
         return tuple(peer for peer in self.peers_on(network.id) if self.is_told(network, peer))
 
     def peer_at(self, network: str, where: IPAddress | str) -> Peer | None:
-        """Who on another host has an address or a MAC on the network of this ID."""
-        return self._peer_at.get((network, where))
+        """Who on another host has an address or a MAC on the network of this ID; of several, who was told of last."""
+        return next(reversed(self._peer_at.get((network, where), {}).values()), None)
 
     def meet(self, peer: Peer) -> None:
         """Know that somebody here looked for *peer*. It is not stored: the kernel knows it."""
@@ -371,7 +371,7 @@ class State:
                 self.meet(peer)
         self._peers.setdefault(peer.network, {})[peer.id] = peer
         for where in (peer.mac, *(address.ip for address in peer.addresses)):
-            self._peer_at[peer.network, where] = peer
+            self._peer_at.setdefault((peer.network, where), {})[peer.id] = peer
         for pool in self._pools_around(peer.network):
             for address in peer.addresses:
                 if pool.has(address.ip):
@@ -381,7 +381,9 @@ class State:
         if known := self._peers.get(peer.network, {}).pop(peer.id, None):
             self._met.discard(known)
             for where in (known.mac, *(address.ip for address in known.addresses)):
-                if self._peer_at.get((peer.network, where)) == known:
+                there = self._peer_at[peer.network, where]
+                del there[known.id]
+                if not there:
                     del self._peer_at[peer.network, where]
             for pool in self._pools_around(peer.network):
                 for address in peer.addresses:

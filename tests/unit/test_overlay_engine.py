@@ -251,3 +251,14 @@ def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None
     assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac, other.mac}
     world.engine.learn([], [moved, other])
     assert told(world, multi) == set()
+
+
+def test_who_came_in_the_place_of_another_stays_when_that_one_is_forgotten(world: World) -> None:
+    """They have one address, and so one MAC; in which order others tell of them is chance."""
+    multi = shared(world)
+    before, after = peer(multi), replace(peer(multi, via="192.0.2.3"), id="e" * 64)
+    world.engine.learn([before], [])
+    world.engine.learn([after], [])
+    world.engine.learn([], [before])
+    assert {one.remote for one in told(world, multi) if isinstance(one, Forwarding)} == {after.via}
+    assert world.restart().start() == NOTHING

@@ -79,6 +79,7 @@ class Member:
         self._clock = clock
         self._registry = Registry()
         self._written: dict[str, int] = {}
+        self._revision = 0
         self._session = ""
         self._since = 0
         self._away = "it was not asked yet"
@@ -310,7 +311,9 @@ class Member:
                 await self._tell_network(network)
         await self._mend_blocks(offers, known)
         here = self._registry.nodes.get(self._node)
-        if here and here.address != str(offers.address or ""):
+        if here is None:
+            await self._greet()
+        elif here.address != str(offers.address or ""):
             self._moved.set()
             return
         if offers.address is None:
@@ -347,7 +350,7 @@ class Member:
                 idle.setdefault((block.network, block.cidr.version), []).append(block)
         spare = [block for several in idle.values() for block in several[1:]]
         if lost or spare:
-            gone = await self._call(lambda engine: engine.keep_blocks((), (*lost, *spare)))
+            gone = await self._call(lambda engine: engine.keep_blocks((), lost, spare))
             blocks = {key: block for key, block in blocks.items() if block not in gone}
         for part in chunks({key: own[key] for key in known if key in own and key not in blocks}):
             with suppress(Conflict):
@@ -429,7 +432,7 @@ class Member:
         """Be known to the store, and know all that it knows."""
         self._moved.clear()
         snapshot = await self._store.read("")
-        self._registry, self._written = Registry(), {}
+        self._registry, self._written, self._revision = Registry(), {}, snapshot.revision
         self._told_damaged(self._registry.take(snapshot.items))
         await self._greet()
         await self._recognize()
@@ -508,17 +511,21 @@ class Member:
                 if changes.get(CLUSTER, b"") is None:
                     # Or it shows us nothing any more, as Consul does where a token may not read.
                     raise StoreUnavailable("it has lost its data")
-                # What this host wrote later is not undone by news that are older.
-                fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
-                self._written = {key: written for key, written in self._written.items() if written > revision}
-                await self._take(fresh)
+                await self._take_of(revision, changes)
 
     async def _refresh(self) -> None:
         """Know all that the store knows now."""
         snapshot = await self._store.read("")
-        fresh = differences(self._registry.items, snapshot.items)
-        self._written.update(dict.fromkeys(fresh, snapshot.revision))
-        await self._take(fresh)
+        await self._take_of(snapshot.revision, differences(self._registry.items, snapshot.items))
+
+    async def _take_of(self, revision: int, changes: Mapping[str, bytes | None]) -> None:
+        """Know what was so at a *revision*, unless what is known is of a later one."""
+        if revision >= self._revision:
+            # What this host wrote later is not undone.
+            fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
+            self._written = {key: written for key, written in self._written.items() if written > revision}
+            self._revision = revision
+            await self._take(fresh)
 
     async def _commit(
         self,
@@ -540,21 +547,24 @@ class Member:
         touched = any(key in held and held[key] != value for key, value in changes.items())
         changed = self._registry.take(changes)
         self._told_damaged(changed)
-        # Who stands on a network is of use to the engine only when it knows that.
-        fresh = {one.id for one in changed.put if isinstance(one, Network)}
-        there = [peer for peer in self._registry.peers() if peer.network in fresh] if fresh else []
-        await self._teach(dict.fromkeys((*changed.put, *there)), changed.drop)
+        await self._teach(changed.put, changed.drop)
         if any(key.startswith("nodes/") for key in changes):
             self._watch_over()
         ours = (one for one in changed.put if isinstance(one, Peer) and one.node == self._node)
+        touched = touched or f"nodes/{self._node}" in changes
         if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
             self.look()
 
     async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
         """Have the engine know what others have, and no more what they had."""
-        put = tuple(one for one in put if isinstance(one, Network) or one.node != self._node)
-        drop = tuple(one for one in drop if isinstance(one, Network) or one.node != self._node)
         async with self._teaching:
+            # While one waits, others may have been told what is newer.
+            registry = self._registry
+            # And who stands on a network is of use to the engine only when it knows that.
+            fresh = {one.id for one in put if isinstance(one, Network)}
+            there = [peer for peer in registry.peers() if peer.network in fresh] if fresh else []
+            put = tuple(one for one in dict.fromkeys((*put, *there)) if registry.has(one) and not self._is_here(one))
+            drop = tuple(one for one in drop if not (registry.knows(one) or self._is_here(one)))
             for come, gone in _lessons(put, drop):
                 await self._teach_at_once(come, gone)
 
@@ -566,6 +576,9 @@ class Member:
         except (IsthmusError, ExceptionGroup) as error:
             log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
 
+    def _is_here(self, record: Network | Peer) -> bool:
+        return isinstance(record, Peer) and record.node == self._node
+
     async def _relearn(self) -> None:
         """Have the engine know just what the store has, but spare for a while what that may only have lost."""
         networks, registry = (await self._offers()).networks, self._registry
@@ -576,7 +589,7 @@ class Member:
             peers = {one.id for one in registry.peers()}
             gone += [one for one in others if one.id not in peers]
             gone += [one for one in networks if one.id not in registry.networks]
-        await self._teach(there.difference(others, networks), gone)
+        await self._teach(there, gone)
         self._watch_over()
 
     def _spared(self) -> bool:
@@ -626,6 +639,9 @@ class Member:
         self._loop.call_later(delay, lambda: self._spawn(work()))
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        if self._closing:
+            work.close()  # what it would look at is another's by now
+            return
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -656,4 +672,4 @@ def _packet_size(network: str, version: int, engine: Engine) -> int:
 
 
 def _keep(block: Block, engine: Engine) -> None:
-    engine.keep_blocks((block,), ())
+    engine.keep_blocks((block,), (), ())

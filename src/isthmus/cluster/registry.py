@@ -67,12 +67,12 @@ def opened(network: str) -> str:
 
 def of_peer(peer: Peer) -> dict[str, bytes]:
     """What is kept of an endpoint: itself, under each of its addresses."""
-    value = records.encode(peer)
-    return dict.fromkeys(_keys(peer), value)
+    return dict.fromkeys(keys_of(peer), records.encode(peer))
 
 
-def _keys(peer: Peer) -> Iterator[str]:
-    return (f"addresses/{peer.network}/{address.ip}" for address in peer.addresses)
+def keys_of(peer: Peer) -> list[str]:
+    """The keys of an endpoint's addresses."""
+    return [f"addresses/{peer.network}/{address.ip}" for address in peer.addresses]
 
 
 def of_block(block: Block, node: str) -> dict[str, bytes]:
@@ -130,7 +130,7 @@ class Registry:
         # Who has two addresses may lose one at a time; who is changed is first forgotten, then known anew.
         there = {peer.id for peer in put if isinstance(peer, Peer)}
         there.update(
-            one.id for one in drop if isinstance(one, Peer) and any(self._is_at(key, one.id) for key in _keys(one))
+            one.id for one in drop if isinstance(one, Peer) and any(self._is_at(key, one.id) for key in keys_of(one))
         )
         gone = dict.fromkeys(one for one in drop if not (isinstance(one, Peer) and one.id in there))
         kept = {one.id for one in put if isinstance(one, Network)}
@@ -147,6 +147,18 @@ class Registry:
     def peers_of(self, node: str) -> Iterator[Peer]:
         """Those that a host has."""
         return (self._peers[key] for key in self._held.get(node, ()))
+
+    def has(self, record: Network | Peer) -> bool:
+        """Whether *record* is just what the store has."""
+        if isinstance(record, Network):
+            return self.networks.get(record.id) == record
+        return any(self._peers.get(key) == record for key in keys_of(record))
+
+    def knows(self, record: Network | Peer) -> bool:
+        """Whether the store has what *record* was, be it another by now."""
+        if isinstance(record, Network):
+            return record.id in self.networks
+        return any((one := self._peers.get(key)) is not None and one.id == record.id for key in keys_of(record))
 
     def peer(self, key: str) -> Peer | None:
         """Who has the address of this key."""
@@ -221,7 +233,7 @@ class Registry:
             case "addresses":
                 identity = msgspec.json.decode(value, type=_Envelope).record.id
                 peer = records.decode(f"peer/{rest.partition('/')[0]}/{identity}", value)
-                if isinstance(peer, Peer) and key in _keys(peer):
+                if isinstance(peer, Peer) and key in keys_of(peer):
                     self._peers[key] = peer
                     self._held.setdefault(peer.node, {})[key] = value
                     return peer
