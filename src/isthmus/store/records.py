@@ -13,6 +13,7 @@ How a field is read back follows from its type in `model`; nothing here has to b
 
 from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Union, get_args, get_origin, get_type_hints
 
@@ -42,7 +43,7 @@ _Reader = Callable[[object], object]
 """What makes a value of JSON's; it raises ValueError or TypeError where that cannot be."""
 
 _PARSERS: dict[object, Callable[[str], object]] = {
-    IPAddress: ip_address,
+    IPAddress: lru_cache(maxsize=4096)(ip_address),  # all endpoints of a host have the same
     IPInterface: ip_interface,
     IPNetwork: ip_network,
 }
