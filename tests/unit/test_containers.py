@@ -19,6 +19,7 @@ from isthmus.containers.spec import (
     environment,
     spec,
     user_of,
+    variables,
     with_swap,
 )
 from isthmus.errors import InvalidRequest, IsthmusError, NotImplementedHere
@@ -69,6 +70,11 @@ def test_nothing_to_run_is_refused() -> None:
     """An image without a command needs one."""
     with pytest.raises(InvalidRequest, match="no command specified"):
         arguments(Wish("i"))
+
+
+def test_a_name_without_a_value_takes_a_variable_away() -> None:
+    """As `docker exec -e NAME` does, where NAME is not set."""
+    assert variables(("A=1", "B=2=3", "A", "C=", "D")) == {"B": "2=3", "C": ""}
 
 
 def test_an_environment_has_dockers_own_and_each_name_once() -> None:

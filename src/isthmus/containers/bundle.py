@@ -119,7 +119,7 @@ def write_process(directory: Path, path: Path, wish: ExecWish) -> None:
     user = oci.User(own["user"]["uid"], own["user"]["gid"], tuple(own["user"]["additionalGids"]))
     if wish.user:
         user = _user(Rootfs(directory), wish.user, ())
-    environment = dict(word.partition("=")[::2] for word in (*own["env"], *wish.environment))
+    environment = oci.variables((*own["env"], *wish.environment))
     if wish.tty:
         environment.setdefault("TERM", "xterm")
     held = _available() if wish.privileged else own["capabilities"]["bounding"]

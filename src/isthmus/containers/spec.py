@@ -121,17 +121,22 @@ def environment(wish: Wish, user: User, hostname: str) -> tuple[str, ...]:
 
     A name without a value takes one away.
     """
-    values: dict[str, str] = {"PATH": PATH, "HOSTNAME": hostname}
-    if wish.tty:
-        values["TERM"] = "xterm"
-    for word in wish.environment:
+    own = (f"PATH={PATH}", f"HOSTNAME={hostname}", *(("TERM=xterm",) if wish.tty else ()))
+    values = variables((*own, *wish.environment))
+    values.setdefault("HOME", user.home)
+    return tuple(f"{name}={value}" for name, value in values.items())
+
+
+def variables(words: Iterable[str]) -> dict[str, str]:
+    """The variables that *words* make, one after the other; a name without a value takes one away."""
+    values: dict[str, str] = {}
+    for word in words:
         name, equals, value = word.partition("=")
         if equals:
             values[name] = value
         else:
             values.pop(name, None)
-    values.setdefault("HOME", user.home)
-    return tuple(f"{name}={value}" for name, value in values.items())
+    return values
 
 
 def capabilities(wish: Wish, available: Collection[str] = ALL_CAPABILITIES) -> tuple[str, ...]:
