@@ -7,17 +7,31 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from http.client import HTTPException
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from random import Random
 
 import pytest
 
 from tests.e2e.boxes import Box
-from tests.e2e.clusters import GONE, TTL, Cluster, Tenant, ask, at_once, attach, attempt, cluster, has, lasts, spaces
-from tests.e2e.hosts import PROGRAM, Flow, Host, pings, shut, until
+from tests.e2e.clusters import (
+    GONE,
+    STORE,
+    TTL,
+    Cluster,
+    Tenant,
+    ask,
+    at_once,
+    attach,
+    attempt,
+    cluster,
+    has,
+    lasts,
+    spaces,
+)
+from tests.e2e.hosts import PROGRAM, Echo, Flow, Host, pings, seen, shut, until
 from tests.e2e.test_names import ask as query
 from tests.e2e.test_names import found
 from tests.kv_servers import program
@@ -487,17 +501,75 @@ def test_a_networks_namespace_that_is_taken_away_is_made_again(three: Cluster) -
     host.isthmus("network check multi")
 
 
-def test_entries_that_somebody_deletes_are_told_and_are_put_back_by_the_next_look(three: Cluster) -> None:
+def test_entries_that_somebody_deletes_are_put_back_by_the_next_look_and_by_check(three: Cluster) -> None:
     """The kernel tells of their going as it does where we take them away, so nobody is woken by that."""
     multi = three.network("multi", "--subnet 10.0.9.0/24")
     tenants, host = multi.one_each(), three.hosts[0]
     multi.settled(tenants)
     (link,) = tenants[1].place.ip("link show dev eth0")
-    multi.inside(host, f"bridge fdb del {link['address']} dev {multi.tunnel} dst 192.0.2.2")
-    multi.inside(host, f"ip neigh del {tenants[2].address} dev {multi.tunnel}")
-    told = host.complains("network check multi")
+
+    def delete() -> None:
+        multi.inside(host, f"bridge fdb del {link['address']} dev {multi.tunnel} dst 192.0.2.2")
+        multi.inside(host, f"ip neigh del {tenants[2].address} dev {multi.tunnel}")
+
+    delete()
+    told = host.isthmus("network check multi")
+    assert "mended: " in told
     assert "fdb replace" in told
     assert "neigh replace" in told
+    multi.settled(tenants)
+    delete()
     multi.inside(host, "ip link set br0 down")
     multi.settled(tenants)
-    host.isthmus("network check multi")
+    assert "mended: " not in host.isthmus("network check multi")
+
+
+# More than a switch.
+
+
+def test_who_stands_on_an_overlay_gets_out_and_is_called_by_ports(three: Cluster) -> None:
+    """By an interface of its host's own, which is there as long as it is needed; names and ports work as anywhere."""
+    multi = three.network("multi", "--subnet 10.0.9.0/24")
+    three.network("inner", "--internal --subnet 10.0.10.0/24")
+    one, two, last = three.hosts
+    shop, inside = multi.tenant(one, "shop", "-p 8080:80"), two.sandbox("inside", "--network inner")
+    customer = multi.tenant(last, "customer")
+    with closing(Echo(shop.place, 80)):
+        # The LAN sees the host, and the shop sees who calls; another sandbox of the network calls it directly.
+        assert seen(three.store.machine, one.address(), port=8080) == STORE
+        assert seen(customer.place, "10.0.9.2") == customer.address
+        assert pings(shop.place, STORE)
+        assert not [route for route in inside.routes() if "default" in route]
+    one.isthmus("network connect bridge shop")
+    assert [route for route in shop.place.routes() if "default" in route] == ["default via 172.17.0.1 dev eth2"]
+    one.isthmus("network disconnect bridge shop")
+    assert pings(shop.place, STORE)
+
+
+def test_hosts_with_blocks_attach_without_the_store(three: Cluster) -> None:
+    """And nobody else gives out what is theirs."""
+    leased = three.network("leased", "--subnet 10.0.9.0/26 -o isthmus.lease=/29")
+    tenants = leased.one_each()
+    blocks = {ip_network(f"{one.address}/29", strict=False) for one in tenants}
+    assert len(blocks) == 3
+    with three.storeless():
+        tenants.append(leased.tenant(three.hosts[0], "more"))
+    three.together()
+    leased.settled(tenants)
+    last = ip_network(f"{tenants[1].address}/29", strict=False)[-1]
+    refusal = three.hosts[0].refused(f"sandbox create other --network leased --ip {last}")
+    assert "Address already in use" in refusal
+
+
+def test_a_lazy_network_tells_a_host_of_whom_somebody_looks_for(three: Cluster) -> None:
+    """The first packet waits for it, and no longer than a moment."""
+    lazy = three.network("lazy", "--subnet 10.0.9.0/24 -o isthmus.lazy=true")
+    one, two, other = lazy.one_each()
+    assert lazy.told(one.host) == ({}, {})
+    assert pings(one.place, two.address)
+    assert set(lazy.told(one.host)[1]) == {two.address}
+    assert lazy.told(other.host) == ({}, {})
+    one.host.restart()
+    assert one.host.planned_nothing, one.host.log
+    assert pings(one.place, other.address)
+    assert set(lazy.told(one.host)[1]) == {two.address, other.address}
