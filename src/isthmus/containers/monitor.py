@@ -23,6 +23,7 @@ import termios
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from isthmus.errors import IsthmusError, NotImplementedHere
 
@@ -104,7 +105,7 @@ class Runtime:
             os.close(starting)
         os.write(start, b"\n")
         os.close(start)
-        answer = await _line(told)
+        answer = await first_line(told)
         # It has gone into the background long since.
         await asyncio.to_thread(process.wait)
         return _pid(answer)
@@ -218,13 +219,19 @@ def _words(text: str) -> str:
     return "; ".join(said)
 
 
-async def _line(descriptor: int) -> bytes:
+def _lent(descriptor: int, mode: str) -> IO[bytes]:
+    """A file of *descriptor* for a transport of uvloop, which closes the number when it ends.
+
+    It closes the file as well, a moment later: closed again, the number could be another thread's.
+    """
+    return os.fdopen(descriptor, mode, buffering=0, closefd=False)
+
+
+async def first_line(descriptor: int) -> bytes:
     """The first line that comes from a pipe, or what came before its end; the pipe is closed."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
-    transport, _ = await loop.connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(descriptor, "rb")
-    )
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), _lent(descriptor, "rb"))
     try:
         return await reader.readline()
     finally:
@@ -341,13 +348,9 @@ class Execution:
             made = cls(process, file, master)
             loop = asyncio.get_running_loop()
             reader = asyncio.StreamReader()
-            await loop.connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(os.dup(master), "rb", buffering=0)
-            )
+            await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), _lent(os.dup(master), "rb"))
             made._pump(1, reader)
-            made._input, _ = await loop.connect_write_pipe(
-                asyncio.BaseProtocol, os.fdopen(os.dup(master), "wb", buffering=0)
-            )
+            made._input, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, _lent(os.dup(master), "wb"))
         made._end = asyncio.create_task(made._finish())
         return made
 
