@@ -17,6 +17,9 @@ PREFIX = IPv6Network("fd69:7374:686d::/48")
 PORTS = range(51820, 51836)
 """The UDP ports of this host that are tried in turn: WireGuard's usual one, and others where that is taken."""
 
+OVERHEAD = 80
+"""How many bytes WireGuard, UDP and IPv6 put around a packet."""
+
 KEEPALIVE = 25
 """How often, in seconds, a host is heard of: who is behind NAT is reached only while that remembers him."""
 

@@ -21,7 +21,7 @@ from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, DeviceUnavailable, Forbidden, InvalidRequest
 from isthmus.model import IPAddress
 from isthmus.naming import ENCRYPTED
-from isthmus.wireguard import FRESH, PORTS, Device, address, device, is_key, words
+from isthmus.wireguard import FRESH, OVERHEAD, PORTS, Device, address, device, is_key, words
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -108,9 +108,9 @@ class Encryption:
         self._told: dict[str, dict[str, str]] = {}
         self._place: object | None = None
         self._news: News | None = None
-        self._since = asyncio.get_running_loop().time()
-        self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
+        self._since = self._loop.time()
+        self._lock = asyncio.Lock()
         self._look: Callable[[], None] = lambda: None
         self._timer: asyncio.TimerHandle | None = None
         self.keys: tuple[Key, ...] = ()
@@ -292,10 +292,6 @@ class Encryption:
     def _heard(self) -> None:
         if self._news and (news := self._news.read()) and (news.events or not news.complete):
             self._look()
-
-
-OVERHEAD = 80
-"""How many bytes WireGuard, UDP and IPv6 put around a packet."""
 
 
 def _kept(file: Path) -> Pairs | None:

@@ -45,6 +45,8 @@ BRIEF, LESSON = 8, 500
 """How many changes the engine may learn without a thread of its own, and how many at once: who asks waits for those."""
 
 
+_SHUT = "the network is being removed on another host: it takes nobody any more"
+
 UNKNOWN = IPv6Address(0)
 """Where somebody is of whom nothing is known: nobody is reached there."""
 
@@ -153,7 +155,7 @@ class Member:
         except Conflict as conflict:
             await self._refresh()
             if conflict.keys.intersection(needed):
-                raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+                raise Forbidden(_SHUT) from None
             if isinstance(question.record, Peer) and conflict.keys.intersection(lacking):
                 raise AddressInUse(question.record.addresses[0].ip) from None  # it is of another host's block
             return False
@@ -180,7 +182,7 @@ class Member:
             except Conflict as conflict:
                 await self._refresh()
                 if opened(network.id) in conflict.keys:
-                    raise Forbidden("the network is being removed on another host: it takes nobody any more") from None
+                    raise Forbidden(_SHUT) from None
             else:
                 return
             finally:
@@ -355,10 +357,7 @@ class Member:
         lost = {one.id: key for one in offers.offered for key in of_peer(one) if key not in own}
         for one in offers.offered:
             await self._tell_lost(one.id, lost.get(one.id, ""))
-        extra = {key: own[key] for key in known if key in own and key not in wanted}
-        for part in chunks(extra):
-            with suppress(Conflict):
-                await self._commit(dict.fromkeys(part), equal=part)
+        await self._take_back({key: own[key] for key in known if key in own and key not in wanted})
 
     async def _mend_blocks(self, offers: Offers, known: Collection[str]) -> None:
         """Have the store and the engine agree about this host's blocks, and give back those beyond one spare."""
@@ -379,7 +378,11 @@ class Member:
         if lost or spare:
             gone = await self._call(lambda engine: engine.keep_blocks((), lost, spare))
             blocks = {key: block for key, block in blocks.items() if block not in gone}
-        for part in chunks({key: own[key] for key in known if key in own and key not in blocks}):
+        await self._take_back({key: own[key] for key in known if key in own and key not in blocks})
+
+    async def _take_back(self, items: Mapping[str, bytes]) -> None:
+        """Have the store hold *items* no more, but for what is something else there by now."""
+        for part in chunks(items):
             with suppress(Conflict):
                 await self._commit(dict.fromkeys(part), equal=part)
 

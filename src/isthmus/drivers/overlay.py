@@ -41,6 +41,7 @@ from isthmus.resources import (
     Veth,
     Vxlan,
 )
+from isthmus.wireguard import OVERHEAD
 
 addressed = True
 many_subnets = True
@@ -66,7 +67,6 @@ HEADERS = {4: 50, 6: 70}
 """How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
 
 _VNIS = range(1, 1 << 24)
-_WIREGUARD = 80  # WireGuard, UDP and IPv6 around each packet
 _OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
 
 
@@ -218,9 +218,7 @@ def mtu(network: Network, host: Host) -> int:
         return options.mtu
     outside = host.advertised
     six = any(address.version == 6 for address in (*options.peers, *([outside] if outside else ())))
-    path = host.outward - HEADERS[6 if six else 4]
-    if options.encrypted:
-        path = host.outward - HEADERS[6] - _WIREGUARD
+    path = host.outward - (HEADERS[6] + OVERHEAD if options.encrypted else HEADERS[6 if six else 4])
     return max(path, MIN_IPV6_MTU) if network.ipv6 else path
 
 
@@ -280,7 +278,7 @@ def reach(network: Network, endpoints: Iterable[Endpoint]) -> Iterator[Resource]
 
 def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
     """A pair of veths between the network's namespace and the sandbox's, and routes to the network's other subnets."""
-    options, home, mine = parse(network.options), naming.hidden(network.id), Owner(network.id, endpoint.id)
+    home, mine = naming.hidden(network.id), Owner(network.id, endpoint.id)
     veth = naming.veth(endpoint.id)
     yield Veth(
         home,
@@ -290,7 +288,7 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         mine,
         mac=endpoint.mac,
         master=BRIDGE,
-        mtu=options.mtu or mtu(network, host),
+        mtu=mtu(network, host),
         ipv6=network.ipv6,
         told=True,
     )

@@ -133,6 +133,18 @@ def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict
     return gone | {key: value for key, value in after.items() if before.get(key) != value}
 
 
+def broken(
+    held: Mapping[str, bytes], absent: Collection[str], present: Collection[str], equal: Mapping[str, bytes]
+) -> set[str]:
+    """The keys whose guards (see `SharedStore.commit`) do not hold where these values are *held*.
+
+    >>> sorted(broken({"a": b"1", "b": b"1"}, ["a", "c"], ["b", "d"], {"b": b"2"}))
+    ['a', 'b', 'd']
+    """
+    wrong = {key for key in absent if key in held} | {key for key in present if key not in held}
+    return wrong | {key for key, value in equal.items() if held.get(key) != value}
+
+
 def check_size(changes: Mapping[str, bytes | None], guards: int) -> None:
     """Refuse a commit of *changes* with so many *guards* that some store would not take."""
     if len(changes) + guards > LIMIT:

@@ -9,12 +9,13 @@ import math
 import ssl
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import msgspec
 from aiohttp import StreamReader
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, broken, check_size, differences
 from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 _NOT_FOUND = 5
@@ -144,8 +145,7 @@ class Etcd:
             return outcome.header.revision
         ranges = [one.response_range or _Range() for one in outcome.responses]
         held = {key: one.kvs[0].value for key, one in zip(guarded.values(), ranges, strict=True) if one.kvs}
-        failed = {key for key in absent if key in held} | {key for key in present if key not in held}
-        raise Conflict(failed | {key for key, value in equal.items() if held.get(key) != value})
+        raise Conflict(broken(held, absent, present, equal))
 
     async def watch(self, prefix: str, since: Snapshot) -> AsyncGenerator[Delta, None]:
         """What changes below *prefix* after the snapshot *since*."""
@@ -241,16 +241,14 @@ class Etcd:
         at: str = "",
         patience: float | None = None,
     ) -> Answer:
-        data = msgspec.json.encode(wish)
+        ask = partial(self._servers.ask, "POST", path, msgspec.json.encode(wish), once=once, at=at, patience=patience)
         await self._authenticate()
-        answer = await self._servers.ask("POST", path, data, headers=self._headers, once=once, at=at, patience=patience)
+        answer = await ask(headers=self._headers)
         if answer.status == 401 and self._user:
             # The token is over, or the server that gave it was started anew; nothing was done, so it is asked again.
             self._token = ""
             await self._authenticate()
-            answer = await self._servers.ask(
-                "POST", path, data, headers=self._headers, once=once, at=at, patience=patience
-            )
+            answer = await ask(headers=self._headers)
         if answer.status not in expected or (answer.status == 404 and self._code(answer) != _NOT_FOUND):
             raise self._trouble(answer)
         return answer

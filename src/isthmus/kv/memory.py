@@ -5,7 +5,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, broken, check_size, differences
 
 
 class Cluster:
@@ -105,10 +105,9 @@ class Memory:
         equal = equal or {}
         check_size(changes, len(absent) + len(present) + len(equal))
         cluster = await self._reach()
-        held = cluster.items
-        failed = {key for key in absent if key in held} | {key for key in present if key not in held}
-        failed |= {key for key, value in equal.items() if key not in held or held[key][0] != value}
-        if failed:
+        guarded = (*absent, *present, *equal)
+        held = {key: cluster.items[key][0] for key in guarded if key in cluster.items}
+        if failed := broken(held, absent, present, equal):
             raise Conflict(failed)
         if session and session not in cluster.sessions and any(value is not None for value in changes.values()):
             raise SessionLost(session)
