@@ -367,6 +367,25 @@ def test_a_daemon_that_died_between_store_and_record_leaks_nothing(hosts: Hosts)
     hosts.run(test)
 
 
+def test_a_network_that_is_removed_takes_its_blocks_with_it(hosts: Hosts) -> None:
+    """Those of all hosts, at once: whoever is asked next what the store has finds nothing of it."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        await one.network(subnet="10.0.9.0/27", lease="/29")
+        await until(lambda: all(len(host.engine.offers().networks) == 1 for host in (one, two, three)))
+        for host in (one, two, three):
+            await host.sandbox("a")
+            await host.remove("a")
+        await until(lambda: hosts.agree)
+        assert any(key.startswith("blocks/") for key in hosts.cluster.items)
+        await one.lan.remove_network("multi")
+        assert [key for key in hosts.cluster.items if not key.startswith(("nodes/", "cluster"))] == []
+        await until(lambda: not any(host.engine.offers().networks for host in (one, two, three)))
+        assert [key for key in hosts.cluster.items if not key.startswith(("nodes/", "cluster"))] == []
+
+    hosts.run(test)
+
+
 def test_hosts_that_have_blocks_ask_nobody(hosts: Hosts) -> None:
     """As long as there is room in them; and nobody else gives out what is theirs."""
 

@@ -233,6 +233,7 @@ class Member:
             await self._commit({door: network.id.encode()})
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
         await self._commit(dict.fromkeys(of_network(network)))
+        await self._take_back(self._registry.blocks_on(network.id))
         await self._teach((), (network,))
 
     async def check(self, network: Network) -> tuple[Finding, ...]:

@@ -188,6 +188,10 @@ class Registry:
         mine = node.encode()
         return {key: value for key, value in self._blocks.items() if value == mine}
 
+    def blocks_on(self, network: str) -> dict[str, bytes]:
+        """The blocks that hosts have of a network's pool, as they stand in the store."""
+        return {key: value for key, value in self._blocks.items() if key.startswith(f"blocks/{network}/")}
+
     def free_blocks(self, network: Network, version: int) -> Iterator[Block]:
         """Those blocks of a network's pool that nobody has, and nobody an address in, in their order."""
         prefix = f"addresses/{network.id}/"
