@@ -145,6 +145,7 @@ def test_docker_py_reads_all_of_it(here: Box, tree: Path) -> None:
         following = container.logs(stream=True, tail=1)
         assert next(following) in {b"out\n", b"err\n"}
         following.close()
+        following._response.close()  # docker-py leaves its socket to the garbage collector, which would complain
         assert "PID" in container.top()["Titles"]
         container.pause()
         container.unpause()
