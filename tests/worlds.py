@@ -6,11 +6,12 @@ the same link with other addresses. `damage` is what others may do to a kernel m
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import TypeVar
 
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isthmus.kernel import Scope
 from isthmus.kernel.fake import FakeKernel
@@ -53,7 +54,7 @@ def identifier(number: int) -> str:
 
 
 def network(name: str = "front", driver: str = "bridge", number: int = 1, created: int = 1) -> Network:
-    """A network without subnets or options; use `dataclasses.replace` for more."""
+    """A network without subnets or options; use `replace` for more."""
     return Network(identifier(number), name, driver, created)
 
 

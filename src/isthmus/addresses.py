@@ -16,7 +16,6 @@ The rules and the words of the errors are those of moby 29: `daemon/network.go` 
 import re
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from hashlib import sha256
 from ipaddress import (
     IPv4Address,
@@ -28,6 +27,9 @@ from ipaddress import (
     ip_address,
     ip_interface,
 )
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.errors import AddressInUse, InvalidOption, InvalidRequest, InvalidSubnet, NoMoreSubnets
 
@@ -50,8 +52,7 @@ class NoFreeAddress(LookupError):
     """The range of a pool is full; the engine, which knows the network's name, makes `PoolExhausted` of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Subnet:
+class Subnet(msgspec.Struct, frozen=True):
     """A subnet of a network: *cidr*, and what of it is for whom.
 
     Addresses are given out from *ip_range*, or from all of *cidr* without one. *gateway* and the addresses in *aux*,
@@ -75,16 +76,14 @@ class Subnet:
         return frozenset((*_ends(self.cidr), *gateway, *(address for _, address in self.aux)))
 
 
-@dataclass(frozen=True, slots=True)
-class AnySubnet:
+class AnySubnet(msgspec.Struct, frozen=True):
     """The wish for any subnet of IP *version* 4 or 6 from the default pools, of prefix length *size* or the pool's."""
 
     version: int
     size: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class SubnetRequest:
+class SubnetRequest(msgspec.Struct, frozen=True):
     """A subnet as the user wrote it, with "" for what was not written; *aux* holds pairs of name and address."""
 
     subnet: str = ""
@@ -93,8 +92,7 @@ class SubnetRequest:
     aux: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Pool:
+class Pool(msgspec.Struct, frozen=True):
     """A range of addresses, *base*, that is cut into subnets of prefix length *size*."""
 
     base: IPNetwork

@@ -12,7 +12,6 @@ the keys about the network `bridge`, by the rules of moby's `getDefaultBridgeIPA
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import partial
@@ -28,6 +27,8 @@ from ipaddress import (
 )
 from pathlib import PurePosixPath
 from typing import TypeVar
+
+import msgspec
 
 from isthmus.addresses import DEFAULT_POOLS, IPNetwork, Pool, SubnetRequest, parse_ipam, parse_pool
 from isthmus.egress import EGRESS, egress_of
@@ -71,8 +72,7 @@ class Kind(Enum):
     MAP = "KEY=VALUE"
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A key of `daemon.json`, with its flag: `--name` if no other is given, `-s` for the short form s."""
 
     name: str
@@ -87,24 +87,21 @@ class Key:
         return self.flag or self.name
 
 
-@dataclass(frozen=True, slots=True)
-class FwMark:
+class FwMark(msgspec.Struct, frozen=True):
     """A firewall mark, and the bits of it that count."""
 
     mark: int
     mask: int = 0xFFFFFFFF
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigFile:
+class ConfigFile(msgspec.Struct, frozen=True):
     """The path of the configuration file, and whether it must be there."""
 
     path: str
     required: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(msgspec.Struct, frozen=True):
     """What the daemon was told, with defaults for what it was not; each field is named for its key.
 
     *pidfile* and *hosts* follow *exec_root* if they were not given. *bridge* is a device of the user's own,
@@ -322,8 +319,7 @@ def default_network(settings: Settings, addresses: Iterable[IPInterface] = ()) -
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Family:
+class _Family(msgspec.Struct, frozen=True):
     """The keys about one family of addresses of the default network, of IP *version* 4 or 6."""
 
     version: int

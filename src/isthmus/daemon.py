@@ -20,11 +20,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import msgspec
 import uvloop
 
 from isthmus import config, firewall, logs
@@ -85,8 +85,7 @@ PATIENCE = 60.0
 """The longest time, in seconds, between two tries."""
 
 
-@dataclass(frozen=True, slots=True)
-class House:
+class House(msgspec.Struct, frozen=True):
     """What the worker owns."""
 
     store: LocalStore

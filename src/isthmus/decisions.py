@@ -8,11 +8,13 @@ the decisions are made with. Where Docker has words for a refusal, they are Dock
 import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv6Interface, ip_address, ip_network
 from itertools import islice
 from operator import itemgetter
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.addresses import (
     HOST_ADDRESS,
@@ -137,8 +139,7 @@ class Ipv6(Enum):
     DHCPV6 = "dhcpv6"
 
 
-@dataclass(frozen=True, slots=True)
-class _Ipam:
+class _Ipam(msgspec.Struct, frozen=True):
     """A network's IPAM options that say how addresses of ours are given out; *lease* in nanoseconds."""
 
     serial: bool

@@ -11,9 +11,10 @@ addresses become known when somebody asks for the name, and `told` says what tha
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_network
+
+import msgspec
 
 from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidOption
@@ -45,8 +46,7 @@ _NAME = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*(?=[a-z0-9_-]*[a-z_]){_LABEL}")
 _FORM = "it must be allow or deny, and what: [ADDRESS, CIDR or NAME][:PORT[-PORT]][/tcp, /udp, /sctp or /icmp]"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """Calls to *target* may be made, or not; to all if it is None. A name may have `*.` in front: all names below.
 
     *Protocol* is that of `_NUMBERS`; "" means all there are, and with *ports* those that have ports.
@@ -84,8 +84,7 @@ class Rule:
             yield _PROTOCOLS, _PORTS, addresses
 
 
-@dataclass(frozen=True, slots=True)
-class Egress:
+class Egress(msgspec.Struct, frozen=True):
     """A policy. With *dry_run* nothing is dropped, but what would be is logged."""
 
     rules: tuple[Rule, ...]

@@ -9,9 +9,10 @@ The engine is synchronous and used by one thread at a time (see `worker`), so no
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_network
+
+from msgspec.structs import replace
 
 from isthmus import present, render
 from isthmus.addresses import IPNetwork

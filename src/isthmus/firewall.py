@@ -51,9 +51,10 @@ of what the detour costs.
 
 import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
+
+import msgspec
 
 from isthmus.addresses import written
 from isthmus.egress import Box, Egress, allowed, told
@@ -77,8 +78,7 @@ TRANSLATING = frozenset({Mode.NAT, Mode.UNPROTECTED})
 """The modes in which the host's addresses stand for those of a network."""
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What may pass in and out of the network behind *bridge*; *mode4* or *mode6* is None where it has no such family.
 
     *source4* and *source6* are the addresses that what leaves shall bear, instead of the one of the outgoing interface.
@@ -141,8 +141,7 @@ def senders(port: str, mac: str, addresses: Iterable[IPAddress]) -> Iterator[Ele
 _UNSPECIFIED = (IPv4Address(0), IPv6Address(0))
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(msgspec.Struct, frozen=True):
     """Who is held to an egress *policy*: those who come in from *bridge* with one of *sources*; all, without any."""
 
     bridge: str

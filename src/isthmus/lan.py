@@ -13,12 +13,13 @@ import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Container, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from struct import Struct
 from typing import Protocol, TypeVar
+
+from msgspec.structs import replace
 
 from isthmus.dhcp.identity import Hears
 from isthmus.dhcp.manager import Device, Key, Party

@@ -9,8 +9,9 @@ pairs, so that every value here can be compared and hashed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface
+
+import msgspec
 
 from isthmus.addresses import IPNetwork, Subnet
 
@@ -27,8 +28,7 @@ def pairs(mapping: Mapping[str, str] | None) -> Pairs:
     return tuple(sorted(mapping.items())) if mapping else ()
 
 
-@dataclass(frozen=True, slots=True)
-class Network:
+class Network(msgspec.Struct, frozen=True):
     """A network of one driver. `options` are as the user gave them (and are shown so); each driver parses its own."""
 
     id: str
@@ -59,8 +59,7 @@ FOREVER = 0xFFFF_FFFF
 """The seconds of a lease that does not end."""
 
 
-@dataclass(frozen=True, slots=True)
-class DhcpLease:
+class DhcpLease(msgspec.Struct, frozen=True):
     """What a DHCP server granted at the time *obtained*. *t1* (renew), *t2* (rebind) and *seconds* (end) count from it.
 
     *server* is the server's identifier: an IPv4 address, or a DUID in hexadecimal. Where there are *routes*, they hold
@@ -84,8 +83,7 @@ class DhcpLease:
     broadcast: IPAddress | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """A sandbox's place on a network: one interface, with its MAC and at most one address of each family.
 
     `asked` holds the addresses that the user demanded (shown in inspect as `IPAMConfig`); the others were chosen by us,
@@ -114,8 +112,7 @@ class Endpoint:
         return min((lease.mtu for lease in self.leases if lease.mtu), default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(msgspec.Struct, frozen=True):
     """An endpoint on another host, the *node*, whose frames for it go to the address *via*.
 
     *Name* is its sandbox's, whose ID is *sandbox*; *names* are all that it answers to on the network.
@@ -133,8 +130,7 @@ class Peer:
     created: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A part of a shared *network*'s pool that is this host's alone: here it gives out addresses without asking."""
 
     network: str
@@ -145,8 +141,7 @@ HOST_GATEWAY = "host-gateway"
 """What stands for the host's address among further names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Dns:
+class Dns(msgspec.Struct, frozen=True):
     """How names are to be looked up in a sandbox, as far as its user said: `docker run`'s `--dns` and its like.
 
     *Hosts* are further names, each with an address or `HOST_GATEWAY`, in the order given. *Off* means that there is to
@@ -164,8 +159,7 @@ UNSAID = Dns()
 """Where a user says nothing of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sandbox:
+class Sandbox(msgspec.Struct, frozen=True):
     """Something that has a network namespace; to Docker's clients, a container.
 
     `netns` is the name of the namespace: `HOST`, its own (then it bears the sandbox's name, or a container's short
@@ -192,8 +186,7 @@ class Sandbox:
     removing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """A port of the host, on one *address* of it; None stands for all, 0.0.0.0 and :: for all of their IP version.
 
     *Protocol* is "tcp", "udp" or "sctp".
@@ -208,8 +201,7 @@ class Place:
         return f"[{address}]:{self.port}" if address.version == 6 else f"{address}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Binding:
+class Binding(msgspec.Struct, frozen=True):
     """A place on the host that leads to the *port* of a sandbox (an ID); the commit that writes it takes the place.
 
     *Asked* is what the user wrote for the host's port (a number, a range, or ""), and None where `publish_all` made it.
@@ -224,16 +216,14 @@ class Binding:
     removing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class HandRoute:
+class HandRoute(msgspec.Struct, frozen=True):
     """A route as its user wrote it: to *destination* (a prefix; 0.0.0.0/0 and ::/0 are `default`) via *gateway*."""
 
     destination: str
     gateway: IPAddress | None
 
 
-@dataclass(frozen=True, slots=True)
-class HandLink:
+class HandLink(msgspec.Struct, frozen=True):
     """An interface that its user put into a sandbox by hand, with `isthmus link add`.
 
     A veth has its other end, *peer*, in the host's namespace, on *master* if that is given; a macvlan has a *parent*.
@@ -256,16 +246,14 @@ class HandLink:
     removing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """A fact about this daemon that must outlive it, under a *key* of its own."""
 
     id: str
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(msgspec.Struct, frozen=True):
     """What a sandbox of that *name* had on a *network* when it left, kept for it *until* a time.
 
     `addresses` are its addresses there. `mac` is that which it had all the same, whatever its addresses were; "" if it
@@ -285,8 +273,7 @@ Record = Network | Endpoint | Sandbox | Binding | HandLink | Setting | Lease | P
 ETHERNET_MTU = 1500
 
 
-@dataclass(frozen=True, slots=True)
-class HostLink:
+class HostLink(msgspec.Struct, frozen=True):
     """A link in the host's namespace that is not ours."""
 
     name: str
@@ -298,8 +285,7 @@ class HostLink:
     wireless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Host:
+class Host(msgspec.Struct, frozen=True):
     """What drivers may know of the machine: links that bear no mark of ours, and prefixes routed by others than us.
 
     *frames_filtered* tells whether frames between ports of a bridge have to pass the packet filter (`br_netfilter`):

@@ -6,10 +6,11 @@ durations are written as Go writes them.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum
 from ipaddress import collapse_addresses, ip_address, ip_network
 from typing import TypeVar
+
+import msgspec
 
 from isthmus.addresses import IPNetwork
 from isthmus.errors import InvalidOption
@@ -24,8 +25,7 @@ class Probe(Enum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class Callers:
+class Callers(msgspec.Struct, frozen=True):
     """Who may use published ports: who has an address in *sources*, or comes in by one of the host's *entrances*.
 
     With *follow*, it is instead whom the host's own rules let through to its processes. The host itself always may.

@@ -32,7 +32,8 @@ round only:
 
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+
+import msgspec
 
 from isthmus.resources import (
     ORDER,
@@ -75,8 +76,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
 """What cannot be changed in a thing that stands: if it differs, the thing is made anew (a table in one transaction)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Make:
+class Make(msgspec.Struct, frozen=True):
     """Bring *resource* into being; if it is there already, that is success."""
 
     resource: Resource
@@ -85,8 +85,7 @@ class Make:
         return self.resource.make()
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(msgspec.Struct, frozen=True):
     """Make of *was* what *resource* says, without taking it away in between."""
 
     resource: Resource
@@ -96,8 +95,7 @@ class Change:
         return self.resource.change()
 
 
-@dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(msgspec.Struct, frozen=True):
     """Take *resource* away; if it is gone already, that is success."""
 
     resource: Resource
@@ -109,8 +107,7 @@ class Remove:
 Operation = Make | Change | Remove
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Operations in the order in which they are to be done; as text, one shell command a line."""
 
     tighten: tuple[Operation, ...] = ()

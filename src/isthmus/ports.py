@@ -5,8 +5,9 @@ there) or nothing (any that is free in the range that the kernel takes for itsel
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+import msgspec
 
 from isthmus.errors import InvalidRequest
 from isthmus.model import IPAddress
@@ -18,8 +19,7 @@ AUTOMATIC = range(49153, 65536)
 """Where a free port is looked for if nobody says otherwise (moby, `portallocator`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """A sandbox's *port* that shall be published on *address* (None: on all), at a port of the host among *hosts*.
 
     An empty *hosts* leaves it to us. *Asked* and *callers* are as in `model.Binding`.

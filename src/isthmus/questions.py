@@ -6,14 +6,14 @@ asks the wire (`lan`), and comes again with the evidence. What several hosts sha
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from isthmus.model import DhcpLease, IPAddress, Network, Peer
 from isthmus.options import Probe
 
 
-@dataclass(frozen=True, slots=True)
-class WhoHas:
+class WhoHas(msgspec.Struct, frozen=True):
     """Whether anybody on *segment*, the link that reaches it, has *address*. The endpoint will have this *mac*."""
 
     segment: str
@@ -22,8 +22,7 @@ class WhoHas:
     probe: Probe
 
 
-@dataclass(frozen=True, slots=True)
-class WhichLease:
+class WhichLease(msgspec.Struct, frozen=True):
     """Which address of IP *version* a sandbox, by name, gets of the server on *segment*, for a network, by its ID.
 
     It shall be *wanted*, which the sandbox had before, if it can. It is *switched* if the link is a bridge, which does
@@ -46,16 +45,14 @@ class WhichLease:
         return self.network, self.sandbox, self.version
 
 
-@dataclass(frozen=True, slots=True)
-class AnyBlock:
+class AnyBlock(msgspec.Struct, frozen=True):
     """A block of a *network*'s pool (the network's ID), of addresses of that IP version."""
 
     network: str
     version: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(msgspec.Struct, frozen=True):
     """Whether what the *record* says can be had by this host, of all that share a store with it; if so, it is ours.
 
     A `Peer` stands for an endpoint of ours, as others are to see it: *node* and *via* are filled in by who asks. What
@@ -81,17 +78,16 @@ class Reserve:
 Question = WhoHas | WhichLease | Reserve
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+class Evidence(msgspec.Struct, frozen=True):
     """The answers so far: by segment and address the MAC of who has it, "" for nobody; by `WhichLease.key` the lease.
 
     A lease of None tells that no server gave one in time; *granted* has, by `Reserve.key`, what is ours. What is not in
     here was not asked yet, or has to be asked anew: others were first, of whom the state knows by now.
     """
 
-    holders: Mapping[tuple[str, IPAddress], str] = field(default_factory=dict)
-    leases: Mapping[tuple[str, str, int], DhcpLease | None] = field(default_factory=dict)
-    granted: Mapping[tuple[str, str], Reserve] = field(default_factory=dict)
+    holders: Mapping[tuple[str, IPAddress], str] = msgspec.field(default_factory=dict)
+    leases: Mapping[tuple[str, str, int], DhcpLease | None] = msgspec.field(default_factory=dict)
+    granted: Mapping[tuple[str, str], Reserve] = msgspec.field(default_factory=dict)
 
     def __or__(self, other: "Evidence") -> "Evidence":
         """Both together."""

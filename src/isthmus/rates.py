@@ -5,8 +5,9 @@ million *bytes*.
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+
+import msgspec
 
 from isthmus.errors import InvalidOption
 
@@ -41,8 +42,7 @@ _BURST = 100
 """What may pass at once is what would pass in a hundredth of a second, so that timers need not be finer."""
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
+class Rates(msgspec.Struct, frozen=True):
     """How many bits a second may go *down*, to an endpoint, and *up*, from it; None if that is not limited."""
 
     down: int | None = None

@@ -6,10 +6,12 @@ all. What is being removed is not wanted, but lies in the scope, so that it is f
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields, replace
 from functools import partial
 from ipaddress import ip_network
 from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus import firewall
 from isthmus.drivers import BUILTIN
@@ -58,8 +60,7 @@ DEFAULT = {4: ip_network("0.0.0.0/0"), 6: ip_network("::/0")}
 BOTH = frozenset(DEFAULT)
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(msgspec.Struct, frozen=True):
     """What is *desired* of a part of the kernel, and the *scope* in which to look for what is there."""
 
     desired: tuple[Resource, ...]
@@ -374,7 +375,7 @@ def everything(
 def together(*areas: Area) -> Area:
     """All of *areas* as one. What is in several of them (a published port is in both halves) is wanted once."""
     wanted = dict.fromkeys(resource for area in areas for resource in area.desired)
-    scope = {one.name: _united(getattr(area.scope, one.name) for area in areas) for one in fields(Scope)}
+    scope = {name: _united(getattr(area.scope, name) for area in areas) for name in Scope.__struct_fields__}
     return Area(tuple(wanted), Scope(**scope))
 
 

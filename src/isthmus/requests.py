@@ -5,15 +5,14 @@ what they stand for. Addresses are still text where Docker checks them against a
 own.
 """
 
-from dataclasses import dataclass
+import msgspec
 
 from isthmus.addresses import SubnetRequest
 from isthmus.model import UNSAID, Dns, HandRoute, IPInterface, Pairs
 from isthmus.ports import Wish
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkRequest:
+class NetworkRequest(msgspec.Struct, frozen=True):
     """A network to be made. None for *ipv4* and *ipv6* means that the driver's default options decide."""
 
     name: str
@@ -33,8 +32,7 @@ class NetworkRequest:
     config_from: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkUpdate:
+class NetworkUpdate(msgspec.Struct, frozen=True):
     """What is to be another of a network: *labels*, *options* and *aux* are set, those of the *gone* names go.
 
     *Subnets* come besides those that it has. A range takes the place of the one that its subnet has.
@@ -50,8 +48,7 @@ class NetworkUpdate:
     gone_aux: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointRequest:
+class EndpointRequest(msgspec.Struct, frozen=True):
     """A place on a network: *ipv4* and *ipv6* are demanded addresses, *mac* a demanded MAC; "" leaves them to us."""
 
     ipv4: str = ""
@@ -64,8 +61,7 @@ class EndpointRequest:
     gateway_priority: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxRequest:
+class SandboxRequest(msgspec.Struct, frozen=True):
     """A sandbox to be made, on the networks that *endpoints* names, each with the request for it.
 
     *Ports* are to be published, those of *publish_all* among them; *exposed* is as in `model.Sandbox`.
@@ -91,8 +87,7 @@ class SandboxRequest:
     container: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkRequest:
+class LinkRequest(msgspec.Struct, frozen=True):
     """An interface to be put into a sandbox by hand; see `model.HandLink` for the fields. "" leaves a name to us."""
 
     type: str

@@ -9,8 +9,9 @@ last is said in nftables, and turns such meanings into the `Element` values belo
 of ours, or `HOST`, the daemon's own.
 """
 
-from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
+
+import msgspec
 
 from isthmus import rates
 from isthmus.model import HOST, IPAddress, IPInterface
@@ -30,8 +31,7 @@ def link_key(netns: str, name: str) -> Key:
     return ("link", netns, name)
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(msgspec.Struct, frozen=True):
     """A network namespace that we hold, with its loopback up; iproute2 knows it by the same *name*."""
 
     name: str
@@ -54,8 +54,7 @@ class Namespace:
         return f"ip netns delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Nickname:
+class Nickname(msgspec.Struct, frozen=True):
     """One more *name* by which iproute2 knows the namespace *netns*."""
 
     name: str
@@ -79,8 +78,7 @@ class Nickname:
         return f"rm /run/netns/{self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Bridge:
+class Bridge(msgspec.Struct, frozen=True):
     """A virtual switch, up, without spanning tree and without a delay before it forwards.
 
     Without *ipv6* it has no link-local address, and so sends nothing of its own in IPv6.
@@ -112,8 +110,7 @@ class Bridge:
         return f"{_ip(self.netns)} link delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Veth:
+class Veth(msgspec.Struct, frozen=True):
     """A pair of Ethernet devices: one end, *name*, in *netns*; the other, *peer* with the MAC *mac*, in *peer_netns*.
 
     *isolated* keeps a bridge's port from its other isolated ports (Docker's `icc=false`). With *told* its bridge sends
@@ -177,8 +174,7 @@ class Veth:
         return f"{_ip(self.netns)} link delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Vlan:
+class Vlan(msgspec.Struct, frozen=True):
     """The part of the traffic of *parent*, in the host's namespace, that bears the 802.1Q number *vid*; up."""
 
     netns: str
@@ -207,8 +203,7 @@ class Vlan:
         return f"{_ip(self.netns)} link delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(msgspec.Struct, frozen=True):
     """An interface in *netns* that stands on the wire of *parent*, a link in the host's namespace, which it needs.
 
     *kind* is "macvlan", with a MAC of its own, or "ipvlan", with that of its parent. *mode* says what it may say to the
@@ -259,8 +254,7 @@ class Child:
         return _announce(self.netns, self.name, self.announce)
 
 
-@dataclass(frozen=True, slots=True)
-class Ifb:
+class Ifb(msgspec.Struct, frozen=True):
     """A link of its own for what comes in by another (`Redirect`), so that it can be shaped there; up.
 
     It gives back at once what it lets through, as if that had just come in by the other.
@@ -289,8 +283,7 @@ class Ifb:
         return f"{_ip(self.netns)} link delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Vxlan:
+class Vxlan(msgspec.Struct, frozen=True):
     """A tunnel of the number *vni* (RFC 7348), up, and a port of the bridge *master* in *netns*.
 
     Its packets leave and come by the namespace *under*, by the UDP *port*, from the address *local* if that is given;
@@ -338,8 +331,7 @@ class Vxlan:
         return f"{_ip(self.netns)} link delete {self.name}"
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarding:
+class Forwarding(msgspec.Struct, frozen=True):
     """Where frames for *mac* go: to the port *link* of the bridge *master*, or through a tunnel to the host *remote*.
 
     For `NOBODY` there may be several, and what is for nobody known, or for all, is sent to each of them. What a bridge
@@ -375,8 +367,7 @@ class Forwarding:
         return f"bridge{_n(self.netns)} fdb {verb} {self.mac} dev {self.link} {where}"
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(msgspec.Struct, frozen=True):
     """Which *mac* has an *address* that is reached over a link of ours."""
 
     netns: str
@@ -402,8 +393,7 @@ class Neighbour:
         return f"{_ip(self.netns)} neigh delete {self.address} dev {self.link}"
 
 
-@dataclass(frozen=True, slots=True)
-class Port:
+class Port(msgspec.Struct, frozen=True):
     """A link that is not ours (an uplink), up, and on a bridge that is. Removed, it leaves the bridge and stays."""
 
     netns: str
@@ -429,8 +419,7 @@ class Port:
         return f"{_ip(self.netns)} link set {self.name} nomaster"
 
 
-@dataclass(frozen=True, slots=True)
-class Shaper:
+class Shaper(msgspec.Struct, frozen=True):
     """A token bucket for what goes out by a link of ours (tc-tbf(8)): *rate* bits a second, and no more.
 
     It bears no mark: where it is wanted, it is the root of its link. What may pass at once, and what may wait, follows
@@ -460,8 +449,7 @@ class Shaper:
         return f"tc{_n(self.netns)} qdisc delete dev {self.link} root"
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect:
+class Redirect(msgspec.Struct, frozen=True):
     """What comes in by *link*, of ours, goes out by *target* instead (tc-mirred(8)).
 
     The filter that says so has our priority among those of the link. It goes with *link*; where *target* goes, it
@@ -497,8 +485,7 @@ class Redirect:
         return f"dev {self.link} ingress pref {FILTER_PRIORITY}"
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(msgspec.Struct, frozen=True):
     """An address on a link of ours."""
 
     netns: str
@@ -527,8 +514,7 @@ class Address:
         return f"{_ip(self.netns)} address delete {self.interface} dev {self.link}"
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A route to *destination* over a link of ours; `0.0.0.0/0` and `::/0` are the default routes.
 
     It is in the routing table of the number *table*.
@@ -566,8 +552,7 @@ class Route:
         return f"{_ip(self.netns)}{family} route {verb} {where}{via} dev {self.link} proto {PROTOCOL}{table}"
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(msgspec.Struct, frozen=True):
     """What is sent from *source* is routed by the table of the number *table* before all others."""
 
     netns: str
@@ -597,8 +582,7 @@ class Rule:
         return f"{_ip(self.netns)}{family} rule {verb} {what}"
 
 
-@dataclass(frozen=True, slots=True)
-class Sysctl:
+class Sysctl(msgspec.Struct, frozen=True):
     """A setting of the kernel, *name* written with dots; a name's slash stands for a dot in a link's name.
 
     It has no owner and is never taken back: what it was before is not known.
@@ -626,8 +610,7 @@ class Sysctl:
         return f"# {self.name} stays {self.value}"
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
+class Table(msgspec.Struct, frozen=True):
     """Our nftables table with all its chains and empty sets, in the version that *digest* stands for."""
 
     digest: str
@@ -654,8 +637,7 @@ TABLES: tuple[Key, ...] = (("table",),)
 """What elements need: our tables, which come and go as one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(msgspec.Struct, frozen=True):
     """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
 
     set: str
@@ -759,8 +741,8 @@ def satisfied(desired: Resource, actual: Resource) -> bool:
     if type(desired) is not type(actual):
         return False
     return all(
-        (wanted := getattr(desired, field.name)) is None or wanted == getattr(actual, field.name)
-        for field in fields(desired)
+        (wanted := getattr(desired, name)) is None or wanted == getattr(actual, name)
+        for name in desired.__struct_fields__
     )
 
 

@@ -1,7 +1,8 @@
 """What the daemon's configuration says to the engine."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from isthmus.addresses import IPNetwork, Pool, SubnetRequest
 from isthmus.model import Pairs
@@ -11,8 +12,7 @@ LEASE = 24 * 3600 * 10**9
 """For how long an address is kept for a sandbox that left, if nobody says otherwise, in nanoseconds."""
 
 
-@dataclass(frozen=True, slots=True)
-class DefaultBridge:
+class DefaultBridge(msgspec.Struct, frozen=True):
     """What the network `bridge` shall be."""
 
     options: Pairs
@@ -20,8 +20,7 @@ class DefaultBridge:
     ipv6: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What the daemon's configuration says to the engine.
 
     *pools* give subnets to networks whose user names none, but nothing that overlaps one of *denied*. An address is
@@ -36,7 +35,7 @@ class Rules:
     pools: tuple[Pool, ...]
     denied: tuple[IPNetwork, ...] = ()
     lease: int = LEASE
-    driver_options: Mapping[str, Pairs] = field(default_factory=dict)
+    driver_options: Mapping[str, Pairs] = msgspec.field(default_factory=dict)
     forward: frozenset[int] = frozenset({4, 6})
     closing: bool = True
     firewall: frozenset[int] = frozenset({4, 6})

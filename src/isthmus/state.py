@@ -10,8 +10,9 @@ addresses, their reserved addresses among its own, and passes over what is kept 
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import TypeVar
+
+from msgspec.structs import replace
 
 from isthmus.addresses import AddressPool, IPNetwork, Subnet, overlaps
 from isthmus.drivers import BUILTIN

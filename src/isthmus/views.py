@@ -1,7 +1,8 @@
 """What the engine tells the edges: records joined with what follows from them. Each edge words it in its own way."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from isthmus.model import (
     ETHERNET_MTU,
@@ -19,8 +20,7 @@ from isthmus.model import (
 from isthmus.questions import WhichLease
 
 
-@dataclass(frozen=True, slots=True)
-class SubnetStatus:
+class SubnetStatus(msgspec.Struct, frozen=True):
     """How full a subnet is: addresses that cannot be given out any more, and those that can (both at most 2^64 - 1)."""
 
     subnet: str
@@ -28,8 +28,7 @@ class SubnetStatus:
     available: int
 
 
-@dataclass(frozen=True, slots=True)
-class EndpointView:
+class EndpointView(msgspec.Struct, frozen=True):
     """An endpoint with its network, its sandbox's name, the network's gateways, and the names it answers to.
 
     *Trouble* says what the wire told of it that is not as it should be, and what to do.
@@ -46,8 +45,7 @@ class EndpointView:
     trouble: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class NetworkView:
+class NetworkView(msgspec.Struct, frozen=True):
     """A network with all its endpoints, and *peers*, those on other hosts.
 
     *Trouble* is as in `EndpointView`, of the host's own place on it.
@@ -60,8 +58,7 @@ class NetworkView:
     peers: tuple[Peer, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PortView:
+class PortView(msgspec.Struct, frozen=True):
     """A published port. *Targets* are where it leads, one for each IP version; none where nobody can serve it.
 
     A target is *routed* if it is reached at its own address, whatever the place on the host. *Callers* says for an IP
@@ -71,11 +68,10 @@ class PortView:
     binding: Binding
     targets: tuple[IPAddress, ...]
     routed: tuple[IPAddress, ...] = ()
-    callers: Mapping[int, str] = field(default_factory=dict)
+    callers: Mapping[int, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SandboxView:
+class SandboxView(msgspec.Struct, frozen=True):
     """A sandbox with its endpoints, ordered by network name, its ports, and the path of its namespace's file."""
 
     sandbox: Sandbox
@@ -85,8 +81,7 @@ class SandboxView:
     trouble: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(msgspec.Struct, frozen=True):
     """The paths of the files that programs in a sandbox read about names; "" where it has none of ours."""
 
     resolv_conf: str = ""
@@ -94,8 +89,7 @@ class Files:
     hostname: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkView:
+class LinkView(msgspec.Struct, frozen=True):
     """A link that was made by hand: its name in the sandbox, and that of its other end, if it has one."""
 
     name: str
@@ -104,8 +98,7 @@ class LinkView:
     addresses: tuple[IPInterface, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class LanClient:
+class LanClient(msgspec.Struct, frozen=True):
     """An endpoint that has an address of one IP version from a server: what it asks, and the *lease* that it has.
 
     *Netns* is the path of the namespace that its interface, *ifname*, is in.
@@ -117,8 +110,7 @@ class LanClient:
     ifname: str
 
 
-@dataclass(frozen=True, slots=True)
-class NodeView:
+class NodeView(msgspec.Struct, frozen=True):
     """A host that shares a store with this one; *held* is how many endpoints it has on shared networks.
 
     *Status* is "ready"; "down" if its session ended, *since* when it is not known then; "unknown" while the store is
@@ -134,8 +126,7 @@ class NodeView:
     here: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Offers:
+class Offers(msgspec.Struct, frozen=True):
     """What a host has of the *networks* that it shares with others: its endpoints, as those are to see them.
 
     Its *blocks* are the parts of pools that are its alone. Which host those *offered* are on is filled in by who tells
@@ -149,8 +140,7 @@ class Offers:
     mtu: int = ETHERNET_MTU
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """What of ours stands on segments that others are on, too.
 
     *Networks* are the IDs of those that reach there. *Holders* has, by segment, the MAC of each address of ours there;
@@ -162,8 +152,7 @@ class Standing:
     clients: tuple[LanClient, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What a look at one *subject* of a network told, and whether it is as it should be."""
 
     subject: str
@@ -171,8 +160,7 @@ class Finding:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class Checked:
+class Checked(msgspec.Struct, frozen=True):
     """What the engine found of a network, and what is left to ask of the wire.
 
     That is whether a second MAC is answered on *nic*, by one of *targets* or by any neighbour; a *nic* of "" leaves
@@ -185,16 +173,14 @@ class Checked:
     wireless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Created:
+class Created(msgspec.Struct, frozen=True):
     """The ID of what was made, and what its user should know about it ("" if nothing)."""
 
     id: str
     warning: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class NatRule:
+class NatRule(msgspec.Struct, frozen=True):
     """A rule of ours that rewrites addresses, with how many packets and bytes met it; fields as iptables shows them."""
 
     chain: str
@@ -210,8 +196,7 @@ class NatRule:
     network: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """A packet that was judged, and as what: "denied", or "dry-run". *Port* is None if its *protocol* has none."""
 
     verdict: str
@@ -221,8 +206,7 @@ class Call:
     port: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """Something happened to the *kind* ("network", "container", ...) of thing with this *id*, at *time* nanoseconds."""
 
     kind: str

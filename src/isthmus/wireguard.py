@@ -5,9 +5,10 @@ A key's inner address follows from the key, so nobody can take another's: whoeve
 
 import binascii
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import IPv6Address, IPv6Network
+
+import msgspec
 
 from isthmus.model import IPAddress
 
@@ -27,8 +28,7 @@ FRESH = 180
 """For how long, in seconds, a handshake tells that somebody is there: by then there has been another one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A device with its *public* key and its UDP *port*; and by key, when each of the others last answered it.
 
     That is in seconds since the epoch, 0 for never.
@@ -36,7 +36,7 @@ class Device:
 
     public: str
     port: int
-    others: Mapping[str, int] = field(default_factory=dict)
+    others: Mapping[str, int] = msgspec.field(default_factory=dict)
 
 
 def is_key(text: str) -> bool:

@@ -9,7 +9,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from errno import (
     EACCES,
     EADDRINUSE,
@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus import firewall
 from isthmus.egress import Egress, egress_of

@@ -1,8 +1,9 @@
 """Plans of networks that are on several hosts, as text."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+
+from msgspec.structs import replace
 
 from isthmus.addresses import Subnet
 from isthmus.drivers import overlay

@@ -1,8 +1,9 @@
 """Whole plans as text, which the log, `--dry-run` and the docs show. `make golden` renews the files."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+
+from msgspec.structs import replace
 
 from isthmus import firewall
 from isthmus.firewall import Mode, Policy

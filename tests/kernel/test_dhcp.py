@@ -6,11 +6,11 @@ import shutil
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.dhcp.dialect4 import Pace
 from isthmus.dhcp.identity import Hears, client_id

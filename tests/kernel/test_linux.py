@@ -3,12 +3,12 @@
 import os
 import resource
 import socket
-from dataclasses import replace
 from errno import EEXIST, ENETUNREACH, ENODEV
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus import firewall
 from isthmus.errors import Refused

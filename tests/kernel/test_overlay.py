@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from hashlib import sha256
 from ipaddress import IPv4Address, ip_address, ip_network
 from itertools import count
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Self, TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, Subnet, SubnetRequest
 from isthmus.engine import Engine

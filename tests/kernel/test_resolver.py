@@ -6,7 +6,6 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, nullcontext
-from dataclasses import replace
 from importlib import import_module
 from ipaddress import ip_interface
 from pathlib import Path
@@ -17,6 +16,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+from msgspec.structs import replace
 
 from isthmus.dns.cache import STALE_TTL, Cache
 from isthmus.dns.forward import HostServers, Server, Upstream

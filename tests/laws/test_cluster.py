@@ -2,11 +2,11 @@
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.errors import IsthmusError
 from tests.unit.test_cluster import TIMES, Hosts, Machine, until

@@ -1,12 +1,13 @@
 """What holds of DHCP whatever is on the wire: codecs read what they write, and clients claim only what they got."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isthmus.dhcp import frame, message, message6, names
 from isthmus.dhcp.client import SECOND, Client, Dialect

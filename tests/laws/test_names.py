@@ -1,9 +1,8 @@
 """The index of names, kept in step change by change, says what one says that was made of the records at once."""
 
-from dataclasses import replace
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isthmus.dns.lookup import Directory
 from isthmus.model import Binding, Block, Endpoint, Lease, Record, Sandbox

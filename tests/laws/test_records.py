@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-from dataclasses import fields, replace
 from ipaddress import (
     IPv4Address,
     IPv4Interface,
@@ -17,6 +16,7 @@ from ipaddress import (
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isthmus.errors import InvalidRequest, StoreUnavailable
 from isthmus.model import Binding, Endpoint, HandLink, HandRoute, Lease, Network, Place, Record, Sandbox, Setting
@@ -108,7 +108,7 @@ def test_a_stored_value_is_json_that_people_can_read() -> None:
     assert value["format"] == 1
     assert value["record"]["addresses"] == ["10.9.0.2/24"]
     assert value["record"]["routes"] == [{"destination": "0.0.0.0/0", "gateway": "10.9.0.1"}]
-    assert set(value["record"]) == {field.name for field in fields(HandLink)}
+    assert set(value["record"]) == set(HandLink.__struct_fields__)
 
 
 def test_unknown_fields_are_passed_over_and_lacking_ones_have_their_defaults() -> None:

@@ -1,10 +1,11 @@
 """The client of RFC 2131, figure 5, and its dialects: each way from one state to another, by a clock held in hand."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.dhcp import frame, message, message6
 from isthmus.dhcp.client import SECOND, Client, Frames, State

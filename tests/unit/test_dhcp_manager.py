@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
 
 from isthmus.dhcp.dialect4 import Pace
 from isthmus.dhcp.manager import Device, Key, Manager, Party

@@ -1,9 +1,9 @@
 """What a lease is made of, when servers write it well and when they do not."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.dhcp import frame, message, message6, names
 from isthmus.dhcp.frame import Datagram, Malformed

@@ -1,10 +1,10 @@
 """The files that programs in a sandbox read, as Docker writes them, and what becomes of them as time goes on."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.dns import files
 from isthmus.dns.lookup import Directory

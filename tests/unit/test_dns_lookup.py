@@ -1,11 +1,11 @@
 """Who is told what: one rule a test, as Docker has them."""
 
-from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
 
 import dns.message
 import dns.rcode
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import Subnet
 from isthmus.dns.lookup import Directory

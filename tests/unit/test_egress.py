@@ -1,12 +1,12 @@
 """Egress policies: what their text means, and that their boxes say the same as their rules read one by one."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from isthmus.dns.lookup import TTL, Directory
 from isthmus.dns.message import parse_query

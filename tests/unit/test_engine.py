@@ -3,13 +3,13 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from errno import EPERM
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import count
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus import render
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest

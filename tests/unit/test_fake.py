@@ -3,11 +3,11 @@
 That it behaves as Linux does is tested in tests/contract/test_kernel.py.
 """
 
-from dataclasses import replace
 from errno import EADDRNOTAVAIL, EEXIST, ENODEV, ENOENT, EOPNOTSUPP, EPERM, ERANGE, ESRCH
 from ipaddress import ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.errors import Refused
 from isthmus.kernel import Count, Scope

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 from itertools import count
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import SubnetRequest
 from isthmus.decisions import CLAIM

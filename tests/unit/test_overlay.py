@@ -1,10 +1,10 @@
 """The overlay driver: which networks there can be, and what they are like."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, Subnet
 from isthmus.drivers import overlay
@@ -26,7 +26,7 @@ SIX, SIX_TOO = (Subnet(ip_network(f"fd00:{n}::/64"), ip_address(f"fd00:{n}::1"))
 def shared(*subnets: Subnet, number: int = 1, **fields: object) -> Network:
     """A network that several hosts share."""
     made = replace(network("shared", "overlay", number), scope="global", subnets=subnets or (FOUR,))
-    return replace(made, **fields)  # type: ignore[arg-type]
+    return replace(made, **fields)
 
 
 def with_options(options: Mapping[str, str], *subnets: Subnet, number: int = 1, **fields: object) -> Network:

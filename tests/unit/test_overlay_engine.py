@@ -1,9 +1,9 @@
 """Overlay networks in the engine, on a kernel and a store in memory: others' endpoints come as records, and go."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse

@@ -1,10 +1,10 @@
 """Plans, by example."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.model import HOST
 from isthmus.naming import Owner

@@ -1,9 +1,9 @@
 """Ports: how they are read, which clash, which are chosen, and what becomes of them with the engine."""
 
-from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus import ports
 from isthmus.errors import InvalidRequest, NotFound, PortTaken, Refused

@@ -1,7 +1,8 @@
 """What hosts share, as one of them reads it: what a change in the store means, and in what portions it is learnt."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
+
+from msgspec.structs import replace
 
 from isthmus.addresses import Subnet
 from isthmus.cluster.member import LESSON, _lessons

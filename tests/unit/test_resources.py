@@ -1,9 +1,9 @@
 """What resources say of themselves: who they are, what they need, and how they read."""
 
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.model import HOST
 from isthmus.naming import Owner

@@ -1,12 +1,12 @@
 """Docker's JSON, in both directions: what bodies, filters and times mean, and which words a client gets to read."""
 
 import re
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import Subnet, SubnetRequest
 from isthmus.api import body, translate

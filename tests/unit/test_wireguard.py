@@ -4,11 +4,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from socket import socketpair
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.registry import Key, Node

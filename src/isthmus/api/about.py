@@ -7,9 +7,10 @@ The shapes are Docker's, so that its clients print them without complaint; of wh
 import os
 import platform
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 import isthmus
 from isthmus.addresses import Pool
@@ -26,8 +27,7 @@ def dotted(version: Version) -> str:
     return f"{version[0]}.{version[1]}"
 
 
-@dataclass(frozen=True, slots=True)
-class About:
+class About(msgspec.Struct, frozen=True):
     """Facts that hold for the life of a daemon. *memory* is in bytes, *warnings* are shown by `docker info`."""
 
     id: str

@@ -8,9 +8,9 @@ by its key (501), never passed over.
 import json as standard
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 
 import msgspec
+from msgspec.structs import replace
 
 from isthmus.api import body, translate
 from isthmus.api.filters import Filters

@@ -8,7 +8,6 @@ text, in which only `^` at the start and `$` at the end mean what they mean ther
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
@@ -20,8 +19,7 @@ _SECOND = 10**9
 _UNIX = re.compile(r"(-?\d{1,11})(?:\.(\d{1,9}))?")
 
 
-@dataclass(frozen=True, slots=True)
-class Filters:
+class Filters(msgspec.Struct, frozen=True):
     """The values asked for, by key. A key that was not given lets everything pass."""
 
     values: Mapping[str, tuple[str, ...]]

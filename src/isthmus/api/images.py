@@ -1,10 +1,11 @@
 """The shapes of images, as Docker's clients read them. Pure."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
+
+from msgspec.structs import replace
 
 from isthmus.api.filters import Filters, instant
 from isthmus.api.message import Version

@@ -11,10 +11,11 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import msgspec
 from msgspec import json
+from msgspec.structs import replace
 
 import isthmus
 from isthmus.api import about as telling
@@ -138,8 +139,7 @@ def _internal(request: Request, error: Exception) -> Response:
 # Routing.
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """One line of the table. A word in braces stands for one part of the path, `{name*}` for one or more."""
 
     method: str
@@ -165,7 +165,7 @@ def _route(request: Request) -> tuple[Handler, Request]:
         version = _supported(versioned[1])
     for pattern, route in _TABLE.get((request.method, _first_part(path)), ()):
         if (found := pattern.fullmatch(path)) and version >= route.since:
-            return route.handler, request.routed(version, found.groups())
+            return route.handler, replace(request, version=version, names=found.groups())
     return _not_found, request
 
 

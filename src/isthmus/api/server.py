@@ -14,10 +14,10 @@ import stat
 import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import msgspec
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
@@ -39,8 +39,7 @@ _SILENT = logging.Logger("isthmus.api.access", logging.CRITICAL)  # noqa: LOG001
 _READING = frozenset({"GET", "HEAD"})
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a client may take from us. Sizes are in bytes, times in seconds."""
 
     body: int = 4 * 2**20
@@ -52,6 +51,9 @@ class Limits:
     linger: float = 2
     """How long a client whose body was refused may go on sending it, so that it comes to read our answer."""
     connections: int = 1024
+
+
+_LIMITS = Limits()
 
 
 def listen(address: str, environment: Mapping[str, str], group: str = "") -> socket.socket:
@@ -126,7 +128,7 @@ def _clear(path: Path) -> None:
 class Server:
     """Serves *api* on sockets until it is closed."""
 
-    def __init__(self, api: Callable[[Request], Awaitable[Response]], limits: Limits = Limits()) -> None:
+    def __init__(self, api: Callable[[Request], Awaitable[Response]], limits: Limits = _LIMITS) -> None:
         self._api = api
         self._limits = limits
         self._http: web.Server | None = None

@@ -6,9 +6,10 @@ asks for and we cannot give is refused here by its key, never passed over.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_interface, ip_network
+
+from msgspec.structs import replace
 
 from isthmus.addresses import SubnetRequest
 from isthmus.api import body

@@ -5,10 +5,12 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing, nullcontext, suppress
-from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv6Address
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.path import reached
@@ -51,8 +53,7 @@ UNKNOWN = IPv6Address(0)
 """Where somebody is of whom nothing is known: nobody is reached there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(msgspec.Struct, frozen=True):
     """How often a host shows that it is there, when it is held to be gone, and how long after that its addresses stay.
 
     All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed. A store

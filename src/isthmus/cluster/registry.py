@@ -2,7 +2,6 @@
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from itertools import islice
 from types import MappingProxyType
@@ -45,8 +44,7 @@ class Node(msgspec.Struct, frozen=True):
     keys: tuple[Key, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(msgspec.Struct, frozen=True):
     """What is new and what is gone of that which the engine knows; *damaged* are keys whose values mean nothing."""
 
     put: tuple[Network | Peer, ...] = ()
@@ -109,16 +107,15 @@ def chunks(items: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
         yield part
 
 
-@dataclass(slots=True)
-class Registry:
+class Registry(msgspec.Struct):
     """What is in the store, by its keys, and by what they mean."""
 
-    items: dict[str, bytes] = field(default_factory=dict)
-    networks: dict[str, Network] = field(default_factory=dict)
-    nodes: dict[str, Node] = field(default_factory=dict)
-    _peers: dict[str, Peer] = field(default_factory=dict)
-    _blocks: dict[str, bytes] = field(default_factory=dict)
-    _held: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    items: dict[str, bytes] = msgspec.field(default_factory=dict)
+    networks: dict[str, Network] = msgspec.field(default_factory=dict)
+    nodes: dict[str, Node] = msgspec.field(default_factory=dict)
+    _peers: dict[str, Peer] = msgspec.field(default_factory=dict)
+    _blocks: dict[str, bytes] = msgspec.field(default_factory=dict)
+    _held: dict[str, dict[str, bytes]] = msgspec.field(default_factory=dict)
 
     def take(self, changes: Mapping[str, bytes | None]) -> Changed:
         """Know that each key has another value, or is gone where that is None."""

@@ -6,10 +6,10 @@ What stands in there follows from what was asked for, from the image, and from t
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from isthmus.containers import rootfs
 from isthmus.containers import spec as oci

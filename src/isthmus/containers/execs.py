@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from isthmus.containers import bundle
 from isthmus.containers.model import ExecView, ExecWish
@@ -13,8 +14,7 @@ from isthmus.errors import InvalidRequest, NameTaken, NotFound
 _REMEMBERED = 300.0  # for how long, in seconds, an exit code can be asked for
 
 
-@dataclass(slots=True)
-class Exec:
+class Exec(msgspec.Struct):
     """A program that was, or is to be, run in a *container* (an ID), whose files are in *directory*."""
 
     id: str

@@ -6,15 +6,15 @@ of the kernel, and how it ended is read from the file that its monitor left.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from isthmus.model import Pairs
 from isthmus.requests import SandboxRequest
 from isthmus.views import SandboxView
 
 
-@dataclass(frozen=True, slots=True)
-class Mount:
+class Mount(msgspec.Struct, frozen=True):
     """What is to be seen at *target* in a container: the *source* of the host ("bind"), or memory ("tmpfs").
 
     *Made* means that the source is made, as a directory, if it is not there.
@@ -27,8 +27,7 @@ class Mount:
     made: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(msgspec.Struct, frozen=True):
     """A device of the host at *path*, to be at *target*; *access* is of r, w and m."""
 
     path: str
@@ -36,8 +35,7 @@ class Device:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a container may use. Sizes are in bytes, *quota* and *period* in microseconds; 0 and "" set no limit."""
 
     memory: int = 0
@@ -51,8 +49,7 @@ class Limits:
     pids: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(msgspec.Struct, frozen=True):
     """When a container that ended starts again: *name* is "no", "always", "unless-stopped" or "on-failure".
 
     With the latter it does so *most* times at most; 0 sets no limit.
@@ -62,8 +59,7 @@ class Restart:
     most: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(msgspec.Struct, frozen=True):
     """How a program is to run, by what its user asked for and its image says.
 
     *Environment* is a list of NAME=VALUE. *Stop_timeout* is in seconds. *Hidden* are paths that show nothing, *frozen*
@@ -108,8 +104,7 @@ class Wish:
     log_size: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """A container as it is kept. Times are nanoseconds since the epoch, 0 for never.
 
     *Asked* is the body of the request that made it, with the networks that it was put on since. *Image* is the ID of
@@ -138,8 +133,7 @@ class Record:
         return self.wanted and self.started > self.ended
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """An image: its ID, its layers' directories with the lowest first, and what it says of programs, as JSON has it.
 
     *Machine* means that it is this machine's own root; then there are no layers.
@@ -147,20 +141,18 @@ class Found:
 
     id: str
     layers: tuple[str, ...] = ()
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: Mapping[str, object] = msgspec.field(default_factory=dict)
     machine: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """What a record's `asked` means: how to run what, in which sandbox."""
 
     wish: Wish
     sandbox: SandboxRequest
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """A container, as those are told who ask: *sandbox* is there while it runs."""
 
     record: Record
@@ -173,8 +165,7 @@ class View:
     files: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ExecWish:
+class ExecWish(msgspec.Struct, frozen=True):
     """A program that is to run in a container beside its own; see `Wish` for the fields.
 
     *Stdin*, *stdout* and *stderr* are what its user wants to be attached to.
@@ -192,8 +183,7 @@ class ExecWish:
     detach_keys: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ExecView:
+class ExecView(msgspec.Struct, frozen=True):
     """A program beside a container's own, as those are told who ask; *code* is None and *pid* 0 if it has none."""
 
     id: str

@@ -5,8 +5,10 @@ Mounts, devices, masked paths, capabilities and defaults are Docker's (moby 29, 
 
 import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.containers import seccomp
 from isthmus.containers.model import Device, Limits, Mount, Wish
@@ -67,8 +69,7 @@ class User(NamedTuple):
     home: str = "/"
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
+class DeviceNode(msgspec.Struct, frozen=True):
     """What the host has at a device's path: its *kind* ("c" or "b"), numbers and owner."""
 
     device: Device
@@ -80,8 +81,7 @@ class DeviceNode:
     gid: int
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(msgspec.Struct, frozen=True):
     """Where a container is to run: facts of its sandbox, of its root file system, and of this machine.
 
     *Netns* is the path of its network namespace, "" for the host's. *Files* are paths of the host's, by where they are
@@ -333,7 +333,7 @@ def _node(one: DeviceNode) -> Shape:
 def with_swap(limits: Limits) -> Limits:
     """*limits* with Docker's choice for swap where none is given: as much again as there is memory."""
     if limits.memory > 0 and limits.swap == 0:
-        return Limits(**{name: getattr(limits, name) for name in Limits.__slots__} | {"swap": 2 * limits.memory})
+        return replace(limits, swap=2 * limits.memory)
     return limits
 
 

@@ -16,9 +16,11 @@ starting at once, and here somebody waits for the endpoint.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.dhcp.frame import Datagram, Malformed
 from isthmus.dhcp.status import BOUND, CONFLICT, EXPIRED, NO_ANSWER, REBINDING, RENEWING, SEARCHING, Status, refused
@@ -51,8 +53,7 @@ class State(Enum):
 _WORDS = {State.REBOOTING: RENEWING, State.RENEWING: RENEWING, State.REBINDING: REBINDING}
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """What a client in *state* has to say, in the exchange *xid* (32 bits), which is *age* nanoseconds old.
 
     *server* is the only one that is asked, or empty. *wanted* is the address in question, if there is any.
@@ -66,8 +67,7 @@ class Question:
     lease: DhcpLease | None
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """A server would give this address. The best *preference* is 255."""
 
     server: str
@@ -75,27 +75,23 @@ class Offer:
     preference: int
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """A server gives this lease."""
 
     lease: DhcpLease
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(msgspec.Struct, frozen=True):
     """A server says that the lease is good here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """A server knows nothing of the lease, but would give it anew if it is asked."""
 
     server: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A server says no, for a *reason*. A *final* one ends what there was; else there may be better servers."""
 
     reason: str

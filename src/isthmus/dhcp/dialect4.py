@@ -5,8 +5,9 @@ answers to the leased address itself. Where that cannot be heard (see `Hears`) t
 too, is answered with the lease and its time anew.
 """
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address
+
+import msgspec
 
 from isthmus.dhcp import message as messages
 from isthmus.dhcp.client import SECOND, Answer, Grant, Offer, Question, Refusal, State
@@ -20,8 +21,7 @@ _ALL_STATIONS = b"\xff" * 6
 _SIZE = (1500).to_bytes(2)
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How long to wait for an answer, in seconds: *first*, then twice as long each time, up to *ceiling* (4.1).
 
     A quarter of *first* is left to chance. A renewal is not repeated within *renewal* (4.4.5).

@@ -5,8 +5,9 @@ whole frames. A checksum of UDP is written but not believed: a server on this ma
 never reach, and the tap sees it unfinished. What is ours is known by its transaction number instead.
 """
 
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
 
 from isthmus.model import IPAddress
 
@@ -22,8 +23,7 @@ class Malformed(ValueError):
     """The bytes are not what they should be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Datagram:
+class Datagram(msgspec.Struct, frozen=True):
     """One UDP datagram between two stations of a LAN. MACs are six bytes; both addresses are of one family."""
 
     source_mac: bytes

@@ -1,9 +1,10 @@
 """Who an endpoint is to DHCP servers."""
 
-from dataclasses import dataclass
 from enum import Enum
 from hashlib import sha256
 from ipaddress import IPv6Address
+
+import msgspec
 
 from isthmus.naming import link_local
 
@@ -19,8 +20,7 @@ class Hears(Enum):
     BROADCASTS = "broadcasts"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """Who a client is. *client_id* is as `client_id` makes it; an empty *hostname* is not told."""
 
     mac: bytes

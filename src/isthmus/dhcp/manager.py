@@ -12,9 +12,11 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from secrets import SystemRandom
 from typing import NamedTuple, Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.dhcp import frame
 from isthmus.dhcp.client import SECOND, Client, Dialect, Frames, Random
@@ -61,8 +63,7 @@ Changed = Callable[[Key, DhcpLease | None, Status], None]
 """Hears by its key of an endpoint with another lease (None: it must use its address no more), or another status."""
 
 
-@dataclass(frozen=True, slots=True)
-class Party:
+class Party(msgspec.Struct, frozen=True):
     """An endpoint as a client: where it speaks, and who it is to servers beside its key."""
 
     device: Device

@@ -5,10 +5,11 @@ bad list of domains is no reason to have no address.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from typing import TypeVar
+
+import msgspec
 
 from isthmus.dhcp import names
 from isthmus.dhcp.frame import Malformed
@@ -86,8 +87,7 @@ ASKED = bytes(
 """What a client asks servers to tell (option 55)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A DHCP message on Ethernet. *options* has each code once, in the order in which they are sent."""
 
     op: int

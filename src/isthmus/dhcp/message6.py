@@ -1,9 +1,10 @@
 """DHCPv6 messages (RFC 8415), as far as one address for one interface needs them, and the lease that one grants."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv6Address, IPv6Interface
+
+import msgspec
 
 from isthmus.dhcp import names
 from isthmus.dhcp.frame import Malformed
@@ -54,8 +55,7 @@ class Code(IntEnum):
 Options = tuple[tuple[int, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(msgspec.Struct, frozen=True):
     """A message between client and server. *options* are in the order in which they are sent; some may come twice."""
 
     type: int

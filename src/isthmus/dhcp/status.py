@@ -1,14 +1,13 @@
 """How a client stands, in words for people."""
 
-from dataclasses import dataclass
+import msgspec
 
 SEARCHING, BOUND, RENEWING, REBINDING = "searching", "bound", "renewing", "rebinding"
 NO_ANSWER, EXPIRED, CONFLICT, NO_DEVICE = "no answer", "expired", "address in use", "no device"
 _REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(msgspec.Struct, frozen=True):
     """A *word* or two, *since* when it is so, and what to do about it, if there is anything."""
 
     word: str

@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+
+import msgspec
 
 from isthmus.dns.message import Reply
 
@@ -22,8 +23,7 @@ _OVERHEAD = 512
 """What an entry takes besides its octets, about."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """An answer, since when it is known, and until when it is good; in seconds of the cache's clock."""
 
     reply: Reply

@@ -7,8 +7,9 @@ user has edited is the user's.
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from ipaddress import ip_address
+
+import msgspec
 
 from isthmus.model import Dns, IPAddress
 
@@ -36,8 +37,7 @@ _LOOPBACK = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(msgspec.Struct, frozen=True):
     """What a host's `resolv.conf` says: domains to search, options, and lines that are nothing of this."""
 
     search: tuple[str, ...]

@@ -9,8 +9,10 @@ and who is being removed is gone with the next question. *Version* tells whether
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus.dns.message import (
     AAAA,
@@ -40,17 +42,16 @@ _TURNS = 16  # in so many orders are the addresses of one name told
 _ARPA4, _ARPA6 = ".in-addr.arpa", ".ip6.arpa"
 
 
-@dataclass(slots=True)
-class _Zone:
+class _Zone(msgspec.Struct):
     """The names of one network; by each, the addresses of the endpoints (their IDs) that bear it.
 
     A name that no endpoint bears may be in the network's own *records*.
     """
 
     network: Network
-    records: dict[str, tuple[IPAddress, ...]] = field(default_factory=dict)
-    names: dict[str, dict[str, tuple[IPAddress, ...]]] = field(default_factory=dict)
-    pointers: dict[IPAddress, str] = field(default_factory=dict)
+    records: dict[str, tuple[IPAddress, ...]] = msgspec.field(default_factory=dict)
+    names: dict[str, dict[str, tuple[IPAddress, ...]]] = msgspec.field(default_factory=dict)
+    pointers: dict[IPAddress, str] = msgspec.field(default_factory=dict)
     wildcards: int = 0
 
     def find(self, name: str) -> tuple[IPAddress, ...] | None:
@@ -100,8 +101,7 @@ class _Zone:
         self.records = {} if network.config_only or network.predefined else records_of(dict(network.options))
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(msgspec.Struct, frozen=True):
     """A network that a sandbox stands on, and its own names for others there."""
 
     zone: _Zone

@@ -5,10 +5,11 @@ outline is read: where its TTLs are, and for how long it may be kept. Nothing he
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - it is an exception class
+
+import msgspec
 
 A, CNAME, SOA, PTR, AAAA, OPT, ANY = 1, 5, 6, 12, 28, 41, 255
 """Types of records (RFC 1035, section 3.2.2; RFC 3596; RFC 6891)."""
@@ -55,8 +56,7 @@ class Malformed(ValueError):
         self.rcode = rcode
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(msgspec.Struct, frozen=True):
     r"""A question: its *name* in lower case without the last dot, and as it stood in the message, *question*.
 
     A dot inside a label is `\.` in *name*. *Payload* is the size of datagrams that EDNS0 offers; 0 without EDNS0.
@@ -83,8 +83,7 @@ class Query:
         return min(max(PLAIN, self.payload), LOCAL)
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(msgspec.Struct, frozen=True):
     """An answer from elsewhere, its TTLs at the offsets *ttls*, that may be kept for *lifetime* seconds; None: not.
 
     *Denies* tells that it says of something that it is not there.

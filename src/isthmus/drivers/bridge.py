@@ -9,9 +9,10 @@ A bridge that exists already and is not ours is used as it is, never changed, ne
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_interface
+
+import msgspec
 
 from isthmus import firewall, naming
 from isthmus.drivers.limits import limits
@@ -62,8 +63,7 @@ changeable = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A bridge network's options, by what they mean. *device* is "" if the user named none."""
 
     device: str

@@ -14,9 +14,10 @@ longer than the LAN's and so win.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses, ip_interface
+
+import msgspec
 
 from isthmus import naming
 from isthmus.addresses import HOST_ADDRESS, Subnet
@@ -34,8 +35,7 @@ _OURS = frozenset({"isthmus.exclusive_parent", HOST_ACCESS, "isthmus.probe"})
 _VLANS = range(1, 4095)
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A network's options, by what they mean. *parent* is "" if the user named none.
 
     *switched* tells whether the kernel carries frames between the children of one parent. Without *host_access* the
@@ -53,8 +53,7 @@ class Parsed:
     probe: Probe
 
 
-@dataclass(frozen=True, slots=True)
-class Children:
+class Children(msgspec.Struct, frozen=True):
     """The driver of one *kind* of child: its *modes* and *flags*, of which the first is the default."""
 
     name: str

@@ -14,10 +14,12 @@ learns that by what comes, and sends what is for all to each of the hosts, as pl
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from ipaddress import ip_address, ip_interface
 from itertools import islice
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus import naming
 from isthmus.addresses import IPNetwork, Subnet
@@ -70,8 +72,7 @@ _VNIS = range(1, 1 << 24)
 _OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
 
 
-@dataclass(frozen=True, slots=True)
-class Parsed:
+class Parsed(msgspec.Struct, frozen=True):
     """A network's options, by what they mean. *peers* are the hosts that it names itself.
 
     Hosts have blocks of its pool for themselves, with so many *bits* for addresses in each; None if they have none. If

@@ -7,7 +7,8 @@ namespace.)
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden
@@ -16,8 +17,7 @@ from isthmus.model import Endpoint, Host, IPAddress, Network, Peer
 from isthmus.resources import Resource
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(msgspec.Struct, frozen=True):
     """A driver that makes nothing."""
 
     name: str

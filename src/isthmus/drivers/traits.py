@@ -1,14 +1,13 @@
 """What the house has to know of a network besides the resources it is made of, as its driver reads its options."""
 
-from dataclasses import dataclass
+import msgspec
 
 from isthmus.firewall import Mode
 from isthmus.model import IPAddress
 from isthmus.options import Callers, Probe
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
+class Traits(msgspec.Struct, frozen=True):
     """The ways of one network.
 
     *prefix* is how interfaces in sandboxes are named, without their number. With *gateway*, an address of each subnet

@@ -5,7 +5,6 @@ import re
 import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import IO, Annotated, Any, TypeVar
 
@@ -28,8 +27,7 @@ _MACHINES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "38
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Packed:
+class Packed(msgspec.Struct, frozen=True):
     """An image in an archive: its configuration as it stands there, and the members that are its layers."""
 
     configuration: bytes

@@ -16,7 +16,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, BinaryIO, cast
@@ -33,8 +32,7 @@ RESERVE = 256 << 20
 """How many bytes of the file system unpacking leaves free."""
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """An image: its ID, its names, its layers (the lowest first), and what it says.
 
     Of layers there are the digests, the directories, and the sizes in bytes. *Configuration* is that of OCI's

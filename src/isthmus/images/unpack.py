@@ -13,9 +13,10 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
+
+import msgspec
 
 from isthmus.errors import InvalidRequest, IsthmusError
 from isthmus.images import trees
@@ -30,12 +31,14 @@ _LONGEST = 4095  # PATH_MAX, without the byte that ends it
 _NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EXDEV})
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """How much an archive may be unpacked to: *octets* of files, and *entries*."""
 
     octets: int = 1 << 40
     entries: int = 2_000_000
+
+
+_LIMITS = Limits()
 
 
 class Hashing:
@@ -58,7 +61,7 @@ class Hashing:
         return f"sha256:{self._hash.hexdigest()}"
 
 
-def unpack(archive: IO[bytes], directory: str, limits: Limits = Limits()) -> tuple[str, int]:
+def unpack(archive: IO[bytes], directory: str, limits: Limits = _LIMITS) -> tuple[str, int]:
     """Unpack the tar *archive* into an empty *directory*; return its digest and the size of its files in bytes.
 
     Raises:

@@ -5,8 +5,9 @@ touches Linux, and `fake.FakeKernel`, which refuses what Linux refuses and remov
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from isthmus.model import Host, IPAddress, Place
 from isthmus.naming import Owner
@@ -17,8 +18,7 @@ ELSEWHERE = "?"
 """Stands for the namespace of a pair's other end, or for a parent, that is out of sight or was not looked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(msgspec.Struct, frozen=True):
     """What part of the kernel is looked at. All of it is named outright, so that looking costs what there is to see.
 
     *links* are pairs of a namespace and a link's name: the link, if it bears our mark, with its other end, its
@@ -45,8 +45,7 @@ class Scope:
     everything: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Count:
+class Count(msgspec.Struct, frozen=True):
     """How often an element of a set of ours has matched."""
 
     set: str
@@ -55,51 +54,43 @@ class Count:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(msgspec.Struct, frozen=True):
     """A link with the mark of *owner* went, went down, left its bridge, or lost what shapes its traffic."""
 
     owner: Owner
 
 
-@dataclass(frozen=True, slots=True)
-class Shaken:
+class Shaken(msgspec.Struct, frozen=True):
     """An address, a route or a link went in the namespace *netns* (`HOST` is the daemon's own), or its name did."""
 
     netns: str
 
 
-@dataclass(frozen=True, slots=True)
-class FirewallTouched:
+class FirewallTouched(msgspec.Struct, frozen=True):
     """Somebody else took something out of our table, or all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Overrun:
+class Overrun(msgspec.Struct, frozen=True):
     """There was more news than could be read: anything may have changed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Appeared:
+class Appeared(msgspec.Struct, frozen=True):
     """A link of this *name* that is not ours came, or went up, in the host's namespace."""
 
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class Routed:
+class Routed(msgspec.Struct, frozen=True):
     """Somebody else made a route to *destination* in the host's namespace."""
 
     destination: str
 
 
-@dataclass(frozen=True, slots=True)
-class PathChanged:
+class PathChanged(msgspec.Struct, frozen=True):
     """What leaves the host's namespace may do so by another link, or the links have another MTU."""
 
 
-@dataclass(frozen=True, slots=True)
-class Missed:
+class Missed(msgspec.Struct, frozen=True):
     """In the namespace *netns* somebody looked for an address or a MAC, *where*, of which its tunnel was not told."""
 
     netns: str

@@ -32,7 +32,6 @@ there asks for a mark. `str()` prints all that it holds as the commands that wou
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from errno import (
     EACCES,
     EADDRINUSE,
@@ -53,6 +52,9 @@ from errno import (
 )
 from ipaddress import ip_interface
 from types import UnionType
+
+import msgspec
+from msgspec.structs import replace
 
 from isthmus import firewall
 from isthmus.errors import Refused
@@ -103,8 +105,7 @@ _End = tuple[str, str]
 """Where a link is: its namespace and its name there."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
+class _Link(msgspec.Struct, frozen=True):
     kind: str
     owner: Owner | None = None
     mtu: int = 1500
@@ -124,15 +125,13 @@ class _Link:
     wireless: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
+class _Route(msgspec.Struct, frozen=True):
     link: str
     via: IPAddress | None
     ours: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Element:
+class _Element(msgspec.Struct, frozen=True):
     resource: Element
     packets: int = 0
     bytes: int = 0

@@ -9,8 +9,9 @@ one suite of tests holds all three to it. They are used on an event loop's threa
 """
 
 from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 PATIENCE = 5.0
 """For how long, in seconds, a store may be silent before it is taken to be away."""
@@ -25,8 +26,7 @@ SIZE = 256 * 1024
 """How many bytes all values of a commit may have together; Consul takes 512 KiB a transaction, as base64."""
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(msgspec.Struct, frozen=True):
     """What the store held below a prefix at one *revision*.
 
     Revisions grow, as long as it is the same store. Consul's may stand still, or fall back, where all that happened
@@ -37,8 +37,7 @@ class Snapshot:
     items: Mapping[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(msgspec.Struct, frozen=True):
     """What changed below a prefix up to a *revision*: the new value of each key, None where it is gone."""
 
     revision: int

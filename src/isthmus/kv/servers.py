@@ -8,7 +8,6 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
@@ -24,8 +23,7 @@ _FAILURES = (ClientError, OSError, TimeoutError, ssl.SSLError)
 _TEXT = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How long servers are waited for, in seconds.
 
     One that says nothing for *patience* is away. After *silence*, without news, everything is read again: a firewall in
@@ -39,8 +37,7 @@ class Pace:
 PACE = Pace()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What a server said."""
 
     status: int

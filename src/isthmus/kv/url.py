@@ -6,7 +6,8 @@ the same defaults, and two options of ours that name files with secrets, for a c
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from isthmus.errors import InvalidOption
 
@@ -24,8 +25,7 @@ _BEATS = 3
 """How many beats a host may miss before it is taken to be gone (Docker's `defaultDiscoveryTTLFactor`)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoreAddress:
+class StoreAddress(msgspec.Struct, frozen=True):
     """Where a shared store is, how it is spoken to, and how often a host shows that it is there.
 
     *kind* is "consul" or "etcd"; each of *servers* is `HOST:PORT`. All keys are below *prefix*, which has no slash at

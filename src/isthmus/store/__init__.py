@@ -5,12 +5,12 @@ nothing.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+
+class Snapshot(msgspec.Struct, frozen=True):
     """What a store held at one *revision*."""
 
     revision: int

@@ -12,7 +12,6 @@ How a field is read back follows from its type in `model`; nothing here has to b
 """
 
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Union, get_args, get_origin, get_type_hints
@@ -129,7 +128,7 @@ def _reader(kind: object) -> _Reader:
     if type(None) in arguments:
         return _optional_reader(Union[*(one for one in arguments if one is not type(None))])
     if isinstance(kind, type):
-        return _record_reader(kind) if is_dataclass(kind) else _exact_reader(kind)
+        return _record_reader(kind) if issubclass(kind, msgspec.Struct) else _exact_reader(kind)
     raise TypeError(f"a record cannot hold a {kind}")
 
 

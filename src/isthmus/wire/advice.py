@@ -6,8 +6,9 @@ are, with the one of the platform at hand first.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 from isthmus.model import IPAddress
 
@@ -20,8 +21,7 @@ class Verdict(Enum):
     NOBODY = "nobody"
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True):
     """What came of asking on a parent: the *verdict*, who answered first (*neighbour*, at *mac*), and when.
 
     *Took* is in seconds since the question, up to the answer to the second MAC, else to the parent's. If nobody

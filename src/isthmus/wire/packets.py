@@ -10,11 +10,12 @@ MAC is text, six pairs of lower-case digits.
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
 from typing import NamedTuple
+
+import msgspec
 
 from isthmus.model import IPAddress
 from isthmus.naming import octets
@@ -52,8 +53,7 @@ class Operation(IntEnum):
     REPLY = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Arp:
+class Arp(msgspec.Struct, frozen=True):
     """An ARP packet, and the MACs of its frame. In a request, *target_mac* says nothing."""
 
     destination: str
@@ -65,8 +65,7 @@ class Arp:
     target: IPv4Address
 
 
-@dataclass(frozen=True, slots=True)
-class Solicitation:
+class Solicitation(msgspec.Struct, frozen=True):
     """A Neighbour Solicitation from *sender* to *receiver*: who has *target*? *mac* is its sender's, or "" (unsaid)."""
 
     destination: str
@@ -77,8 +76,7 @@ class Solicitation:
     mac: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Advertisement:
+class Advertisement(msgspec.Struct, frozen=True):
     """A Neighbour Advertisement from *sender* to *receiver*: *mac* has *target* ("": the frame's source has it)."""
 
     destination: str

@@ -13,9 +13,10 @@ address is asked for.
 import asyncio
 import secrets
 from collections.abc import Callable, Collection, Container, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+
+import msgspec
 
 from isthmus.errors import DeviceUnavailable
 from isthmus.model import IPAddress
@@ -39,8 +40,7 @@ ANNOUNCE_WAIT = 2.0
 _LINK_LOCAL = bytes.fromhex("fe80 0000 0000 0000")
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
+class Schedule(msgspec.Struct, frozen=True):
     """When probes are sent, in seconds since the question, and after what *wait* nobody counts as having answered.
 
     Probes that are due later are sent all the same, behind the answer.
