@@ -182,8 +182,9 @@ def worlds(draw: st.DrawFn) -> World:
     """Consistent worlds."""
     namespaces = _some(draw, NAMESPACES)
     found: list[Resource] = [Namespace(name) for name in namespaces]
-    if not draw(st.integers(0, 3)):  # alone: the worlds are small then, and many
-        return World(tuple(draw(st.permutations([*found, *_overlay(draw, namespaces)]))))
+    if alone := draw(st.sampled_from((*(None,) * 4, _overlay, _overlay, _stacked, _stacked, _ruled))):
+        # The worlds are small then, and many, and whatever is changed in one matters.
+        return World(tuple(draw(st.permutations([*found, *alone(draw, namespaces)]))))
     found += [Nickname(f"{name}-too", name) for name in _some(draw, namespaces)]
     bridges = list(_bridges(draw, namespaces))
     veths = list(_veths(draw, namespaces, bridges))
@@ -238,14 +239,14 @@ def _changed(draw: st.DrawFn, world: World) -> World:
     resources = {one.key: one for one in world.resources}
     for _ in range(draw(st.integers(1, 3))):
         if resources:
-            keys = sorted(resources)
-            kind = draw(st.sampled_from((*sorted({key[0] for key in keys}), *["link"] * 6)))
-            # Links first of all, and of these what others stand on: much hangs on them.
+            # Of links more than of others, and of these what others stand on: much hangs on them.
+            kinds = sorted({type(one) for one in resources.values()}, key=lambda kind: kind.__name__)
+            kind = draw(st.sampled_from([one for one in kinds for _ in range(1 + 2 * issubclass(one, _Link))]))
             standing = (one for one in resources.values() if isinstance(one, Vlan | Child | Forwarding | Neighbour))
             below = {key for one in standing for key in one.needs}
-            some = [key for key in keys if key[0] == kind for _ in range(3 if key in below else 1)]
-            key = draw(st.sampled_from(some or keys))
-            if kind == "link" and draw(st.booleans()):
+            some = sorted(key for key, one in resources.items() if isinstance(one, kind))
+            key = draw(st.sampled_from([key for key in some for _ in range(3 if key in below else 1)]))
+            if issubclass(kind, _Link) and draw(st.booleans()):
                 _alter(key, resources)
             else:
                 _change(key, resources)
@@ -491,6 +492,24 @@ def _shaping(draw: st.DrawFn, veths: list[Veth]) -> Iterator[Ifb | Shaper | Redi
         yield Shaper(HOST, name, draw(st.sampled_from(RATES)))
     for veth in _some(draw, veths) if ifbs else ():
         yield Redirect(HOST, veth.name, draw(st.sampled_from(ifbs)).name)
+
+
+def _stacked(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
+    """What stands on links of others and on bridges: VLANs, and children of all of them."""
+    bridges = list(_bridges(draw, []))
+    vlans = list(_vlans(draw, [bridge.name for bridge in bridges]))
+    children = list(_children(draw, namespaces, set(UPLINKS), [*bridges, *vlans], [*bridges]))
+    yield from bridges
+    yield from vlans
+    yield from children
+    yield from _sysctls(draw, namespaces, [*bridges, *children])
+
+
+def _ruled(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
+    """Bridges, and what the firewall says of them."""
+    bridges = list(_bridges(draw, namespaces))
+    yield from bridges
+    yield from _table(draw, sorted(bridge.name for bridge in bridges if bridge.netns == HOST))
 
 
 def _overlay(draw: st.DrawFn, namespaces: list[str]) -> Iterator[Resource]:
