@@ -25,7 +25,7 @@ It is sought from the offset in the first register on; 0 if there is none (`SKF_
 SECOND_VALUE, COPY, COPY_BACK, COPY_HEADER_LENGTH = 0x01, 0x07, 0x87, 0xB1
 """To the second register: a value, or the first one; from it to the first; to it the length of an IPv4 header."""
 
-LOAD_HALF_BEYOND, LOAD_WORD_BEYOND = 0x48, 0x40
+LOAD_BYTE_BEYOND, LOAD_HALF_BEYOND, LOAD_WORD_BEYOND = 0x50, 0x48, 0x40
 """What is at the second register and an offset."""
 
 IF_EQUAL, IF_COPY_EQUAL, IF_AT_LEAST, IF_BITS, SKIP, RETURN = 0x15, 0x1D, 0x35, 0x45, 0x05, 0x06

@@ -38,6 +38,7 @@ from isthmus.kernel import (
     News,
     Overrun,
     PathChanged,
+    Retold,
     Routed,
     Scope,
     Shaken,
@@ -67,7 +68,7 @@ from isthmus.questions import Evidence, Question
 from isthmus.rates import OFF
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
-from isthmus.resources import Address, Element, Sysctl, Table
+from isthmus.resources import NOBODY, Address, Element, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
@@ -165,6 +166,7 @@ class Engine:
             ExceptionGroup: of what the kernel refused. All else was done.
         """
         netns: set[str] = set()
+        told: list[Missed | Retold] = []
         of_host = False
         for one in news:
             match one:
@@ -182,8 +184,8 @@ class Engine:
                     of_host = of_host or name == ENCRYPTED or any(map(name.__eq__, map(hidden, self._state.networks)))
                 case Routed(destination=destination):
                     self._announce_clashes(ip_network(destination))
-                case Missed(netns=name, where=where):
-                    self._meet(name, where)
+                case Missed() | Retold():
+                    told.append(one)
                 case Appeared(name=name):
                     waiting = [network for network, link in self._waiting.items() if link == name]
                     of_host = of_host or bool(waiting)
@@ -197,23 +199,47 @@ class Engine:
                     whole = not owner.endpoint and owner.network in self._state.networks
                     of_host = of_host or whole or owner.network == PARENT or self._may_wait(owner.network)
                     netns.update(self._standing_on([owner.network]) if whole else self._home_of(owner))
-        return self._bring(netns, of_host=of_host)
+        return self._bring(netns, of_host=of_host, also=self._entries(told))
 
     def _home_of(self, owner: Owner) -> Iterator[str]:
         """The namespace of the sandbox whose endpoint, or link made by hand, has that mark."""
         if held := self._state.endpoints.get(owner.endpoint) or self._state.links.get(owner.endpoint):
             yield self._state.sandboxes[held.sandbox].netns
 
-    def _meet(self, netns: str, where: IPAddress | str) -> None:
-        """Have the tunnels of the network in *netns* told of who is *where*, if anybody is."""
-        network = next((one for one in self._state.networks.values() if hidden(one.id) == netns), None)
-        peer = self._state.peer_at(network.id, where) if network else None
-        if network and peer:
-            self._state.meet(peer)
-            self.reconcile(render.peers(self._state, network, (peer,)))
-            # Who looked for him would ask again after a second.
-            told = (announcement(peer.mac, address.ip) for address in peer.addresses)
-            self._kernel.send(netns, overlay.BRIDGE, map(encode, told))
+    def _entries(self, told: Iterable[Missed | Retold]) -> Iterator[Callable[[], Area]]:
+        """The areas of what tunnels and ports were *told* otherwise; who was missed, they are told of at once."""
+        networks = {hidden(one.id): one for one in self._state.networks.values()}
+        peers: dict[str, dict[Peer, None]] = {}
+        netns: set[str] = set()
+        of_host = False
+        for one in told:
+            if (network := networks.get(one.netns)) is None:
+                continue
+            peer = self._state.peer_at(network.id, one.where)
+            if isinstance(one, Missed):
+                if peer:
+                    self._meet(network, peer)
+            elif peer:
+                peers.setdefault(network.id, {})[peer] = None
+            elif here := [end for end in self._state.on_network(network.id) if end.mac == one.where]:
+                netns.update(self._state.sandboxes[end.sandbox].netns for end in here)
+            else:
+                # Of nobody nothing is wanted; but what is for all, the network itself is told.
+                of_host = of_host or not one.gone or one.where == NOBODY
+        if of_host:
+            yield self._host
+        for name, some in peers.items():
+            yield partial(render.peers, self._state, self._state.networks[name], some)
+        for name in sorted(netns):
+            yield partial(self._sandbox, name)
+
+    def _meet(self, network: Network, peer: Peer) -> None:
+        """Have the tunnels of *network* told of *peer*."""
+        self._state.meet(peer)
+        self.reconcile(render.peers(self._state, network, (peer,)))
+        # Who looked for him would ask again after a second.
+        told = (announcement(peer.mac, address.ip) for address in peer.addresses)
+        self._kernel.send(hidden(network.id), overlay.BRIDGE, map(encode, told))
 
     def _remember_met(self) -> None:
         """Know again who on other hosts was looked for, by what the tunnels of lazy networks were told."""
@@ -265,9 +291,9 @@ class Engine:
         self._finish_removing()
         return plan
 
-    def _bring(self, netns: Iterable[str], *, of_host: bool) -> Plan:
-        """Hold these namespaces, and the host's half if need be, against the kernel, each by itself."""
-        areas: list[Callable[[], Area]] = [self._host] if of_host else []
+    def _bring(self, netns: Iterable[str], *, of_host: bool, also: Iterable[Callable[[], Area]] = ()) -> Plan:
+        """Hold the host's half if need be, *also* these areas, and these namespaces against the kernel, one by one."""
+        areas: list[Callable[[], Area]] = [*([self._host] if of_host else []), *also]
         areas += [partial(self._sandbox, name) for name in sorted(netns) if self._state.in_netns(name)]
         plan, refusals = NOTHING, []
         for area in areas:

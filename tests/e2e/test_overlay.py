@@ -501,27 +501,51 @@ def test_a_networks_namespace_that_is_taken_away_is_made_again(three: Cluster) -
     host.isthmus("network check multi")
 
 
-def test_entries_that_somebody_deletes_are_put_back_by_the_next_look_and_by_check(three: Cluster) -> None:
-    """The kernel tells of their going as it does where we take them away, so nobody is woken by that."""
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bridge fdb del {mac} dev {tunnel} dst 192.0.2.2",
+        "bridge fdb replace {mac} dev {tunnel} dst 192.0.2.9",
+        "bridge fdb add 02:00:00:00:00:99 dev {tunnel} dst 192.0.2.9",
+        "bridge fdb del {own} dev {port} master",
+        "ip neigh del {address} dev {tunnel}",
+        "ip neigh replace {address} lladdr 02:00:00:00:00:99 dev {tunnel}",
+        "ip neigh flush dev {tunnel} nud permanent",
+    ],
+)
+def test_what_others_tell_a_tunnel_or_a_port_is_put_right(three: Cluster, command: str) -> None:
+    """Without being asked, and once; what a host learns and forgets itself has it look for nothing."""
+    multi = three.network("multi", "--subnet 10.0.9.0/24")
+    tenants, host = multi.one_each(), three.hosts[0]
+    multi.settled(tenants)
+    (port,) = json.loads(multi.inside(host, "ip -j link show type veth"))
+    (own,), (link,) = (one.place.ip("link show dev eth0") for one in tenants[:2])
+    names = {"tunnel": multi.tunnel, "port": port["ifname"], "address": tenants[1].address}
+    before = len(host.log)
+    multi.inside(host, command.format(mac=link["address"], own=own["address"], **names))
+    until(lambda: "put back what others had taken" in host.log[before:], f"{PUT_BACK} after {command}")
+    multi.settled(tenants)
+    assert "mended: " not in host.isthmus("network check multi")
+    tenants.append(multi.tenant(three.hosts[1], "more"))
+    multi.settled(tenants)
+    tenants.pop().leave()
+    multi.settled(tenants)
+    assert host.log[before:].count("put back what others had taken") == 1
+
+
+def test_check_mends_what_is_not_heard_of(three: Cluster) -> None:
+    """An entry with the mark of ours looks as if we had made it."""
     multi = three.network("multi", "--subnet 10.0.9.0/24")
     tenants, host = multi.one_each(), three.hosts[0]
     multi.settled(tenants)
     (link,) = tenants[1].place.ip("link show dev eth0")
-
-    def delete() -> None:
-        multi.inside(host, f"bridge fdb del {link['address']} dev {multi.tunnel} dst 192.0.2.2")
-        multi.inside(host, f"ip neigh del {tenants[2].address} dev {multi.tunnel}")
-
-    delete()
+    before = len(host.log)
+    multi.inside(host, f"bridge fdb replace {link['address']} dev {multi.tunnel} dst 192.0.2.9 extern_learn")
     told = host.isthmus("network check multi")
     assert "mended: " in told
     assert "fdb replace" in told
-    assert "neigh replace" in told
     multi.settled(tenants)
-    delete()
-    multi.inside(host, "ip link set br0 down")
-    multi.settled(tenants)
-    assert "mended: " not in host.isthmus("network check multi")
+    assert "put back what others had taken" not in host.log[before:]
 
 
 # More than a switch.

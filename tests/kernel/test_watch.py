@@ -11,12 +11,13 @@ from subprocess import DEVNULL, Popen
 
 import pytest
 
-from isthmus.kernel import Appeared, FirewallTouched, Lost, Missed, News, PathChanged, Routed, Shaken
+from isthmus.kernel import Appeared, FirewallTouched, Lost, Missed, News, PathChanged, Retold, Routed, Shaken
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.watch import Watch
 from isthmus.model import HOST
 from isthmus.plan import Make, Plan, Remove
 from isthmus.resources import (
+    NOBODY,
     Address,
     Bridge,
     Child,
@@ -329,33 +330,130 @@ def test_our_own_doing_to_limits_is_not_heard(tmp_path: Path) -> None:
             assert heard_by_now(watch) == set()
 
 
+HOME, FAR, NEAR = "_ov-1", "02:00:00:00:00:09", "02:00:00:00:00:02"
+PORT = Veth(HOME, "veth1", "web", "eth0", WEB, NEAR, "br0", told=True, ipv6=False)
+OVERLAY: tuple[Resource, ...] = (
+    Namespace(HOME),
+    Namespace("web"),
+    Bridge(HOME, "br0", NETWORK),
+    Vxlan(HOME, "vxlan7", 7, "br0", NETWORK, 4789, asking=True),
+    PORT,
+    Forwarding(HOME, "veth1", NEAR, master="br0"),
+    Address("web", "eth0", ip_interface("10.0.9.2/24"), WEB),
+)
+
+
 @apart
 def test_whom_a_tunnel_was_not_told_of_is_heard_when_somebody_looks_for_him(tmp_path: Path) -> None:
     """And from then on not any more: a host that holds only whom it talks to must learn of whom it would talk to."""
     with started(tmp_path) as kernel:
-        home, far = "_ov-1", "02:00:00:00:00:09"
-        pair = Veth(home, "veth1", "web", "eth0", WEB, "02:00:00:00:00:02", "br0", told=True, ipv6=False)
-        settle(
-            kernel,
-            Namespace(home),
-            Namespace("web"),
-            Bridge(home, "br0", NETWORK),
-            Vxlan(home, "vxlan7", 7, "br0", NETWORK, 4789, asking=True),
-            pair,
-            Forwarding(home, "veth1", "02:00:00:00:00:02", master="br0"),
-            Address("web", "eth0", ip_interface("10.0.9.2/24"), WEB),
-        )
+        settle(kernel, *OVERLAY)
         with watching(tmp_path, kernel) as watch:
-            asked = Missed(home, ip_address("10.0.9.9"))
+            asked = Missed(HOME, ip_address("10.0.9.9"))
             pinging = Popen(
                 ("ip", "netns", "exec", "web", "ping", "-c", "100", "-i", "0.1", "10.0.9.9"), stdout=DEVNULL
             )
             try:
                 heard(watch, asked)
-                kernel.apply(Plan(make=(Make(Neighbour(home, "vxlan7", ip_address("10.0.9.9"), far)),)))
-                kernel.send(home, "br0", [encode(announcement(far, ip_address("10.0.9.9")))])
+                kernel.apply(Plan(make=(Make(Neighbour(HOME, "vxlan7", ip_address("10.0.9.9"), FAR)),)))
+                kernel.send(HOME, "br0", [encode(announcement(FAR, ip_address("10.0.9.9")))])
                 # Now it is known who he is, but not where.
-                heard(watch, Missed(home, far))
+                heard(watch, Missed(HOME, FAR))
             finally:
                 pinging.terminate()
                 pinging.wait()
+
+
+def peers(count: int, first: int = 9, via: str = "192.0.2.2") -> tuple[Forwarding | Neighbour, ...]:
+    """What the tunnel is told of so many endpoints elsewhere, from `FAR` on."""
+    told: list[Forwarding | Neighbour] = []
+    for number in range(first, first + count):
+        mac = (0x0200_0000_0000 + number).to_bytes(6, "big").hex(":")
+        addresses = (ip_address("10.0.0.0") + number, ip_address("fd09::") + number)
+        told.append(Forwarding(HOME, "vxlan7", mac, ip_address(via)))
+        told.extend(Neighbour(HOME, "vxlan7", address, mac) for address in addresses)
+    return tuple(told)
+
+
+NINE, NINE6, OTHER = ip_address("10.0.0.9"), ip_address("fd09::9"), "02:00:00:00:00:77"
+
+
+@pytest.mark.parametrize(
+    ("command", "news"),
+    [
+        (f"bridge fdb del {FAR} dev vxlan7 dst 192.0.2.2", Retold(HOME, FAR, gone=True)),
+        (f"bridge fdb replace {FAR} dev vxlan7 dst 192.0.2.3", Retold(HOME, FAR, gone=False)),
+        (f"bridge fdb replace {FAR} dev vxlan7 dst 192.0.2.3 self static", Retold(HOME, FAR, gone=False)),
+        (f"bridge fdb add {OTHER} dev vxlan7 dst 192.0.2.3", Retold(HOME, OTHER, gone=False)),
+        (f"bridge fdb append {NOBODY} dev vxlan7 dst 192.0.2.3", Retold(HOME, NOBODY, gone=False)),
+        (f"bridge fdb del {NEAR} dev veth1 master", Retold(HOME, NEAR, gone=True)),
+        ("ip neigh del 10.0.0.9 dev vxlan7", Retold(HOME, NINE, gone=True)),
+        ("ip neigh flush dev vxlan7 nud permanent", Retold(HOME, NINE, gone=True)),
+        (f"ip neigh replace 10.0.0.9 lladdr {OTHER} dev vxlan7", Retold(HOME, NINE, gone=False)),
+        (f"ip neigh replace 10.0.0.9 lladdr {FAR} dev vxlan7 nud stale", Retold(HOME, NINE, gone=False)),
+        ("ip neigh del fd09::9 dev vxlan7", Retold(HOME, NINE6, gone=True)),
+        (f"ip neigh replace fd09::9 lladdr {OTHER} dev vxlan7", Retold(HOME, NINE6, gone=False)),
+    ],
+)
+@apart
+def test_what_others_say_to_a_tunnel_or_a_port_of_who_is_where_is_heard_until_it_is_mended(
+    tmp_path: Path, command: str, news: Retold
+) -> None:
+    """Else packets go astray until the next look at all. To put it back does not go on for ever."""
+    with started(tmp_path) as kernel:
+        wanted = (*OVERLAY, *peers(1))
+        settle(kernel, *wanted)
+        with watching(tmp_path, kernel) as watch:
+            run("ip", "netns", "exec", HOME, *command.split())
+            assert heard_by_now(watch) >= {news}
+            assert len(settle(kernel, *wanted))
+            # What somebody else has made or replaced stays without our flag, so of mending it is heard once.
+            assert {one.where for one in heard_by_now(watch) if isinstance(one, Retold)} <= {news.where}
+            assert not len(settle(kernel, *wanted))
+            assert heard_by_now(watch) == set()
+
+
+@apart
+def test_an_entry_that_others_let_age_is_led_back_and_heard_of_when_it_goes(tmp_path: Path) -> None:
+    """The kernel lets nobody make it last who says that he learned it elsewhere, as we do."""
+    with started(tmp_path) as kernel:
+        wanted = (*OVERLAY, *peers(1))
+        settle(kernel, *wanted)
+        with watching(tmp_path, kernel) as watch:
+            run("bridge", "-n", HOME, "fdb", "replace", FAR, "dev", "vxlan7", "dst", "192.0.2.3", "self", "dynamic")
+            assert len(settle(kernel, *wanted)) == 1
+            assert heard_by_now(watch) == set()
+            run("bridge", "-n", HOME, "fdb", "del", FAR, "dev", "vxlan7", "dst", "192.0.2.2")
+            assert heard_by_now(watch) == {Retold(HOME, FAR, gone=True)}
+
+
+@apart
+def test_a_tunnel_is_told_of_many_and_nobody_is_woken(tmp_path: Path) -> None:
+    """A host may learn of tens of thousands at once, and of each that moves: more than could be read in time."""
+    with started(tmp_path) as kernel:
+        settle(kernel, *OVERLAY)
+        with watching(tmp_path, kernel) as watch:
+            settle(kernel, *OVERLAY, *peers(3000))
+            settle(kernel, *OVERLAY, *peers(3000, via="192.0.2.3"))
+            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            # Of each that goes is heard what the engine compares with what it wants.
+            settle(kernel, *OVERLAY, *peers(2999))
+            gone = {
+                Retold(HOME, one.mac if isinstance(one, Forwarding) else one.address, gone=True)
+                for one in peers(1, 3008)
+            }
+            assert heard_by_now(watch) == gone
+
+
+@apart
+def test_of_entries_that_go_with_a_port_or_a_network_of_ours_nothing_is_heard(tmp_path: Path) -> None:
+    """Nobody has to look after a detach, or go through all whom a network had elsewhere."""
+    with started(tmp_path) as kernel:
+        settle(kernel, *OVERLAY, *peers(9))
+        with watching(tmp_path, kernel) as watch:
+            settle(kernel, *OVERLAY[:4], *peers(9))
+            kernel.reap()
+            assert heard_by_now(watch) == set()
+            settle(kernel)
+            kernel.reap()
+            assert not [one for one in heard_by_now(watch) if isinstance(one, Retold)]

@@ -255,7 +255,8 @@ def test_a_forwarding_entry_is_on_a_port_or_behind_a_host() -> None:
     assert (port["family"], port["flags"], dict(port["attrs"])) == (7, netlink.NTF_MASTER, {"NDA_LLADDR": MAC})
     assert port["state"] == netlink.NUD_NOARP  # a permanent one is for the bridge itself
     tunnel = read(ndmsg, netlink.newfdb(7, MAC, remote=IPv4Address("192.0.2.1")))
-    assert (tunnel["flags"], tunnel.get_attr("NDA_DST")) == (netlink.NTF_SELF, "192.0.2.1")
+    ours = netlink.NTF_SELF | netlink.NTF_EXT_LEARNED
+    assert (tunnel["flags"], tunnel.get_attr("NDA_DST")) == (ours, "192.0.2.1")
     gone = read(ndmsg, netlink.delfdb(7, MAC, remote=IPv4Address("192.0.2.1")))
     assert (gone["header"]["type"], gone["flags"]) == (29, netlink.NTF_SELF)
     assert read(ndmsg, netlink.delfdb(7, MAC))["flags"] == netlink.NTF_MASTER

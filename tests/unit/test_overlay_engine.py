@@ -7,11 +7,11 @@ from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
-from isthmus.kernel import Missed, Scope
+from isthmus.kernel import Missed, Retold, Scope
 from isthmus.model import HOST, Network, Peer, pairs
 from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, hidden, ifb, veth
 from isthmus.options import MTU
-from isthmus.plan import NOTHING
+from isthmus.plan import NOTHING, Change, Make, Plan
 from isthmus.questions import Evidence, Reserve, Unanswered
 from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
@@ -274,6 +274,32 @@ def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None
     assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding)} == {far.mac, other.mac}
     world.engine.learn([], [moved, other])
     assert told(world, multi) == set()
+
+
+def test_what_somebody_else_tells_a_tunnel_or_a_port_is_put_right(world: World) -> None:
+    """What went may be our own doing, and then nothing is to be done: what is wanted was recorded before."""
+    multi = shared(world)
+    world.engine.create_sandbox(SandboxRequest("a", mode="multi"))
+    far, other = peer(multi), peer(multi, 78)
+    world.engine.learn([far, other], [])
+    home = hidden(multi.id)
+    seen = world.kernel.observe(Scope(everything=True))
+    port = next(one for one in seen if isinstance(one, Forwarding) and one.link.startswith("veth"))
+    there = next(one for one in seen if isinstance(one, Forwarding) and one.mac == far.mac)
+    known = next(one for one in seen if isinstance(one, Neighbour) and one.mac == far.mac)
+    for one, where in ((port, port.mac), (there, far.mac), (known, known.address)):
+        world.kernel.delete_entry(one.key)
+        assert world.engine.mend([Retold(home, where, gone=True)]).make == (Make(one),)
+    elsewhere = replace(there, remote=ip_address("192.0.2.9"))
+    world.kernel.apply(Plan(make=(Change(elsewhere, there),)))
+    assert [str(one) for one in world.engine.mend([Retold(home, far.mac, gone=False)])] == [there.change()]
+    stray = replace(elsewhere, mac="02:00:00:00:00:99")
+    world.kernel.apply(Plan(make=(Make(stray),)))
+    assert world.engine.mend([Retold(home, stray.mac, gone=True)]) == NOTHING
+    assert [str(one) for one in world.engine.mend([Retold(home, stray.mac, gone=False)])] == [stray.remove()]
+    world.engine.learn([], [other])
+    gone = [Retold(home, where, gone=True) for where in (other.mac, other.addresses[0].ip)]
+    assert world.engine.mend([*gone, Retold("_ov-gone", far.mac, gone=True)]) == NOTHING
 
 
 def test_who_came_in_the_place_of_another_stays_when_that_one_is_forgotten(world: World) -> None:

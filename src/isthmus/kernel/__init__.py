@@ -97,7 +97,18 @@ class Missed(msgspec.Struct, frozen=True):
     where: IPAddress | str
 
 
-News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged | Missed
+class Retold(msgspec.Struct, frozen=True):
+    """In the namespace *netns* a link of ours was told otherwise of an address or a MAC, *where*, but not by us.
+
+    If it is *gone*, the link knows nothing of it any more; that may be our own doing.
+    """
+
+    netns: str
+    where: IPAddress | str
+    gone: bool
+
+
+News = Lost | Shaken | FirewallTouched | Overrun | Appeared | Routed | PathChanged | Missed | Retold
 """What a watch of the kernel tells the engine, so that it looks again."""
 
 

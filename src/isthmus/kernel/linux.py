@@ -1283,14 +1283,18 @@ def _is_told(message: LinkMessage) -> bool:
 def _entries(
     netns: str, message: LinkMessage, entries: Iterable[NeighbourMessage], master: LinkMessage | None
 ) -> Iterator[Forwarding | Neighbour]:
-    """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself."""
+    """Yield what of *entries* on a link it was told, and did not find out or is not there with the link itself.
+
+    A tunnel that learns nothing was told of all; somebody may have said that an entry is to last for a while only.
+    """
     tunnel = message.kind == "vxlan"
+    learning = message.vxlan is not None and message.vxlan.learning
     for one in entries:
         if one.family != AF_BRIDGE:
-            if one.protocol == PROTOCOL and one.address:
+            if one.protocol == PROTOCOL and one.address and one.state & NUD_PERMANENT:
                 yield Neighbour(netns, message.name, one.address, one.mac)
         elif one.flags & NTF_SELF:
-            if tunnel and one.address and one.state & NUD_PERMANENT:
+            if tunnel and one.address and (one.state & NUD_PERMANENT or not learning):
                 yield Forwarding(netns, message.name, one.mac, one.address)
         elif not tunnel and one.state & NUD_NOARP and master:
             yield Forwarding(netns, message.name, one.mac, master=master.name)

@@ -101,8 +101,8 @@ FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
 FR_ACT_TO_TBL = 1
 
 NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_MASTER, NDA_PROTOCOL = 1, 2, 8, 9, 12
-NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
-NTF_SELF, NTF_MASTER = 0x02, 0x04
+NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x20, 0x40, 0x80
+NTF_SELF, NTF_MASTER, NTF_EXT_LEARNED = 0x02, 0x04, 0x10
 
 NETNSA_NSID, NETNSA_FD = 1, 3
 
@@ -599,9 +599,14 @@ def _rule(kind: int, flags: int, source: IPAddress, table: int) -> bytes:
 
 
 def newneigh(index: int, address: IPAddress, mac: str) -> bytes:
-    """Fix the MAC of a neighbour on the link of this index, for good, with our mark; replaces what was known of it."""
+    """Fix the MAC of a neighbour on the link of this index, for good, with our mark; replaces what was known of it.
+
+    It has the flag NTF_EXT_LEARNED, which it loses when somebody else replaces it.
+    """
     attributes = attribute(NDA_DST, address.packed) + attribute(NDA_LLADDR, octets(mac)) + _NDA_PROTOCOL
-    return _neighbour(RTM_NEWNEIGH, index, attributes, family=_family(address), state=NUD_PERMANENT)
+    return _neighbour(
+        RTM_NEWNEIGH, index, attributes, family=_family(address), ntf=NTF_EXT_LEARNED, state=NUD_PERMANENT
+    )
 
 
 def getneigh(index: int, address: IPAddress) -> bytes:
@@ -623,12 +628,14 @@ def dumpneighs(*, index: int = 0, family: int = AF_UNSPEC) -> bytes:
 def newfdb(index: int, mac: str, *, remote: IPAddress | None = None) -> bytes:
     """Fix where *mac* is found: at the port of this index, or through the tunnel of this index behind host *remote*.
 
-    What was known of it is replaced; but a tunnel may send what is for `NOBODY` to several, one by one.
+    What was known of it is replaced; but a tunnel may send what is for `NOBODY` to several, one by one. A tunnel's has
+    the flag NTF_EXT_LEARNED, unless somebody else has made or replaced it: it stays his.
     """
     flags = NLM_F_REQUEST | NLM_F_CREATE | (NLM_F_APPEND if mac == NOBODY else NLM_F_REPLACE)
+    if remote:
+        return _forwarding(RTM_NEWNEIGH, index, mac, remote, flags, NTF_EXT_LEARNED, NUD_PERMANENT)
     # A permanent one of a bridge's is for the bridge itself.
-    state = NUD_PERMANENT if remote else NUD_NOARP
-    return _forwarding(RTM_NEWNEIGH, index, mac, remote, flags, state)
+    return _forwarding(RTM_NEWNEIGH, index, mac, remote, flags, state=NUD_NOARP)
 
 
 def getfdb(index: int, mac: str, *, tunnel: bool = False) -> bytes:
@@ -658,11 +665,11 @@ _NEIGHBOUR_FLAGS = {
 
 
 def _forwarding(  # noqa: PLR0917 (it is the message's own fields)
-    message: int, index: int, mac: str, remote: IPAddress | None, flags: int, state: int = 0
+    message: int, index: int, mac: str, remote: IPAddress | None, flags: int, ntf: int = 0, state: int = 0
 ) -> bytes:
-    attributes, ntf = attribute(NDA_LLADDR, octets(mac)), NTF_MASTER
+    attributes, ntf = attribute(NDA_LLADDR, octets(mac)), ntf | (NTF_SELF if remote else NTF_MASTER)
     if remote is not None:
-        attributes, ntf = attributes + attribute(NDA_DST, remote.packed), NTF_SELF
+        attributes += attribute(NDA_DST, remote.packed)
     return _neighbour(message, index, attributes, family=AF_BRIDGE, ntf=ntf, flags=flags, state=state)
 
 

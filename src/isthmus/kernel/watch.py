@@ -13,6 +13,10 @@ What comes is heard of by a socket of its own, in the host's namespace alone: a 
 that lies over a subnet of ours, another address of the host's, another default route, another MTU of what leads
 outside. A link that is renamed while it is up is not heard of, for the kernel tells of that in the words in which it
 tells of all else.
+
+When a link is told of who is where, the kernel does not say by whom. But what we tell a tunnel has a flag, which goes
+when somebody else replaces it: only what lacks it is heard. Of what goes all is heard, unless it goes with a link that
+we retired; whether it is still wanted, the engine knows.
 """
 
 import os
@@ -32,6 +36,7 @@ from isthmus.bpf import (
     IF_EQUAL,
     LOAD_ATTRIBUTE,
     LOAD_BYTE,
+    LOAD_BYTE_BEYOND,
     LOAD_HALF,
     LOAD_VALUE,
     LOAD_WORD,
@@ -48,6 +53,7 @@ from isthmus.kernel import (
     News,
     Overrun,
     PathChanged,
+    Retold,
     Routed,
     Shaken,
     namespaces,
@@ -61,14 +67,22 @@ from isthmus.kernel.netlink import (
     IFLA_EVENT,
     IFLA_IFNAME,
     IFLA_MTU,
+    NDA_PROTOCOL,
     NETLINK_ROUTE,
+    NTF_EXT_LEARNED,
+    NTF_SELF,
+    NUD_FAILED,
+    NUD_NOARP,
+    NUD_PERMANENT,
     RTM_DELADDR,
     RTM_DELLINK,
+    RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_DELRULE,
     RTM_GETNEIGH,
     RTM_NEWADDR,
     RTM_NEWLINK,
+    RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV4_ROUTE,
@@ -124,6 +138,7 @@ class Watch:
         self._comings: Monitor[_Message] = Monitor(NETLINK_ROUTE, _COMING_GROUPS, _coming_filter(()), _decode)
         self._addresses: Monitor[_Message] = Monitor(NETLINK_ROUTE, _ADDRESS_GROUPS, _ADDRESS_FILTER, _decode)
         self._misses: Monitor[_Message] = Monitor(NETLINK_ROUTE, RTMGRP_NEIGH, _MISS_FILTER, _decode, tied=True)
+        self._told: Monitor[_Message] = Monitor(NETLINK_ROUTE, RTMGRP_NEIGH, _TOLD_FILTER, _decode, tied=True)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = inotify.Watch(str(known), inotify.DELETED)
         self._names: dict[int, str] = {}
@@ -141,21 +156,23 @@ class Watch:
         self._comings.close()
         self._addresses.close()
         self._misses.close()
+        self._told.close()
         self._rules.close()
         self._departures.close()
 
     def filenos(self) -> tuple[int, ...]:
         """Return the descriptors to wait on."""
-        all_ = (self._links, self._comings, self._addresses, self._misses, self._rules, self._departures)
-        return tuple(one.fileno() for one in all_)
+        heard = (self._links, self._comings, self._addresses, self._misses, self._told, self._rules)
+        return (*(one.fileno() for one in heard), self._departures.fileno())
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
         links = self._links.read()
         comings = self._comings.read()
         addresses = self._addresses.read()
+        told = self._told.read()
         rules = self._rules.read()
-        if not (links.complete and comings.complete and addresses.complete and rules.complete):
+        if not all(one.complete for one in (links, comings, addresses, told, rules)):
             self._dying.clear()
             return (Overrun(),)
         # Who deletes a namespace by its name leaves the file below its mount, which we take away ourselves.
@@ -182,6 +199,7 @@ class Watch:
             (one, None) for event in (*comings.events, *addresses.events) for one in self._comings_of(event.message)
         )
         news.update((one, None) for event in self._misses.read().events for one in self._missed(event))
+        news.update((one, None) for one in self._retold(told.events))
         if self._known != before:
             self._remember()
         self._forget(links.events)
@@ -256,6 +274,15 @@ class Watch:
             where = message.address or message.mac
             if where and (name := self._name(event.nsid)):
                 yield Missed(name, where)
+
+    def _retold(self, events: Iterable[Event[_Message]]) -> Iterator[Retold]:
+        """Yield of whom a link in a network's namespace was told otherwise."""
+        homes = {number: self._name(number) or "" for number in {event.nsid for event in events}}
+        for number, message in events:
+            if isinstance(message, NeighbourMessage) and naming.is_hidden(home := homes[number]):
+                where = message.mac if message.family == AF_BRIDGE else message.address
+                if where and (number, message.ifindex) not in self._dying:
+                    yield Retold(home, where, message.event == RTM_DELNEIGH)
 
     def _comings_of(self, message: _Message) -> Iterator[News]:
         """Yield what it means for us that this came, or went, if it is not ours."""
@@ -357,6 +384,8 @@ _DECODERS: dict[int, Callable[[bytes], _Message]] = {
     RTM_DELRULE: rule,
     RTM_NEWROUTE: route,
     RTM_GETNEIGH: neighbour,
+    RTM_NEWNEIGH: neighbour,
+    RTM_DELNEIGH: neighbour,
     RTM_DELQDISC: qdisc,
     RTM_DELTFILTER: filter_,
 }
@@ -456,6 +485,40 @@ _ADDRESS_FILTER: tuple[Instruction, ...] = (
 _MISS_FILTER: tuple[Instruction, ...] = (
     (LOAD_HALF, 0, 0, 4),
     (IF_EQUAL, 0, 1, socket.htons(RTM_GETNEIGH)),
+    (RETURN, 0, 0, EVERYTHING),
+    (RETURN, 0, 0, 0),
+)
+_LOWER = 0 if sys.byteorder == "little" else 1  # where in a half the byte with the states is
+
+# As above; ndm_family is at 16, ndm_state at 24, ndm_flags at 26, and the attributes begin at 28. Kept is what a tunnel
+# is told for good without our flag; of what goes, all that a tunnel was told, and what was fixed on a bridge's ports.
+_TOLD_FILTER: tuple[Instruction, ...] = (
+    (LOAD_HALF, 0, 0, 4),
+    (IF_EQUAL, 11, 0, socket.htons(RTM_DELNEIGH)),
+    (IF_EQUAL, 0, 23, socket.htons(RTM_NEWNEIGH)),
+    (LOAD_BYTE, 0, 0, 26),
+    (IF_BITS, 21, 0, NTF_EXT_LEARNED),
+    (LOAD_BYTE, 0, 0, 24 + _LOWER),
+    (IF_BITS, 19, 0, NUD_FAILED),
+    (LOAD_BYTE, 0, 0, 16),
+    (IF_EQUAL, 0, 10, AF_BRIDGE),
+    (LOAD_BYTE, 0, 0, 24 + _LOWER),
+    (IF_BITS, 0, 15, NUD_NOARP | NUD_PERMANENT),
+    (LOAD_BYTE, 0, 0, 26),
+    (IF_BITS, 12, 13, NTF_SELF),
+    (LOAD_BYTE, 0, 0, 16),
+    (IF_EQUAL, 0, 4, AF_BRIDGE),
+    (LOAD_BYTE, 0, 0, 26),
+    (IF_BITS, 8, 0, NTF_SELF),
+    (LOAD_BYTE, 0, 0, 24 + _LOWER),
+    (IF_BITS, 6, 7, NUD_NOARP),
+    # A neighbour that was ever ours has our mark.
+    (SECOND_VALUE, 0, 0, NDA_PROTOCOL),
+    (LOAD_VALUE, 0, 0, 28),
+    (LOAD_WORD, 0, 0, LOAD_ATTRIBUTE),
+    (COPY, 0, 0, 0),
+    (LOAD_BYTE_BEYOND, 0, 0, 4),
+    (IF_EQUAL, 0, 1, PROTOCOL),
     (RETURN, 0, 0, EVERYTHING),
     (RETURN, 0, 0, 0),
 )
