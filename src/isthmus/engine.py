@@ -68,7 +68,7 @@ from isthmus.questions import Evidence, Question
 from isthmus.rates import OFF
 from isthmus.render import Area
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, NetworkUpdate, SandboxRequest
-from isthmus.resources import NOBODY, Address, Element, Sysctl, Table
+from isthmus.resources import NOBODY, Address, Element, Key, Sysctl, Table
 from isthmus.rules import Rules
 from isthmus.state import State
 from isthmus.store import Snapshot, Store, records
@@ -220,7 +220,9 @@ class Engine:
                 if peer:
                     self._meet(network, peer)
             elif peer:
-                peers.setdefault(network.id, {})[peer] = None
+                # Who is not to be told of was forgotten by us.
+                if not one.gone or self._state.is_told(network, peer):
+                    peers.setdefault(network.id, {})[peer] = None
             elif here := [end for end in self._state.on_network(network.id) if end.mac == one.where]:
                 netns.update(self._state.sandboxes[end.sandbox].netns for end in here)
             else:
@@ -241,16 +243,35 @@ class Engine:
         told = (announcement(peer.mac, address.ip) for address in peer.addresses)
         self._kernel.send(hidden(network.id), overlay.BRIDGE, map(encode, told))
 
+    def forget_idle(self, seconds: float) -> None:
+        """Have the tunnels of lazy networks told no more of those to whom nobody here sent anything for so long.
+
+        Raises:
+            Refused: of the kernel.
+        """
+        for network in self._state.networks.values():
+            if BUILTIN[network.driver].traits(network).lazy:
+                keys = self._entries_of(network, self._state.told_on(network))
+                idle = [keys[key] for key in self._kernel.idle(keys, seconds)]
+                for peer in idle:
+                    self._state.part(peer)
+                self.reconcile(render.peers(self._state, network, idle))
+
     def _remember_met(self) -> None:
         """Know again who on other hosts was looked for, by what the tunnels of lazy networks were told."""
         for network in self._state.networks.values():
             peers = self._state.peers_on(network.id)
             if not peers or self._state.told_on(network) == peers:
                 continue
-            driver = BUILTIN[network.driver]
-            keys = {one.key: peer for peer in peers for one in driver.peers(network, (peer,))}
+            keys = self._entries_of(network, peers)
             for one in self._kernel.observe(Scope(told=frozenset(keys))):
                 self._state.meet(keys[one.key])
+
+    @staticmethod
+    def _entries_of(network: Network, peers: Iterable[Peer]) -> dict[Key, Peer]:
+        """By the keys of the entries of which the tunnels of *network* may be told, of whom they are."""
+        driver = BUILTIN[network.driver]
+        return {one.key: peer for peer in peers for one in driver.peers(network, (peer,))}
 
     def _moved(self) -> tuple[str, ...]:
         """The networks (their IDs) whose MTU follows the host's ways out, and is not what it was when last asked."""
@@ -997,6 +1018,7 @@ class _Stage:
         self.host = kernel.host
         self.counts = kernel.counts
         self.holder = kernel.holder
+        self.idle = kernel.idle
 
     def hold(self, places: Iterable[Place]) -> Mapping[Place, str]:  # noqa: ARG002 - nobody is to be kept out by it
         """Nothing: whether it can be had is seen when it is done."""

@@ -92,6 +92,7 @@ class Journal:
         self.hold = kernel.hold
         self.release = kernel.release
         self.holder = kernel.holder
+        self.idle = kernel.idle
         self.forget = kernel.forget
         self.send = kernel.send
 

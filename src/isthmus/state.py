@@ -186,6 +186,10 @@ class State:
         """Know that somebody here looked for *peer*. It is not stored: the kernel knows it."""
         self._met.add(peer)
 
+    def part(self, peer: Peer) -> None:
+        """Know that nobody here talks to *peer* any more."""
+        self._met.discard(peer)
+
     def peer(self, network: str, identity: str) -> Peer | None:
         """The endpoint of this ID that another host has on the network of this ID."""
         return self._peers.get(network, {}).get(identity)

@@ -1632,6 +1632,15 @@ def test_what_is_told_is_seen_with_its_link_and_by_its_key(tunnelled: Machine) -
     assert tunnelled.seen(Scope(told=frozenset(one.key for one in others))) == frozenset()
 
 
+def test_of_tunnels_is_told_by_which_entries_nothing_was_sent(tunnelled: Machine) -> None:
+    """Who is not talked to may be forgotten. Others are never idle: neighbours, ports, and what is not there."""
+    others = (replace(THERE, mac=HERE.mac), replace(THERE, link="nothing"), replace(THERE, netns="nowhere"))
+    keys = [one.key for one in (*ENTRIES, *others)]
+    assert tunnelled.kernel.idle(keys, 0) == {one.key for one in (THERE, *ALL_OVER)}
+    assert tunnelled.kernel.idle([THERE.key], 0) == {THERE.key}
+    assert tunnelled.kernel.idle(keys, 3600) == frozenset()
+
+
 @pytest.mark.parametrize("resource", [TUNNEL, LEARNER, *ENTRIES], ids=lambda one: "-".join(one.key))
 def test_what_is_gone_is_removed_with_success(tunnelled: Machine, resource: Resource) -> None:
     """After a crash nobody knows how far the last plan came."""

@@ -25,7 +25,7 @@ from isthmus.plan import NOTHING, Plan
 from isthmus.ports import Wish
 from isthmus.rates import RATE
 from isthmus.requests import EndpointRequest, LinkRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Resource
+from isthmus.resources import Key, Resource
 from isthmus.rules import DefaultBridge, Rules
 from isthmus.store import Snapshot, Store, records
 from isthmus.store.local import LocalStore
@@ -90,6 +90,10 @@ class MortalKernel:
     def holder(self, place: Place) -> str:
         """As the kernel does."""
         return self._kernel.holder(place)
+
+    def idle(self, told: Iterable[Key], seconds: float) -> frozenset[Key]:
+        """As the kernel does."""
+        return self._kernel.idle(told, seconds)
 
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """As the kernel does."""

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,12 +16,14 @@ from typing import NamedTuple, Self, TypeVar
 import pytest
 from msgspec.structs import replace
 
+from isthmus import naming
 from isthmus.addresses import DEFAULT_POOLS, Subnet, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.kernel import namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.model import HOST, Network, Peer, pairs
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
+from isthmus.resources import Forwarding, Neighbour
 from isthmus.rules import Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
@@ -259,6 +262,31 @@ def _raw(netns: str) -> socket.socket:
             return raw
     finally:
         os.close(there)
+
+
+@apart
+def test_the_kernel_tells_to_whom_nothing_was_sent_for_long(tmp_path: Path) -> None:
+    """Also of entries that are for good; to look at them, or to say where somebody is by now, is no use of them."""
+    with pair(tmp_path) as ([one, two], _, db):
+        third = two.sandbox("third", 4)
+        one.learn(third)
+        home, tunnel = naming.hidden(ID), naming.tunnel(4100)
+        known = {peer.name: Forwarding(home, tunnel, peer.mac).key for peer in (db, third)}
+        neighbour = Neighbour(home, tunnel, db.addresses[0].ip, db.mac).key
+
+        def idle(seconds: float) -> set[str]:
+            found = one.do(one.kernel.idle, (*known.values(), neighbour), seconds)
+            assert neighbour not in found
+            return {name for name, key in known.items() if key in found}
+
+        assert idle(0) == {"db", "third"}
+        end = time.monotonic() + PATIENCE
+        while idle(1) != {"db", "third"}:
+            assert time.monotonic() < end
+        began = time.monotonic()
+        assert one.pings("web", "10.6.0.3")
+        one.learn(replace(third, via=ip_address("192.0.2.9")))
+        assert idle(time.monotonic() - began + 0.9) == {"third"}
 
 
 @apart

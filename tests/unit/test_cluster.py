@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 from itertools import count
@@ -27,11 +28,12 @@ from isthmus.errors import (
     PoolExhausted,
     StoreUnavailable,
 )
-from isthmus.kernel import Scope
+from isthmus.kernel import Missed, Scope
 from isthmus.kernel.fake import FakeKernel
 from isthmus.kv.memory import Cluster, Memory
 from isthmus.lan import Lan
 from isthmus.model import HOST, Host, HostLink, pairs
+from isthmus.naming import hidden
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Forwarding
 from isthmus.rules import Rules
@@ -413,6 +415,25 @@ def test_hosts_that_have_blocks_ask_nobody(hosts: Hosts) -> None:
         assert blocks == ["10.0.9.0-29", "10.0.9.24-29", "10.0.9.8-29"]
         await two.remove("b")
         await until(lambda: hosts.agree)
+
+    hosts.run(test)
+
+
+def test_on_a_lazy_network_who_is_not_talked_to_is_forgotten(tmp_path: Path) -> None:
+    """Without being asked, as long as the daemon lives."""
+    hosts = Hosts(tmp_path, replace(TIMES, idle=0.02))
+
+    async def test(one: Machine, two: Machine, _three: Machine) -> None:
+        network = await one.network(lazy="true")
+        await until(lambda: bool(two.engine.offers().networks))
+        await one.sandbox("a")
+        await two.sandbox("b")
+        (mac,) = two.mine
+        await until(lambda: bool(one.engine.others()))
+        one.engine.mend([Missed(hidden(network), mac)])
+        assert one.ways == {mac: "192.0.2.2"}
+        one.kernel.rest(Forwarding(hidden(network), "vxlan4096", mac, two.address).key, 1.0)
+        await until(lambda: not one.ways)
 
     hosts.run(test)
 

@@ -383,9 +383,9 @@ def test_a_neighbour_that_pyroute2_writes_is_read() -> None:
         ndmsg,
         netlink.RTM_NEWNEIGH,
         {"family": 7, "ifindex": 7, "state": 0x80, "flags": 4},
-        [("NDA_LLADDR", MAC), ("NDA_MASTER", 5)],
+        [("NDA_LLADDR", MAC), ("NDA_MASTER", 5), ("NDA_CACHEINFO", {"ndm_used": 150, "ndm_updated": 7})],
     )
-    assert netlink.neighbour(message) == netlink.NeighbourMessage(28, 7, 7, 0x80, 4, None, MAC, 5, 0)
+    assert netlink.neighbour(message) == netlink.NeighbourMessage(28, 7, 7, 0x80, 4, None, MAC, 5, 0, 1.5)
 
 
 @pytest.mark.parametrize("decode", [netlink.link, netlink.address, netlink.route, netlink.neighbour])

@@ -276,6 +276,36 @@ def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None
     assert told(world, multi) == set()
 
 
+def test_a_lazy_network_forgets_to_whom_nobody_sends(world: World) -> None:
+    """A host would else hold, by and by, all whom it ever talked to. Who is looked for again is met again."""
+    multi = shared(world, replace(MULTI, options=pairs({"isthmus.lazy": "true"})))
+    far, other = peer(multi), peer(multi, 78)
+    world.engine.learn([far, other], [])
+    home = hidden(multi.id)
+    world.engine.mend([Missed(home, far.mac), Missed(home, other.mac)])
+    entry = next(one for one in told(world, multi) if isinstance(one, Forwarding) and one.mac == far.mac)
+    world.kernel.rest(entry.key, 599)
+    world.engine.forget_idle(600)
+    assert len(told(world, multi)) == 4
+    world.kernel.rest(entry.key, 600)
+    world.engine.forget_idle(600)
+    assert {one.mac for one in told(world, multi) if isinstance(one, Forwarding | Neighbour)} == {other.mac}
+    # The kernel tells of it, and nothing follows from that.
+    assert world.engine.mend([Retold(home, far.mac, gone=True)]) == NOTHING
+    world.engine.mend([Missed(home, far.mac)])
+    world.engine.forget_idle(600)
+    assert len(told(world, multi)) == 4
+
+
+def test_who_is_known_from_the_start_is_not_forgotten(world: World) -> None:
+    """Only the tunnels of lazy networks tell of whom they do not know."""
+    multi = shared(world)
+    world.engine.learn([peer(multi)], [])
+    before = told(world, multi)
+    world.engine.forget_idle(0)
+    assert told(world, multi) == before
+
+
 def test_what_somebody_else_tells_a_tunnel_or_a_port_is_put_right(world: World) -> None:
     """What went may be our own doing, and then nothing is to be done: what is wanted was recorded before."""
     multi = shared(world)

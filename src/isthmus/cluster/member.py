@@ -57,13 +57,15 @@ class Times(msgspec.Struct, frozen=True):
     """How often a host shows that it is there, when it is held to be gone, and how long after that its addresses stay.
 
     All are seconds; *ttl* counts from the last time that it showed itself, *delay* from when it was missed. A store
-    that is away is looked for again after *retry*, and then later and later.
+    that is away is looked for again after *retry*, and then later and later. On lazy networks, the host forgets to whom
+    nobody on it sent anything for *idle* seconds, or half as long again.
     """
 
     heartbeat: float
     ttl: float
     delay: float
     retry: float = 0.5
+    idle: float = 600.0
 
 
 class Member:
@@ -113,6 +115,7 @@ class Member:
         """Find the store, and stay in touch with it from now on."""
         self._encryption.start(self.settle)
         self._spawn(self._stay())
+        self._spawn(self._forget())
 
     async def close(self) -> None:
         """Let go of the store. The session goes on until its time is over: the next run goes on with what is there."""
@@ -683,6 +686,15 @@ class Member:
     def _told_damaged(changed: Changed) -> None:
         if changed.damaged:
             log.error("what the cluster store has at %s means nothing, and is passed over", ", ".join(changed.damaged))
+
+    async def _forget(self) -> None:
+        """Have the engine forget, now and then, those to whom nobody here talks any more."""
+        while True:
+            await asyncio.sleep(self._times.idle / 2)
+            try:
+                await self._call(lambda engine: engine.forget_idle(self._times.idle))
+            except (IsthmusError, ExceptionGroup, OSError) as error:
+                log.error("who is not talked to could not be forgotten: %s", error)  # noqa: TRY400 - all is told
 
     # Hosts that are gone.
 

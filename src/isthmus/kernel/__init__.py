@@ -149,5 +149,8 @@ class Kernel(Protocol):
     def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
         """Send *frames* out by a link; one that is not there, or is down, sends nothing."""
 
+    def idle(self, told: Iterable[Key], seconds: float) -> frozenset[Key]:
+        """Those of the forwarding entries *told* to tunnels by which nothing was sent for so long."""
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Have connection tracking forget who went to or came from *addresses*, before somebody has them again."""

@@ -154,6 +154,7 @@ class FakeKernel:
         self._shapers: dict[_End, int] = {}
         self._redirects: dict[_End, str] = {}
         self._entries: dict[Key, Forwarding | Neighbour] = {}
+        self._resting: dict[Key, float] = {}
         self._sysctls: dict[_End, str] = {}
         self._digest: str | None = None
         self._elements: dict[Key, _Element] = {}
@@ -179,6 +180,7 @@ class FakeKernel:
         other._shapers = self._shapers.copy()
         other._redirects = self._redirects.copy()
         other._entries = self._entries.copy()
+        other._resting = self._resting.copy()
         other._sysctls = self._sysctls.copy()
         other._digest = self._digest
         other._elements = self._elements.copy()
@@ -338,6 +340,11 @@ class FakeKernel:
     def send(self, netns: str, link: str, frames: Iterable[bytes]) -> None:
         """Nothing: here are no packets."""
 
+    def idle(self, told: Iterable[Key], seconds: float) -> frozenset[Key]:
+        """Those of the forwarding entries *told* to tunnels by which nothing was sent for so long; see `rest`."""
+        there = {key for key in told if isinstance(one := self._entries.get(key), Forwarding) and one.remote}
+        return frozenset(key for key in there if self._resting.get(key, 0.0) >= seconds)
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """Nothing: here are no connections."""
 
@@ -440,6 +447,10 @@ class FakeKernel:
         """Take all filters from what comes in by a link."""
         if self._redirects.pop((netns, name), None) is None:
             raise _refused(f"tc{_in(netns)} filter delete dev {name} ingress", ENOENT)
+
+    def rest(self, key: Key, seconds: float) -> None:
+        """Have nothing been sent by an entry for so long."""
+        self._resting[key] = seconds
 
     def delete_entry(self, key: Key) -> None:
         """Take a forwarding entry or a neighbour away."""
@@ -700,6 +711,8 @@ class FakeKernel:
             for key, one in list(self._entries.items()):
                 if isinstance(one, Forwarding) and (one.netns, one.master, one.mac) == (new.netns, new.master, new.mac):
                     del self._entries[key]
+        if new.key not in self._entries:
+            self._resting.pop(new.key, None)
         self._entries[new.key] = new
 
     def _shape(self, operation: object, new: Shaper) -> None:

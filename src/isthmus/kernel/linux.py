@@ -331,6 +331,15 @@ class LinuxKernel:
                 for frame in frames:
                     sender.send(frame)
 
+    def idle(self, told: Iterable[Key], seconds: float) -> frozenset[Key]:
+        """See `Kernel.idle`."""
+        found: set[Key] = set()
+        for space, message, wanted in self._by_link(told):
+            entries = map(neighbour, space.socket.dump(dumpfdb(index=message.ifindex)))
+            idle = (one for one in entries if one.unused >= seconds)
+            found.update(wanted.intersection(one.key for one in _entries(space.name, message, idle, None)))
+        return frozenset(found)
+
     def forget(self, addresses: Iterable[IPAddress]) -> None:
         """See `Kernel.forget`: it is done by the next `reap`."""
         self._flows.forget(addresses)
@@ -483,19 +492,24 @@ class LinuxKernel:
 
     def _told(self, keys: Iterable[Key]) -> Iterator[Forwarding | Neighbour]:
         """Yield what links of ours were told, of the entries with these *keys*."""
+        for space, message, wanted in self._by_link(keys):
+            if len(wanted) > _MANY:
+                found = _all_told(space, message)
+            else:
+                asked = _asked(space.socket, message, wanted)
+                found = _entries(space.name, message, asked, space.link(message.master))
+            yield from (one for one in found if one.key in wanted)
+
+    def _by_link(self, keys: Iterable[Key]) -> Iterator[tuple[Space, LinkMessage, set[Key]]]:
+        """Yield the links of ours of whose entries these are the *keys*, each with its own."""
         by_link: dict[tuple[str, str], set[Key]] = {}
         for key in keys:
             by_link.setdefault((key[1], key[2]), set()).add(key)
         for (netns, name), wanted in by_link.items():
             space = self._spaces.find(netns)
             message = space.link(name) if space else None
-            if not (space and message and whose(message.alias)):
-                continue
-            if len(wanted) > _MANY:
-                found = _all_told(space, message)
-            else:
-                found = _entries(netns, message, _asked(space.socket, message, wanted), space.link(message.master))
-            yield from (one for one in found if one.key in wanted)
+            if space and message and whose(message.alias):
+                yield space, message, wanted
 
     def _standing(
         self,

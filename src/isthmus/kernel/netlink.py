@@ -100,7 +100,7 @@ RTN_UNICAST = 1
 FRA_SRC, FRA_PRIORITY, FRA_TABLE, FRA_PROTOCOL = 2, 6, 15, 21
 FR_ACT_TO_TBL = 1
 
-NDA_DST, NDA_LLADDR, NDA_IFINDEX, NDA_MASTER, NDA_PROTOCOL = 1, 2, 8, 9, 12
+NDA_DST, NDA_LLADDR, NDA_CACHEINFO, NDA_IFINDEX, NDA_MASTER, NDA_PROTOCOL = 1, 2, 3, 8, 9, 12
 NUD_FAILED, NUD_NOARP, NUD_PERMANENT = 0x20, 0x40, 0x80
 NTF_SELF, NTF_MASTER, NTF_EXT_LEARNED = 0x02, 0x04, 0x10
 
@@ -788,7 +788,8 @@ class RuleMessage(NamedTuple):
 class NeighbourMessage(NamedTuple):
     """A neighbour, or with the *family* AF_BRIDGE a forwarding entry; *address* is None if there is none.
 
-    *Protocol* is our mark, someone else's, or 0; a forwarding entry has none.
+    *Protocol* is our mark, someone else's, or 0; a forwarding entry has none. For so many seconds it was *unused*; the
+    kernel counts that of a tunnel's entries by what was sent by them, and of permanent neighbours not at all.
     """
 
     event: int
@@ -800,6 +801,7 @@ class NeighbourMessage(NamedTuple):
     mac: str
     master: int
     protocol: int
+    unused: float
 
 
 def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
@@ -1016,6 +1018,7 @@ def neighbour(message: bytes) -> NeighbourMessage:
             found.get(NDA_LLADDR, b"").hex(":"),
             _number(found.get(NDA_MASTER)) or 0,
             _number(found.get(NDA_PROTOCOL)) or 0,
+            (_number(found.get(NDA_CACHEINFO, b"")[4:8]) or 0) / _USER_HZ,
         )
     except struct.error as error:
         raise DecodeError(f"not a neighbour: {error}") from error
@@ -1059,6 +1062,7 @@ _TRIES = 100  # with links coming at full speed all the time, one dump in ten of
 _BATCH = 128
 _BATCH_BYTES = 128 << 10  # below the send buffer's default of 208 KiB, which bounds one send
 _RECEIVE = 64 << 10  # twice the most that the kernel puts into one datagram of a dump
+_USER_HZ = 100  # the kernel's clock ticks in a second, as it tells them (jiffies_to_clock_t)
 _AT_ONCE = int(socket.MSG_TRUNC | socket.MSG_DONTWAIT)
 _SIOCGIFINDEX = 0x8933
 _INTERFACE = Struct("=16si20x")  # struct ifreq: name, index
