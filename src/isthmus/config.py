@@ -142,6 +142,7 @@ class Settings(msgspec.Struct, frozen=True):
     cluster_store: str
     cluster_store_opts: Pairs
     cluster_advertise: str
+    encryption_rekey: int
     default_network_opts: tuple[tuple[str, Pairs], ...]
     dns: tuple[IPAddress, ...]
     dns_opts: tuple[str, ...]
@@ -198,6 +199,7 @@ KEYS = (
     ),
     Key("cluster-store-opts", Kind.MAP, "option of that store, such as kv.cacertfile=PATH", "cluster-store-opt"),
     Key("cluster-advertise", Kind.TEXT, "address, or interface, by which other hosts reach this one"),
+    Key("encryption-rekey", Kind.TEXT, "how long a key of encrypted networks is used at most (default: for good)"),
     Key("dns", Kind.LIST, "DNS server for sandboxes"),
     Key("dns-opts", Kind.LIST, "resolver option for sandboxes", "dns-opt"),
     Key("dns-search", Kind.LIST, "search domain for sandboxes"),
@@ -430,6 +432,7 @@ def _settings(read: "_Reader", ignored: list[str]) -> Settings:
         cluster_store=read.text("cluster-store"),
         cluster_store_opts=read.map("cluster-store-opts"),
         cluster_advertise=read.parsed("cluster-advertise", _advertised) or "",
+        encryption_rekey=read.parsed("encryption-rekey", span) or 0,
         default_network_opts=read.options("default-network-opts"),
         dns=read.each("dns", _address),
         dns_opts=read.each("dns-opts", _word),
@@ -471,6 +474,8 @@ def _check_together(settings: Settings) -> None:
             )
     elif settings.cluster_store_opts:
         raise InvalidRequest("cluster-store-opts are options of cluster-store, which is not given")
+    elif settings.encryption_rekey:
+        raise InvalidRequest("encryption-rekey needs cluster-store, by which other hosts learn of a new key")
 
 
 def _warnings(ignored: list[str]) -> tuple[str, ...]:

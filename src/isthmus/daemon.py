@@ -332,7 +332,7 @@ def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
         Path(settings.data_root) / "cluster",
         Times(address.heartbeat, address.ttl, address.ttl),
         time.time_ns,
-        Encryption(ways, identity, kept, address.ttl),
+        Encryption(ways, identity, kept, address.ttl, settings.encryption_rekey / 1e9),
     )
 
 

@@ -61,6 +61,15 @@ def device(public: str) -> str:
     return f"wg{sha256(public.encode()).hexdigest()[:12]}"
 
 
+def lifetime(public: str, longest: float) -> float:
+    """For how long that key is used, if none is for longer than *longest*, in the same unit.
+
+    It is between a half of that and all of it, by chance, which lies in the key: hosts that got theirs at one time do
+    not all replace them at one time, and a host that starts anew need not remember what it drew.
+    """
+    return longest * (1 + int(address(public)) % 65536 / 65536) / 2
+
+
 def read(dump: str) -> Device:
     r"""What `wg show DEVICE dump` tells.
 

@@ -253,6 +253,36 @@ def test_a_key_is_replaced_without_loss(three: Cluster, multi: Shared) -> None:
     all_reach([one, two, other])
 
 
+def test_a_key_is_replaced_unasked_when_it_is_old(three: Cluster, multi: Shared) -> None:
+    """Again and again, and no datagram is lost by it; whichever daemon it was that made the key."""
+    one, two, other = multi.one_each()
+    all_reach([one, two, other])
+    keys = [wg(one.host, "public-key").split()[1]]
+    there, back = Flow(one.place, two.place, two.address), Flow(other.place, one.place, one.address)
+
+    def fresh() -> str:
+        """The one key that there is; "" while it is being replaced, and if it was there before."""
+        found = wg(one.host, "public-key").split()[1::2]
+        return found[0] if len(found) == 1 and found[0] not in keys else ""
+
+    with closing(there), closing(back):
+        there.arrives()
+        back.arrives()
+        one.host.stop()
+        one.host.start("--encryption-rekey 2s")
+        # The first is old already, the second gets old.
+        keys.append(until(fresh, f"the first key is not replaced: {one.host.log}", 60))
+        keys.append(until(fresh, f"the second key is not replaced: {one.host.log}", 60))
+        one.host.restart()
+        three.together()
+        there.more(500)
+        back.more(500)
+        assert (there.lost(), back.lost()) == (0, 0)
+    assert len({*keys}) == 3
+    assert "the key of this host was used for long enough" in one.host.log
+    all_reach([one, two, other])
+
+
 class Poor(Host):
     """A host without WireGuard's programs."""
 

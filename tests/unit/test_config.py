@@ -141,6 +141,7 @@ def test_flags_mean_what_the_keys_of_the_file_mean() -> None:
         *("--default-network-opt=bridge=com.docker.network.driver.mtu=1300", "--dns=9.9.9.9", "--dns", "1.1.1.1"),
         *("--label", "a=b=c", "--dns-opt=ndots:1", "--host-gateway-ip=10.0.0.1"),
         *("--denied-address-pool=10.0.0.0/8", "--denied-address-pool", "fd00:5::/64", "--address-lease=1h30m"),
+        *("--cluster-store=etcd://192.0.2.1", "--cluster-advertise=eth0", "--encryption-rekey=24h"),
     ]
     keys = {
         "hosts": ["unix:///x.sock", "unix:///y.sock", "unix:///z.sock"],
@@ -158,6 +159,9 @@ def test_flags_mean_what_the_keys_of_the_file_mean() -> None:
         "host-gateway-ips": ["10.0.0.1"],
         "denied-address-pools": ["10.0.0.0/8", "fd00:5::/64"],
         "address-lease": "1h30m",
+        "cluster-store": "etcd://192.0.2.1",
+        "cluster-advertise": "eth0",
+        "encryption-rekey": "24h",
     }
     settings = parse(flags, None)
     assert settings == parse([], json.dumps(keys))
@@ -165,6 +169,7 @@ def test_flags_mean_what_the_keys_of_the_file_mean() -> None:
     assert settings.default_address_pools == (Pool(IPv4Network("10.200.0.0/16"), 24),)
     assert settings.denied_address_pools == (ip_network("10.0.0.0/8"), ip_network("fd00:5::/64"))
     assert settings.address_lease == 5400 * 10**9
+    assert settings.encryption_rekey == 86400 * 10**9
     assert settings.default_network_opts == (("bridge", (("com.docker.network.driver.mtu", "1300"),)),)
     assert settings.dns == (ip_address("9.9.9.9"), ip_address("1.1.1.1"))
     assert settings.labels == (("a", "b=c"),)
@@ -297,6 +302,8 @@ BAD = [
     ("address-lease", "24"),
     ("address-lease", "100000h"),
     ("address-lease", 7),
+    ("encryption-rekey", "daily"),
+    ("encryption-rekey", 24),
     ("default-network-opts", {"bridge": {"mtu": 1400}}),
     ("default-network-opts", ["bridge"]),
     ("dns", ["dns.example"]),
@@ -336,6 +343,7 @@ def test_all_bad_values_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
+        ({"encryption-rekey": "24h"}, "encryption-rekey needs cluster-store"),
         ({"bridge": "br0", "bip": "10.0.0.1/8"}, "You specified -b & --bip, mutually exclusive options"),
         ({"iptables": False, "icc": False}, "You specified --iptables=false with --icc=false"),
         ({"bip": "10.1.0.1/16", "fixed-cidr": "10.2.0.0/24"}, "must lie inside 10.1.0.0/16"),

@@ -1,6 +1,7 @@
 """What WireGuard's program is told, and how a key is replaced, with devices in memory."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,7 +15,7 @@ from msgspec.structs import replace
 from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, Forbidden, InvalidRequest, NotImplementedHere
-from isthmus.wireguard import PREFIX, Device, address, device, is_key, words
+from isthmus.wireguard import PREFIX, Device, address, device, is_key, lifetime, words
 
 KEYS = [f"{letter * 42}A=" for letter in "ABCDE"]
 
@@ -55,6 +56,16 @@ def test_only_what_is_new_is_told() -> None:
     moved = wanted | {one: "192.0.2.9:51820"}
     assert list(words({one, two}, moved, wanted, ())) == ["peer", one, "endpoint", "192.0.2.9:51820"]
     assert list(words({one, two, gone, missed}, wanted, wanted, {address(missed)})) == ["peer", gone, "remove"]
+
+
+def test_hosts_do_not_replace_their_keys_all_at_one_time() -> None:
+    """A store hears of each, and so does every host. No key is used for longer than it may be."""
+    lives = [lifetime(f"{number}", 24.0) for number in range(1000)]
+    assert lives == [lifetime(f"{number}", 24.0) for number in range(1000)]
+    for hour in range(12, 24):
+        assert 50 < sum(hour <= life < hour + 1 for life in lives) < 120
+    assert min(lives) >= 12.0
+    assert max(lives) <= 24.0
 
 
 class Silent:
@@ -159,7 +170,7 @@ class Bench:
         return await self.one.settle((own, *self.others), (), 1500)
 
 
-def bench(work: Callable[[Bench], Awaitable[None]], directory: Path, grace: float = 0.0) -> None:
+def bench(work: Callable[[Bench], Awaitable[None]], directory: Path, grace: float = 0.0, longest: float = 0.0) -> None:
     """Do *work* with a host and two others."""
 
     async def run() -> None:
@@ -168,7 +179,7 @@ def bench(work: Callable[[Bench], Awaitable[None]], directory: Path, grace: floa
             Node("a", "a", "192.0.2.2", "", 0, (Key(KEYS[0], 51820),)),
             Node("b", "b", "2001:db8::2", "", 0, (Key(KEYS[1], 51830), Key("nonsense", 1), Key(KEYS[2], 0))),
         )
-        made = Bench(Encryption(ways, "own", file, grace), ways, file, others)
+        made = Bench(Encryption(ways, "own", file, grace, longest), ways, file, others)
         try:
             await work(made)
         finally:
@@ -259,6 +270,40 @@ def test_a_key_is_replaced_when_all_know_the_new_one(tmp_path: Path) -> None:
         await on.settle()
         assert on.one.keys == (Key(KEYS[4], 51821),)
         assert list(on.ways.ports) == [new]
+
+    bench(work, tmp_path)
+
+
+def test_an_old_key_is_replaced_unasked(tmp_path: Path) -> None:
+    """When it is time, or at the next start; but not before the others know the one that is to go."""
+
+    async def work(on: Bench) -> None:
+        looked = asyncio.Event()
+        on.one.start(looked.set)
+        await on.settle()
+        await asyncio.wait_for(looked.wait(), 5)
+        await on.one.settle(on.others, (), 1500)
+        await on.settle()
+        assert [key.public for key in on.one.keys] == [KEYS[3]]
+        await on.settle()
+        assert [key.public for key in on.one.keys] == [KEYS[3], KEYS[4]]
+
+    bench(work, tmp_path, longest=0.05)
+
+
+def test_a_key_is_as_old_as_it_is_whoever_starts_anew(tmp_path: Path) -> None:
+    """A host that is started every day would else keep it for ever."""
+
+    async def work(on: Bench) -> None:
+        await on.settle()
+        for hours, keys in ((11.9, 1), (24.0, 2)):
+            then = time.time() - 3600 * hours
+            os.utime(on.file, (then, then))
+            on.one.close()
+            on.one = Encryption(on.ways, "own", on.file, 0.0, 24 * 3600)
+            for _ in range(4):
+                await on.settle()
+            assert len(on.one.keys) == keys
 
     bench(work, tmp_path)
 

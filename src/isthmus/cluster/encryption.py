@@ -3,7 +3,7 @@
 A key that is replaced goes on until all others have the new one, in four steps: there is a second device with the
 *next* key; the others are told of it; when each of them has answered it, all is sent and asked for by that (it is the
 one of *now*); when they had the time to hear of that, the *old* one goes. What is kept in a file tells how far it is,
-so it goes on whoever dies.
+so it goes on whoever dies. When the file was written last tells how old the key is.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, DeviceUnavailable, Forbidden, InvalidRequest
 from isthmus.model import IPAddress
 from isthmus.naming import ENCRYPTED
-from isthmus.wireguard import FRESH, OVERHEAD, PORTS, Device, address, device, is_key, words
+from isthmus.wireguard import FRESH, OVERHEAD, PORTS, Device, address, device, is_key, lifetime, words
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -98,12 +98,16 @@ class Pairs(msgspec.Struct, frozen=True):
 class Encryption:
     """The keys of the host *node*, in the file *kept*, and its devices. All methods are for the loop's thread."""
 
-    def __init__(self, ways: Ways, node: str, kept: Path, grace: float) -> None:
-        """For *grace* seconds after others were told of a new key, what they send by the old one is heard."""
+    def __init__(self, ways: Ways, node: str, kept: Path, grace: float, longest: float = 0.0) -> None:
+        """For *grace* seconds after others were told of a new key, what they send by the old one is heard.
+
+        No key is used for longer than *longest* seconds, if that is not 0, as long as others can be told of another.
+        """
         self._ways = ways
         self._node = node
         self._kept = kept
         self._grace = grace
+        self._longest = longest
         self._pairs = _kept(kept)
         self._told: dict[str, dict[str, str]] = {}
         self._place: object | None = None
@@ -174,6 +178,8 @@ class Encryption:
                 known = {key.public for node in nodes if node.id == self._node for key in node.keys}
                 pairs = self._step(pairs, known, devices, used, wanted or {})
                 await asyncio.to_thread(self._ways.lead, device(pairs.now.public), mtu - OVERHEAD)
+                if self._longest and len(pairs.all()) == len(devices) == 1:
+                    await self._age(pairs.now, known)
             except (OSError, DeviceUnavailable) as error:
                 if self._ways.there() == place:
                     raise DeviceUnavailable(ENCRYPTED, str(error)) from error
@@ -194,8 +200,20 @@ class Encryption:
                 raise Forbidden("there is no encrypted network on this host, so there is no key to replace")
             if len(self._pairs.all()) > 1:
                 raise Busy("the key of this host is being replaced already: wait until the others know it")
-            fresh = Pair(*await asyncio.to_thread(self._ways.generate))
-            self._keep(Pairs(self._pairs.now, next=fresh))
+            await self._replace(self._pairs.now)
+
+    async def _age(self, now: Pair, known: Collection[str]) -> None:
+        """Begin to have another key than *now* if that is old, and *known* to others; else look again when it is."""
+        left = self._kept.stat().st_mtime + lifetime(now.public, self._longest) - time.time()
+        if left > 0:
+            self._later(left)
+        elif now.public in known:
+            log.info("the key of this host was used for long enough, and is being replaced")
+            await self._replace(now)
+
+    async def _replace(self, now: Pair) -> None:
+        fresh = Pair(*await asyncio.to_thread(self._ways.generate))
+        self._keep(Pairs(now, next=fresh))
         self._look()
 
     # On a thread.
@@ -266,13 +284,13 @@ class Encryption:
             elif self._loop.time() - self._since > self._grace:
                 pairs = self._keep(Pairs(pairs.now))
         if len(pairs.all()) > 1 or len(devices) > 1:
-            self._later()
+            self._later(STEP)
         return pairs
 
-    def _later(self) -> None:
+    def _later(self, seconds: float) -> None:
         if self._timer:
             self._timer.cancel()
-        self._timer = self._loop.call_later(STEP, self._look)
+        self._timer = self._loop.call_later(seconds, self._look)
 
     # News.
 
