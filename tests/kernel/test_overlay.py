@@ -1,6 +1,7 @@
 """Networks that are on several hosts: what passes between them, and what does not."""
 
 import os
+import select
 import socket
 import threading
 import time
@@ -11,6 +12,7 @@ from hashlib import sha256
 from ipaddress import IPv4Address, ip_address, ip_network
 from itertools import count
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import NamedTuple, Self, TypeVar
 
 import pytest
@@ -21,6 +23,7 @@ from isthmus.addresses import DEFAULT_POOLS, Subnet, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.kernel import namespaces
 from isthmus.kernel.linux import LinuxKernel
+from isthmus.kernel.watch import Watch
 from isthmus.model import HOST, Network, Peer, pairs
 from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
 from isthmus.resources import Forwarding, Neighbour
@@ -287,6 +290,38 @@ def test_the_kernel_tells_to_whom_nothing_was_sent_for_long(tmp_path: Path) -> N
         assert one.pings("web", "10.6.0.3")
         one.learn(replace(third, via=ip_address("192.0.2.9")))
         assert idle(time.monotonic() - began + 0.9) == {"third"}
+
+
+@apart
+def test_who_was_forgotten_is_met_again_although_his_mac_is_remembered(tmp_path: Path) -> None:
+    """Nobody asks for his address again: the tunnel tells that it does not know where that MAC is."""
+    lazy = replace(SHARED, options=pairs({**dict(SHARED.options), "isthmus.lazy": "true"}))
+    with hosts(tmp_path, 2) as [one, two]:
+        one.learn(lazy)
+        two.learn(lazy)
+        web, db = one.sandbox("web", 2), two.sandbox("db", 3)
+        one.learn(db)
+        two.learn(web)
+        watches = [one.do(Watch, tmp_path / "1/netns", 0), two.do(Watch, tmp_path / "2/netns", 0)]
+
+        def reaches() -> bool:
+            """Whether an echo comes back while both engines hear what their kernels tell."""
+            ask = ("ip", "netns", "exec", "web", "ping", "-c", "1", "-i", "0.1", "-w", str(int(PATIENCE)), "10.6.0.3")
+            asking = one.do(lambda: Popen(ask, stdout=DEVNULL))
+            while asking.poll() is None:
+                select.select([number for watch in watches for number in watch.filenos()], (), (), 0.1)
+                one.do(lambda: one.engine.mend(watches[0].read()))
+                two.do(lambda: two.engine.mend(watches[1].read()))
+            return asking.wait() == 0
+
+        try:
+            assert reaches()
+            one.do(one.engine.forget_idle, 0)
+            assert one.run("ip", "-n", naming.hidden(ID), "neigh", "show", "dev", naming.tunnel(4100)) == ""
+            assert reaches()
+        finally:
+            for watch in watches:
+                watch.close()
 
 
 @apart
