@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 from itertools import count
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.cluster.encryption import Encryption
