@@ -1,7 +1,14 @@
-"""Archives of images, of which anything may be changed: each is an image, or is refused with a sentence."""
+"""Archives of images, of which anything may be changed: each is an image, or is refused with a sentence.
 
+And images, whatever dies while they come and go: each is whole, or is not there.
+"""
+
+import hashlib
 import io
+import os
+import sys
 import tarfile
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,3 +80,81 @@ def test_an_archive_is_an_image_or_is_refused(archive: bytes) -> None:
             store.remove(image.id, force=True)
         assert [one.name for name in ("coming", "images", "layers") for one in (root / name).iterdir()] == []
         assert [one.name for one in Path(place).iterdir()] == ["images"]
+
+
+class Disk:
+    """A disk on which is what was flushed: what was not, power failures take, but for its name."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._safe: set[int] = set()
+
+    def flush(self, _: int) -> None:
+        """Have on it what there is."""
+        self._safe = {path.lstat().st_ino for path in self._root.rglob("*")}
+
+    def fail(self) -> None:
+        """Take the content of files in layers that is not on it."""
+        for path in (*self._root.glob("*/*/tree/**/*"), *self._root.glob("coming/*/*/tree/**/*")):
+            if path.is_file() and path.stat().st_ino not in self._safe:
+                os.truncate(path, 0)
+
+
+def dies(work: Callable[[], object], number: int, power: Callable[[], None]) -> bool:
+    """Have *work* done in another process that dies at its call *number* to the system; whether it came so far."""
+    child = os.fork()
+    if child == 0:
+        left = [number]
+
+        def count(event: str, _: object) -> None:
+            if event.startswith(("os.", "open", "shutil.")):
+                left[0] -= 1
+                if left[0] == 0:
+                    power()
+                    os._exit(1)
+
+        sys.addaudithook(count)
+        work()
+        left[0] = -1
+        power()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+
+@ROOT
+def test_an_image_is_whole_or_not_there_whenever_the_power_fails(tmp_path: Path) -> None:
+    """What was loaded lasts from the moment that it is said to be; what comes after it harms nothing of before."""
+    base, more, other = (packed(file("f", name.encode()), directory("d"), file("d/g", b"g")) for name in "abc")
+    content, further = saved([base, more], ["x:1"]), saved([base, other], ["y:1"])
+    made = tuple(f"sha256:{hashlib.sha256(one).hexdigest()}" for one in (base, other))
+    seen: list[list[str]] = []
+    names: list[str] = []
+    for number in range(1, 1000):
+        root = tmp_path / str(number)
+        disk = Disk(root)
+        before = Images(root, dict, str, disk.flush)
+        before.start()
+        list(before.load(io.BytesIO(content)))
+
+        def work(store: Images = before) -> None:
+            list(store.load(io.BytesIO(further)))
+            store.tag("y:1", "z:1")
+            store.remove("x:1")
+
+        died = dies(work, number, disk.fail)
+        after = Images(root, dict, str)
+        after.start()
+        for image in after.all():
+            contents = [Path(layer, name).read_text() for layer in image.layers for name in ("f", "d/g")]
+            assert contents == ["a", "g", "c" if image.diff_ids == made else "b", "g"]
+        assert not list((root / "coming").iterdir())
+        assert {one.name for one in (root / "layers").iterdir()} == {
+            one.removeprefix("sha256:") for image in after.all() for one in image.diff_ids
+        }
+        names = sorted(name for image in after.all() for name in image.names)
+        if names not in seen:
+            seen.append(names)
+        if not died:
+            break
+    assert seen == [["x:1"], ["x:1", "y:1"], ["x:1", "y:1", "z:1"], ["y:1", "z:1"]]
+    assert names == seen[-1]

@@ -1,6 +1,7 @@
 """Images: their names, what archives of them say, and what an archive can do to us, which is nothing."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
@@ -25,7 +26,7 @@ import pytest
 from isthmus.api import images as shapes
 from isthmus.api.filters import parse
 from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
-from isthmus.images import archive
+from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
 from isthmus.images.store import Image, Images
 from isthmus.images.tar import plain
@@ -649,6 +650,84 @@ def test_what_a_dead_daemon_left_is_cleared_away(tmp_path: Path, store: Images) 
     Images(root, dict, str).start()
     assert not (root / "coming" / "half").exists()
     assert [one.name for one in (root / "layers").iterdir()] == [image.diff_ids[0].removeprefix("sha256:")]
+
+
+@ROOT
+def test_a_layer_is_on_the_disk_before_it_has_its_place(tmp_path: Path) -> None:
+    """A layer that the disk did not take is none, and is unpacked again the next time."""
+    root = tmp_path / "images"
+    full = [True]
+
+    def flush(top: int) -> None:
+        assert sorted(os.listdir(top)) == ["size", "tree"]
+        assert not list((root / "layers").iterdir())
+        if full.pop():
+            raise OSError(errno.EIO, "Input/output error")
+
+    store = Images(root, dict, str, flush)
+    store.start()
+    with pytest.raises(IsthmusError, match=r"cannot keep a layer in .*images: Input/output error"):
+        store.import_(io.BytesIO(packed(file("f", b"x"))), "app")
+    assert store.all() == ()
+    assert not [*(root / "layers").iterdir(), *(root / "coming").iterdir()]
+    full.append(False)
+    assert store.import_(io.BytesIO(packed(file("f", b"x"))), "app").names == ("app:latest",)
+
+
+@ROOT
+def test_nothing_is_left_of_an_image_of_which_a_layer_is_damaged(tmp_path: Path, store: Images) -> None:
+    """Neither the layers before it; what other images have stays."""
+    base, more = packed(file("base", b"12345")), packed(file("more", b"678"))
+    (image,) = store.load(io.BytesIO(saved([base], ["one:1"])))
+    for broken in (saved([base, more, b"x"], ["x:1"]), saved([more, base], ["UPPER"]), saved([more, b"x"], ["x:1"])):
+        with pytest.raises(InvalidRequest):
+            list(store.load(io.BytesIO(broken)))
+        assert [one.name for one in (tmp_path / "images" / "layers").iterdir()] == [image.diff_ids[0][7:]]
+
+
+@ROOT
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("layers/{layer}/size", None),
+        ("layers/{layer}/size", b""),
+        ("layers/{layer}/tree", None),
+        ("layers/{layer}", None),
+        ("layers/{layer}", b"a file"),
+        ("images/{image}", b""),
+        ("images/{image}", b'{"rootfs": {"diff_ids": []}}'),
+    ],
+)
+def test_an_image_that_is_not_whole_is_taken_apart_at_the_start(
+    tmp_path: Path, store: Images, caplog: pytest.LogCaptureFixture, place: str, content: bytes | None
+) -> None:
+    """It could not run; and a layer of it that is half there would be taken for whole by the next image that has it."""
+    base, more = packed(file("base", b"12345")), packed(file("more", b"678"))
+    list(store.load(io.BytesIO(saved([base], ["one:1"]))))
+    (image,) = store.load(io.BytesIO(saved([base, more], ["two:1"])))
+    damaged = tmp_path / "images" / place.format(layer=image.diff_ids[1][7:], image=image.id[7:])
+    trees.remove(str(damaged))
+    if content is not None:
+        damaged.write_bytes(content)
+    again = Images(tmp_path / "images", dict, str)
+    again.start()
+    assert [one.names for one in again.all()] == [("one:1",)]
+    assert f"the image {image.id[7:19]} is not whole" in caplog.text
+    (image,) = again.load(io.BytesIO(saved([base, more], ["two:1"])))
+    assert Path(image.layers[1], "more").read_bytes() == b"678"
+
+
+@ROOT
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": 3}', b'{"a:1": "b"}'])
+def test_damaged_names_are_laid_aside_at_the_start(tmp_path: Path, store: Images, content: bytes) -> None:
+    """Images can be had by their IDs, and named again."""
+    image = store.import_(io.BytesIO(packed(file("f"))), "app")
+    (tmp_path / "images" / "references").write_bytes(content)
+    again = Images(tmp_path / "images", dict, str)
+    again.start()
+    assert [(one.id, one.names) for one in again.all()] == [(image.id, ())]
+    assert (tmp_path / "images" / "references.damaged").read_bytes() == content
+    assert again.tag(image.id, "app").names == ("app:latest",)
 
 
 @ROOT

@@ -5,12 +5,14 @@
     references             which names stand for which images: JSON, replaced as a whole
     coming/                what is being unpacked, or was when a daemon died; emptied at the start
 
-A layer is there once, whoever has it, and goes with the last image that does. All methods may be called from any
-thread; what they change, they change one after another.
+A layer is there once, whoever has it, and goes with the last image that does. What lies in `layers` and `images` is on
+the disk: a layer before it has its place, and all layers of an image before the image. All methods may be called from
+any thread; what they change, they change one after another.
 """
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections import Counter
@@ -22,11 +24,14 @@ from typing import Any, BinaryIO, cast
 
 import msgspec
 
+from isthmus import disk
 from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
 from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
 from isthmus.images.tar import Tar, damage_told, plain
 from isthmus.images.unpack import Limits, unpack
+
+log = logging.getLogger("isthmus.images")
 
 RESERVE = 256 << 20
 """How many bytes of the file system unpacking leaves free."""
@@ -57,22 +62,48 @@ InUse = Callable[[], Mapping[str, tuple[str, bool]]]
 
 
 class Images:
-    """All images below *root*. *In_use* tells who needs which; *clock* the time as RFC 3339 has it."""
+    """All images below *root*. *In_use* tells who needs which; *clock* the time as RFC 3339 has it.
 
-    def __init__(self, root: Path, in_use: InUse, clock: Callable[[], str]) -> None:
+    *Flush* has on the disk what was written to the file system of a descriptor.
+    """
+
+    def __init__(
+        self, root: Path, in_use: InUse, clock: Callable[[], str], flush: Callable[[int], None] = disk.flush
+    ) -> None:
         self._root = root
         self._in_use = in_use
         self._clock = clock
+        self._flush = flush
         self._layers, self._images, self._coming = root / "layers", root / "images", root / "coming"
         self._changing = threading.Lock()
         self._claims: Counter[str] = Counter()
 
     def start(self) -> None:
-        """Clear away what a dead daemon was unpacking, and layers that no image has."""
+        """Clear away what a dead daemon was unpacking, images that are not whole, and layers that no image has."""
         for place in (self._layers, self._images, self._coming):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for place in self._images.iterdir():
+            if why := self._flaw(place):
+                log.error("the image %s is not whole, and is removed: %s", place.name[:12], why)
+                _discard(place)
+        disk.settle(self._images)
+        try:
+            self._names()
+        except (msgspec.MsgspecError, InvalidRequest) as error:
+            log.error("the names of images are damaged, and are laid aside as references.damaged: %s", error)  # noqa: TRY400 - it is told whole
+            (self._root / "references").rename(self._root / "references.damaged")
         self._sweep()
         _discard(*self._coming.iterdir())
+
+    def _flaw(self, place: Path) -> str:
+        """What lacks of the image of this configuration, as disks and people may damage what is theirs; "" if none."""
+        try:
+            if hashlib.sha256(place.read_bytes()).hexdigest() != place.name:
+                return "its configuration is another"
+            layers = self._image(f"sha256:{place.name}", {}).layers
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
+            return str(error)
+        return next((f"{layer} is gone" for layer in layers if not Path(layer).is_dir()), "")
 
     # What there is.
 
@@ -127,7 +158,7 @@ class Images:
 
     def _names(self) -> dict[str, str]:
         try:
-            names: dict[str, str] = json.loads((self._root / "references").read_bytes())
+            names = msgspec.json.decode((self._root / "references").read_bytes(), type=dict[str, str])
         except FileNotFoundError:
             return {}
         return {
@@ -141,12 +172,18 @@ class Images:
         """A file for an archive that comes over a connection; it is gone in the end."""
         directory = Path(mkdtemp(dir=self._coming))
         try:
-            with (directory / "archive").open("w+b") as file:
+            with self._kept("an archive"), (directory / "archive").open("w+b") as file:
                 yield file
-        except OSError as error:
-            raise IsthmusError(f"cannot keep an archive in {self._root}: {error.strerror or error}") from error
         finally:
             _discard(directory)
+
+    @contextmanager
+    def _kept(self, what: str) -> Iterator[None]:
+        """Have it told in a sentence if the disk does not take *what*."""
+        try:
+            yield
+        except OSError as error:
+            raise IsthmusError(f"cannot keep {what} in {self._root}: {error.strerror or error}") from error
 
     def room(self) -> int:
         """How many bytes may still come."""
@@ -191,7 +228,10 @@ class Images:
 
     @contextmanager
     def _claimed(self) -> Iterator[Callable[[str], None]]:
-        """What claims a layer by its digest: no layer goes that somebody is making an image of."""
+        """What claims a layer by its digest: no layer goes that somebody is making an image of.
+
+        If none comes to be, the layers that it alone would have had go.
+        """
         claimed: list[str] = []
 
         def claim(diff_id: str) -> None:
@@ -199,45 +239,53 @@ class Images:
                 claimed.append(diff_id)
                 self._claims[archive.digits(diff_id)] += 1
 
+        swept: list[Path] = []
+        made = False
         try:
             yield claim
+            made = True
         finally:
             with self._changing:
-                self._claims.subtract(map(archive.digits, claimed))
+                self._claims -= Counter(map(archive.digits, claimed))
+                if not made:
+                    with suppress(OSError):  # at the next start, then
+                        swept = self._sweep()
+            _discard(*(place.parent for place in swept))
 
     def _unpack(self, tar: Any, wanted: str | None, claim: Callable[[str], None]) -> str:  # noqa: ANN401 - any file
         """Have the layer of this archive, which must have the digest *wanted* if that is given; return its digest."""
         directory = Path(mkdtemp(dir=self._coming))
         try:
-            tree = directory / "tree"
-            tree.mkdir(mode=0o755)
-            digest, size = unpack(tar, str(tree), Limits(octets=self.room()))
-            if wanted not in {None, digest}:
-                raise InvalidRequest(
-                    f"the archive is damaged: a layer has the digest {digest}, and should have {wanted}"
-                )
-            (directory / "size").write_text(str(size))
-            claim(digest)
-            with suppress(OSError):  # it came to be meanwhile
-                directory.rename(self._place(digest))
-            return digest
+            with self._kept("a layer"), disk.opened(directory) as top:
+                tree = directory / "tree"
+                tree.mkdir(mode=0o755)
+                digest, size = unpack(tar, str(tree), Limits(octets=self.room()))
+                if wanted not in {None, digest}:
+                    raise InvalidRequest(
+                        f"the archive is damaged: a layer has the digest {digest}, and should have {wanted}"
+                    )
+                (directory / "size").write_text(str(size))
+                self._flush(top)
+                claim(digest)
+                try:
+                    directory.rename(self._place(digest))
+                except OSError:
+                    if not self._place(digest).exists():  # otherwise it came to be meanwhile
+                        raise
+                return digest
         finally:
             _discard(directory)
 
     def _keep(self, configuration: bytes, names: Sequence[str]) -> Image:
         identity = f"sha256:{hashlib.sha256(configuration).hexdigest()}"
-        with self._changing:
+        with self._kept("an image"), self._changing:
+            disk.settle(self._layers)
             self._write(self._images / archive.digits(identity), configuration)
             self._rename({**self._names(), **dict.fromkeys(names, identity)})
         return self.find(identity)
 
     def _write(self, path: Path, content: bytes) -> None:
-        fresh = self._coming / f"{path.name}.new"
-        with fresh.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        disk.replace(path, content, self._coming / f"{path.name}.new")
 
     def _rename(self, names: Mapping[str, str]) -> None:
         self._write(self._root / "references", json.dumps(names, indent=1).encode())
@@ -247,7 +295,7 @@ class Images:
     def tag(self, name: str, new: str) -> Image:
         """Give an image one more name, which then stands for no other; return the image."""
         new = familiar(new)
-        with self._changing:
+        with self._kept("a name"), self._changing:
             self._rename({**self._names(), new: self.find(name).id})
             return self.find(new)
 
@@ -257,7 +305,7 @@ class Images:
         Raises:
             NameTaken: a container is of it, or it has several names and was named by its ID (409, Docker's words).
         """
-        with self._changing:
+        with self._kept("what is left"), self._changing:
             image = self.find(name)
             by_name = ""
             with suppress(InvalidRequest):
@@ -275,6 +323,7 @@ class Images:
             swept: list[Path] = []
             if len(gone) == len(image.names) and not container:
                 (self._images / archive.digits(image.id)).unlink()
+                disk.settle(self._images)
                 swept = self._sweep()
                 done += [{"Deleted": one} for one in (image.id, *(f"sha256:{place.name}" for place in swept))]
         _discard(*(place.parent for place in swept))
@@ -296,7 +345,7 @@ class Images:
         needed = {
             archive.digits(diff_id) for place in self._images.iterdir() for diff_id in archive.diff_ids(_read(place))
         }
-        gone = [one for one in self._layers.iterdir() if one.name not in needed and self._claims[one.name] <= 0]
+        gone = [one for one in self._layers.iterdir() if one.name not in needed and not self._claims[one.name]]
         return [place.rename(Path(mkdtemp(dir=self._coming)) / place.name) for place in gone]
 
 
