@@ -543,6 +543,24 @@ def _lives(pid: int) -> bool:
     return False
 
 
+def test_a_container_outlives_a_power_failure_that_takes_how_it_was(own: Box) -> None:
+    """There are file systems that have a file's name by then, and not its content."""
+    own.docker("run", "-d", "--name", "old", "--restart", "always", IMAGE, "sleep", "1000")
+    own.docker("rename", "old", "one")
+    pid = own.pid("one")
+    own.host.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not _lives(pid), "it does not end")
+    place = own.host.data / "containers" / _identity(own)
+    os.truncate(place / "state.json", 0)
+    (own.host.data / "exits" / place.name).unlink(missing_ok=True)
+    own.host.start()
+    own.becomes("one", "running")
+    own.docker("stop", "-t", "0", "one")
+    own.docker("start", "one")
+    assert own.state("one") == "running"
+
+
 def test_after_a_reboot_owners_of_namespaces_start_before_those_who_join(own: Box) -> None:
     """Restart policies bring all back, in an order that works."""
     own.docker("run", "-d", "--name", "zz-owner", "--restart", "always", IMAGE, "sleep", "1000")

@@ -1,5 +1,7 @@
 """What is asked of a container and what a runtime is told of it: pure, so every case costs nothing."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -7,6 +9,7 @@ import pytest
 
 from isthmus.api import body, containers
 from isthmus.containers import logs, policy, seccomp
+from isthmus.containers.manager import record_in
 from isthmus.containers.model import Device, Limits, Mount, Record, Restart, Wish
 from isthmus.containers.spec import (
     ALL_CAPABILITIES,
@@ -307,6 +310,27 @@ def test_what_is_kept_means_the_same_when_it_is_read_again() -> None:
     assert meant.sandbox.labels == (("a", "b"),)
     assert [name for name, _ in meant.sandbox.endpoints] == ["front"]
     assert [wish.port for wish in meant.sandbox.ports] == [80]
+
+
+def test_a_power_failure_may_take_how_a_container_was_but_not_the_container(tmp_path: Path) -> None:
+    """A state that cannot be read was being written, so it ran; what was asked for is on the disk."""
+
+    def keep(name: str, record: Record) -> None:
+        (tmp_path / name).write_bytes(msgspec.json.encode(record))
+
+    made = Record("i" * 64, "old", 5, "{}", "image")
+    with pytest.raises(FileNotFoundError):
+        record_in(tmp_path)
+    keep("container.json", made)
+    assert record_in(tmp_path) == made
+    keep("state.json", replace(made, wanted=True, started=7, restarts=2))
+    assert record_in(tmp_path).restarts == 2
+    keep("container.json", replace(made, name="new", asked='{"a": 1}'))
+    found = record_in(tmp_path)
+    assert (found.name, found.asked, found.started) == ("new", '{"a": 1}', 7)
+    (tmp_path / "state.json").write_bytes(b"")
+    found = record_in(tmp_path)
+    assert (found.name, found.running) == ("new", True)
 
 
 def test_networks_come_and_go_in_what_is_kept() -> None:

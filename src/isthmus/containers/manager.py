@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 from msgspec.structs import replace
 
+from isthmus import disk
 from isthmus.containers import logs, policy, reading
 from isthmus.containers import spec as oci
 from isthmus.containers.bundle import Bundles
@@ -163,7 +164,7 @@ class Containers:
     def _load(self, place: Path) -> None:
         """Know the container of this directory; one without a record was never made, and is taken away."""
         try:
-            record = msgspec.json.decode((place / "container.json").read_bytes(), type=Record)
+            record = record_in(place)
             container = _Container(record, self._read(record.name, record.asked), place)
         except FileNotFoundError:
             Rootfs(place).unmount()
@@ -338,7 +339,7 @@ class Containers:
         try:
             await self._call(lambda engine: _check_name(engine, name), brief=True)
             one.directory.mkdir(mode=0o711)
-            self._save(one, record, durable=True)
+            self._keep(one, record)
         except BaseException:
             del self._by_name[name]
             shutil.rmtree(one.directory, ignore_errors=True)
@@ -830,18 +831,21 @@ class Containers:
 
     # Small things.
 
-    def _save(self, one: _Container, record: Record, *, durable: bool = False) -> None:
-        """Keep *record*; it outlives the daemon, and where it is *durable*, a power failure."""
-        if one.record is record and not durable:
+    def _save(self, one: _Container, record: Record) -> None:
+        """Keep *record*, which outlives the daemon; see `record_in` for what a power failure may take of it."""
+        if one.record is record:
             return
-        path, fresh = one.directory / "container.json", one.directory / "container.json.new"
-        with fresh.open("wb") as file:
-            file.write(_encoder.encode(record))
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.replace(path)
+        if (record.name, record.asked) != (one.record.name, one.record.asked):
+            self._keep(one, record)
+        fresh = one.directory / "state.json.new"
+        fresh.write_bytes(_encoder.encode(record))
+        fresh.replace(one.directory / "state.json")
         one.record = record
+
+    def _keep(self, one: _Container, record: Record) -> None:
+        """Keep, also over a power failure, that there is this container."""
+        disk.replace(one.directory / "container.json", _encoder.encode(record), one.directory / "container.json.new")
+        disk.settle(self._root)
 
     def _tell(self, one: _Container, action: str, **attributes: str) -> None:
         told = {"image": one.wish.image, "name": one.record.name, **dict(one.asked.sandbox.labels), **attributes}
@@ -856,6 +860,25 @@ class Containers:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("a container was not looked after: %s", error, exc_info=error)
+
+
+def record_in(place: Path) -> Record:
+    """The record of the container in this directory.
+
+    What was asked for is on the disk (`container.json`). How it is (`state.json`) is not waited for: a power failure
+    ends what runs, and may take that file's content, and then the container counts as one that ran.
+
+    Raises:
+        OSError, MsgspecError: there is none, or it cannot be read.
+    """
+    asked = msgspec.json.decode((place / "container.json").read_bytes(), type=Record)
+    try:
+        record = msgspec.json.decode((place / "state.json").read_bytes(), type=Record)
+    except FileNotFoundError:
+        return asked
+    except msgspec.MsgspecError:
+        return replace(asked, wanted=True, started=asked.created)
+    return replace(record, name=asked.name, asked=asked.asked)
 
 
 def name_taken(name: str, identity: str) -> NameTaken:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from isthmus import mounts
+from isthmus import disk, mounts
 from isthmus.containers.model import Device, Mount
 from isthmus.containers.spec import DeviceNode
 from isthmus.errors import InvalidRequest, IsthmusError
@@ -95,8 +95,10 @@ class Rootfs:
         """Copy all layers, once, and mount the copy on itself: runtimes want a mount of its own."""
         done = self._directory / "copied"
         if not done.exists():
-            for layer in layers:
-                _copy_layer(layer, str(self.path))
+            with disk.opened(self._directory) as top:
+                for layer in layers:
+                    _copy_layer(layer, str(self.path))
+                disk.flush(top)  # a power failure could leave empty files otherwise, and word that they are whole
             done.touch()
         mounts.mount(str(self.path), str(self.path), flags=mounts.BIND)
 
