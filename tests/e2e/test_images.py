@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.boxes import Box, box, needs_containers, rootfs
 from tests.e2e.hosts import World, until
-from tests.unit.test_images import file, packed, saved
+from tests.unit.test_images import file, layout, packed, saved, zstandard
 
 pytestmark = needs_containers
 
@@ -76,6 +76,18 @@ def test_saved_images_are_loaded_and_listed(here: Box, tmp_path: Path) -> None:
     assert "must be forced" in here.refused("rmi", json.loads(here.docker("image", "inspect", "two:2"))[0]["Id"])
     assert "Deleted: sha256:" in here.docker("rmi", "two:2", "me/three:latest")
     assert here.docker("images", "-q") == ""
+
+
+def test_layers_compressed_by_zstd_are_loaded_and_run(here: Box, tree: Path, tmp_path: Path) -> None:
+    """As build tools write them, in an OCI layout; a frame that was cut off is refused, and leaves nothing."""
+    whole = layout([tree.read_bytes()], "box:zstd", pack=zstandard)
+    (tmp_path / "layout.tar").write_bytes(whole)
+    assert here.docker("load", "-i", str(tmp_path / "layout.tar")) == "Loaded image: box:zstd\n"
+    assert here.docker("run", "--rm", "box:zstd", "echo", "hello") == "hello\n"
+    here.docker("rmi", "box:zstd")
+    (tmp_path / "cut.tar").write_bytes(layout([tree.read_bytes()], "box:cut", pack=lambda one: zstandard(one)[:-99]))
+    assert "damaged or cut off" in here.attempt("load", "-i", str(tmp_path / "cut.tar")).stderr
+    assert here.docker("images", "-aq") == ""
 
 
 def test_what_is_no_image_is_refused_in_a_sentence(here: Box, tmp_path: Path, tree: Path) -> None:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from isthmus.api import images as shapes
 from isthmus.errors import IsthmusError
 from isthmus.images.store import Images
-from tests.unit.test_images import ROOT, directory, file, layout, link, packed, saved
+from tests.unit.test_images import ROOT, directory, file, layout, link, packed, saved, zstandard
 
 BLOCK = 512
 LAYER = packed(
@@ -27,7 +27,10 @@ LAYER = packed(
     *(file("n" * 150, b"y"), file("a/up/.wh.gone"), file("a/up/c")),
     pax={"SCHILY.xattr.user.x": "1"},
 )
-ARCHIVES = (LAYER, saved([LAYER], ["x:1"]), layout([LAYER], "x:1", ["amd64", "arm64"]))
+ARCHIVES = (
+    *(LAYER, saved([LAYER], ["x:1"]), layout([LAYER], "x:1", ["amd64", "arm64"])),
+    *(zstandard(LAYER), layout([LAYER], "x:1", pack=zstandard)),
+)
 KINDS = b"012345SLKxgVZ\0"
 
 

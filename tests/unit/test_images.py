@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +29,13 @@ from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, N
 from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
 from isthmus.images.store import Image, Images
-from isthmus.images.tar import plain
+from isthmus.images.tar import damage_told, plain
 from isthmus.images.unpack import Limits, unpack
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: owners and devices are kept")
 ATTESTATION = "attestation-manifest"
@@ -64,6 +69,11 @@ def packed(*entries: Entry, pax: dict[str, str] | None = None) -> bytes:
             info.pax_headers = dict(pax or {})
             tar.addfile(info, io.BytesIO(content))
     return out.getvalue()
+
+
+def zstandard(content: bytes) -> bytes:
+    """One frame, with a checksum, as zstd writes it."""
+    return zstd.compress(content, options={zstd.CompressionParameter.checksum_flag: 1})
 
 
 @pytest.fixture
@@ -227,14 +237,19 @@ def test_what_is_too_large_is_refused_before_it_is_written(place: str) -> None:
         unpack(io.BytesIO(huge.tobuf(tarfile.PAX_FORMAT)), place, Limits(octets=1 << 30))
     with pytest.raises(InvalidRequest, match="more than 3 entries"):
         unpack(io.BytesIO(packed(*(file(str(number)) for number in range(9)))), place, Limits(entries=3))
-    bomb = io.BytesIO(gzip.compress(packed(file("zeros", bytes(50 << 20)))))
-    with pytest.raises(InvalidRequest, match="too large"):
-        unpack(plain(bomb), place, Limits(octets=1 << 20))
+    for pack in (gzip.compress, zstandard):
+        bomb = io.BytesIO(pack(packed(file("zeros", bytes(50 << 20)))))
+        with pytest.raises(InvalidRequest, match="too large"):
+            unpack(plain(bomb), place, Limits(octets=1 << 20))
     assert not Path(place, "zeros").exists()
 
 
 @ROOT
-@pytest.mark.parametrize("pack", [lambda data: data, gzip.compress, lzma.compress], ids=["plain", "gzip", "xz"])
+@pytest.mark.parametrize(
+    "pack",
+    [lambda data: data, gzip.compress, lzma.compress, zstandard],
+    ids=["plain", "gzip", "xz", "zstd"],
+)
 def test_an_archive_that_is_cut_off_or_damaged_is_refused(place: str, pack: Any) -> None:  # noqa: ANN401
     """Wherever it is cut, there is a sentence and no traceback."""
     whole = pack(packed(file("a", os.urandom(9000)), file("b", os.urandom(9000))))
@@ -326,10 +341,39 @@ def test_directories_can_be_nested_so_deep_and_no_deeper(store: Images) -> None:
         store.import_(io.BytesIO(packed(directory(deep), link("l", deep), file(f"l/{deep}f"))))
 
 
-def test_what_is_compressed_otherwise_is_named() -> None:
-    """Rather than taken for damage."""
-    with pytest.raises(InvalidRequest, match="zstd"):
-        plain(io.BytesIO(b"\x28\xb5\x2f\xfd rest"))
+@ROOT
+def test_zstd_comes_in_frames_of_which_some_are_skipped(place: str) -> None:
+    """So pzstd writes it, and what can be read from the middle; where a frame ends, an archive need not."""
+    whole = packed(file("a", os.urandom(9000)), file("b", b"y" * 9000))
+    skipped = b"\x5a\x2a\x4d\x18\x04\0\0\0\x28\xb5\x2f\xfd"
+    one, other = zstandard(whole[:9000]), zstandard(whole[9000:])
+    for content in (one + other, skipped + one + skipped + other + skipped):
+        assert unpack(plain(io.BytesIO(content)), place) == (f"sha256:{hashlib.sha256(whole).hexdigest()}", 18000)
+    for content in (
+        *(one, skipped + one + skipped, one + other[:-1], one + spoilt(other, 0), one + skipped[:-1]),
+        *(spoilt(one + other, number) for number in range(4, len(one + other), 611)),
+        *(one + other + b"\0", one + other + b"what is no frame", skipped),
+    ):
+        with pytest.raises(InvalidRequest, match=r"damaged|cut off"):
+            unpack(plain(io.BytesIO(content)), place)
+
+
+def test_zstd_that_needs_too_much_memory_is_refused() -> None:
+    """Its first bytes say how much whoever reads it must remember."""
+    for exponent in (28, 31, 41):
+        header = b"\x28\xb5\x2f\xfd\0" + bytes([(exponent - 10) << 3])
+        with pytest.raises(InvalidRequest, match="too much memory"), damage_told():
+            plain(io.BytesIO(header + zstandard(b"")[-3:])).read(1)
+    far = zstd.CompressionParameter.window_log
+    assert plain(io.BytesIO(zstd.compress(bytes(1 << 20), options={far: 27}))).read() == bytes(1 << 20)
+
+
+def test_nothing_of_zstd_is_loaded_before_it_is_needed() -> None:
+    """The command line starts without it, and so does the store."""
+    program = (
+        "import sys, isthmus.cli.main, isthmus.images.store; sys.exit(any('zstd' in name for name in sys.modules))"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 # What a Dockerfile's lines change.
@@ -404,7 +448,12 @@ def saved(
     return packed(*contents, file("c.json", configuration), file("manifest.json", json.dumps(manifest).encode()))
 
 
-def layout(layers: list[bytes], name: str, architectures: Sequence[str] = ("amd64",)) -> bytes:
+def layout(
+    layers: list[bytes],
+    name: str,
+    architectures: Sequence[str] = ("amd64",),
+    pack: Callable[[bytes], bytes] = gzip.compress,
+) -> bytes:
     """An OCI layout, with layers that are compressed; of several architectures, one has another index for them."""
     ids = [f"sha256:{hashlib.sha256(one).hexdigest()}" for one in layers]
     blobs: dict[str, bytes] = {}
@@ -419,7 +468,7 @@ def layout(layers: list[bytes], name: str, architectures: Sequence[str] = ("amd6
         said = {"architecture": architecture, "config": {"Cmd": ["x"]}, "rootfs": rootfs}
         made = {
             "config": {"digest": blob(json.dumps(said).encode())},
-            "layers": [{"digest": blob(gzip.compress(one))} for one in layers],
+            "layers": [{"digest": blob(pack(one))} for one in layers],
         }
         platform = {"architecture": architecture, "os": "linux"}
         return {"digest": blob(json.dumps(made).encode()), "platform": platform}
@@ -457,9 +506,13 @@ def test_images_share_their_layers_which_go_with_the_last(store: Images) -> None
 def test_an_oci_layout_is_loaded(store: Images) -> None:
     """What skopeo and others write; its digests are checked."""
     base = packed(file("base", b"12345"))
-    (image,) = store.load(io.BytesIO(layout([base], "docker.io/library/app:2")))
-    assert image.names == ("app:2",)
-    assert Path(image.layers[0], "base").read_bytes() == b"12345"
+    for pack in (gzip.compress, zstandard, bytes):
+        whole = layout([base], "docker.io/library/app:2", pack=pack)
+        for content in (whole, zstandard(whole)):
+            (image,) = store.load(io.BytesIO(content))
+            assert image.names == ("app:2",)
+            assert Path(image.layers[0], "base").read_bytes() == b"12345"
+            store.remove("app:2")
     other = layout([base], "app:3").replace(b'"Cmd"', b'"Cmx"')
     with pytest.raises(InvalidRequest, match="is another"):
         list(store.load(io.BytesIO(other)))
@@ -489,6 +542,10 @@ def test_an_oci_layout_is_loaded(store: Images) -> None:
         spoilt(saved([packed(file("a"))], ["x:1"]) + packed(file("b")), 0),
         gzip.compress(saved([packed(file("a"))], ["x:1"]))[:-60],
         spoilt(gzip.compress(saved([packed(file("a", os.urandom(9000)))], ["x:1"])), 5000),
+        zstandard(saved([packed(file("a"))], ["x:1"]))[:-60],
+        spoilt(zstandard(saved([packed(file("a", os.urandom(9000)))], ["x:1"])), 5000),
+        layout([packed(file("a", os.urandom(9000)))], "x:1", pack=lambda layer: zstandard(layer)[:-5]),
+        layout([packed(file("a", os.urandom(9000)))], "x:1", pack=lambda layer: spoilt(zstandard(layer), 5000)),
         bz2.compress(saved([packed(file("a"))], ["x:1"]))[:100] + b"x" * 100,
         saved([packed(file("a"))], ["x:1"], lie=True),
         saved([packed(file("a"))], ["NOT A NAME"]),

@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import sys
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -16,25 +17,51 @@ _MOST_HEADERS = 1 << 20
 _MOST_GLOBALS = 64
 _CONFUSED = (ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError)
 _DAMAGED = (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
-_MAGIC: tuple[tuple[bytes, Callable[[IO[bytes]], IO[bytes]]], ...] = (
+_WINDOW = 27
+
+
+class _Zstandard:
+    """What a file compressed by zstd holds; damage is a `TarError`, as the library's own is not known before."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        # Only who reads such an archive pays for the library.
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+        # 128 MiB of memory, which is what zstd reads without being told to (and RFC 8878 asks for 8 MiB).
+        self._file = zstd.ZstdFile(file, options={zstd.DecompressionParameter.window_log_max: _WINDOW})
+        self._damaged = zstd.ZstdError
+        self.tell, self.seekable = self._file.tell, self._file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except self._damaged as error:
+            raise tarfile.ReadError(str(error)) from error
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except self._damaged as error:
+            raise tarfile.ReadError(str(error)) from error
+
+
+# Frames of zstd may follow one that is to be skipped (RFC 8878, 3.1).
+_ZSTANDARD = (b"\x28\xb5\x2f\xfd", *(bytes((0x50 + number, 0x2A, 0x4D, 0x18)) for number in range(16)))
+_MAGIC: tuple[tuple[bytes | tuple[bytes, ...], Callable[[IO[bytes]], IO[bytes]]], ...] = (
     (b"\x1f\x8b", lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file))),
     (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\0", lzma.LZMAFile),
+    (_ZSTANDARD, lambda file: cast("IO[bytes]", _Zstandard(file))),
 )
-_ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
 def plain(file: BinaryIO) -> IO[bytes]:
-    """What *file* holds, decompressed if it is compressed.
-
-    Raises:
-        InvalidRequest: by what we cannot read.
-    """
+    """What *file* holds, decompressed if it is compressed."""
     start = file.tell()
     head = file.read(6)
     file.seek(start)
-    if head.startswith(_ZSTANDARD):
-        raise InvalidRequest("the archive is compressed with zstd, which is not supported: use gzip, bzip2, xz or none")
     for magic, opener in _MAGIC:
         if head.startswith(magic):
             return opener(file)
