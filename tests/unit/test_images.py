@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -242,6 +243,37 @@ def test_what_is_too_large_is_refused_before_it_is_written(place: str) -> None:
         with pytest.raises(InvalidRequest, match="too large"):
             unpack(plain(bomb), place, Limits(octets=1 << 20))
     assert not Path(place, "zeros").exists()
+
+
+@ROOT
+def test_what_is_small_in_sum_may_be_too_large(place: str) -> None:
+    """Each file takes a block of the disk, each directory's name memory, and what follows the end somebody's time."""
+    with pytest.raises(InvalidRequest, match="more than the 1048576 bytes"):
+        unpack(io.BytesIO(packed(*(file(str(number), b"x") for number in range(300)))), place, Limits(octets=1 << 20))
+    directories = packed(*(directory("d" * 200 + f"/{number}") for number in range(60)))
+    with pytest.raises(InvalidRequest, match="names of its directories have more than 10000 bytes"):
+        unpack(io.BytesIO(directories), place, Limits(names=10_000))
+    endless = zstandard(packed(file("f", b"x")) + bytes(32 << 20))
+    assert unpack(plain(io.BytesIO(endless)), place)[1] == 1
+    with pytest.raises(InvalidRequest, match="more of it than of files"):
+        unpack(plain(io.BytesIO(endless)), place, Limits(octets=1 << 20, entries=10))
+
+
+@ROOT
+def test_what_members_of_an_archive_of_images_say_does_not_fill_the_memory(store: Images) -> None:
+    """A megabyte would do that otherwise: it may be said of each, and all are kept until the last layer is read."""
+    one = packed(file("f"), pax={"comment": "x" * 1_000_000})
+    many = gzip.compress(one[: heads(one)[-1]] * 60 + saved([packed(file("a"))], ["x:1"]), 1)
+    tracemalloc.start()
+    try:
+        assert [image.names for image in store.load(io.BytesIO(many))] == [("x:1",)]
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+    sparse = packed(file("f", b"x"), pax={"GNU.sparse.map": "0,0," * 200_000 + "0,0", "GNU.sparse.size": "0"})
+    for content in (sparse, packed(*(file(f"{number:04}" * 1000) for number in range(4500)))):
+        with pytest.raises(InvalidRequest, match="bytes in names"):
+            list(store.load(io.BytesIO(content)))
 
 
 @ROOT

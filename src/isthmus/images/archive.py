@@ -6,7 +6,7 @@ import shlex
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
-from typing import IO, Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,6 +16,8 @@ from isthmus.errors import InvalidRequest
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _MOST_JSON = 8 << 20
 _MOST_MEMBERS = 100_000
+_MOST_KEPT = 16 << 20
+_PAIR = 160  # bytes of memory for where a part of a sparse file begins, and how long it is
 _DEEPEST_JSON = 32
 _NAME = "org.opencontainers.image.ref.name"
 _CONTAINERD_NAME = "io.containerd.image.name"
@@ -185,10 +187,16 @@ def images(tar: tarfile.TarFile, machine: str) -> Iterator[Packed]:
         InvalidRequest: it holds none, or they cannot be meant.
     """
     names = set()
+    kept = 0
     for number, one in enumerate(tar):
         names.add(one.name)
-        if number >= _MOST_MEMBERS:
-            raise InvalidRequest(f"the archive is too large: it has more than {_MOST_MEMBERS} members")
+        # All members are kept until the last layer is read, and could fill the memory by what they say.
+        one.pax_headers = {}
+        kept += len(one.name) + len(one.linkname) + _PAIR * len(cast("Any", one).sparse or ())
+        if number >= _MOST_MEMBERS or kept > _MOST_KEPT:
+            raise InvalidRequest(
+                f"the archive is too large: it has more than {_MOST_MEMBERS} members, or {_MOST_KEPT} bytes in names"
+            )
     if "manifest.json" in names:
         yield from _saved(tar)
     elif "index.json" in names:

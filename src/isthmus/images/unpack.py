@@ -27,30 +27,37 @@ _CHUNK = 1 << 20
 _WHITEOUT, _OPAQUE, _META = ".wh.", ".wh..wh..opq", ".wh..wh."
 _XATTR = "SCHILY.xattr."
 _DEEPEST = 255
+_BLOCK = 4096  # what file systems give a file at least
+_HEADER = 2048  # how much of an archive an entry takes, but for what is in it, where many are counted
 _LONGEST = 4095  # PATH_MAX, without the byte that ends it
 _NOWHERE = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EXDEV})
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How much an archive may be unpacked to: *octets* of files, and *entries*."""
+    """How much an archive may be unpacked to: *octets* on the disk, *entries*, and *names* of directories in bytes."""
 
     octets: int = 1 << 40
     entries: int = 2_000_000
+    names: int = 64 << 20
 
 
 _LIMITS = Limits()
 
 
 class Hashing:
-    """A file that is read once, from its beginning to its end, with the SHA-256 of what was read."""
+    """A file that is read once, from its beginning to its end, with the SHA-256 of what was read: *most* bytes."""
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], most: int) -> None:
         self._file = file
+        self._left = most
         self._hash = hashlib.sha256()
 
     def read(self, size: int = -1) -> bytes:
         """The next *size* bytes, fewer only at the end."""
         data = self._file.read(size)
+        self._left -= len(data)
+        if self._left < 0:
+            raise InvalidRequest("the archive is too large: there is more of it than of files in it")
         self._hash.update(data)
         return data
 
@@ -68,7 +75,7 @@ def unpack(archive: IO[bytes], directory: str, limits: Limits = _LIMITS) -> tupl
         InvalidRequest: it is damaged, cut off, too large, or leads outside.
         IsthmusError: it cannot be written here.
     """
-    source = Hashing(archive)
+    source = Hashing(archive, limits.octets + limits.entries * _HEADER)
     root = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         layer = _Layer(root, limits)
@@ -94,7 +101,7 @@ class _Layer:
     def __init__(self, root: int, limits: Limits) -> None:
         self._root = root
         self._limits = limits
-        self._entries = 0
+        self._entries = self._taken = self._kept = 0
         self._times: dict[str, tuple[int, int]] = {}
         self._depth = _depth(root)
         self.octets = 0
@@ -124,6 +131,7 @@ class _Layer:
                 self._make(tar, member, parent, name)
                 if member.isdir():
                     self._times["/".join(parts)] = _times(member)
+                    self._kept += len(member.name)
 
     def finish(self) -> None:
         """Give directories their times, which making things in them changed."""
@@ -135,10 +143,16 @@ class _Layer:
         if max(len(member.name), len(member.linkname)) > _LONGEST:
             raise InvalidRequest(f"the archive cannot be meant: a name in it has more than {_LONGEST} characters")
         self._entries += 1
-        self.octets += max(member.size, 0) if member.isreg() else 0
+        size = max(member.size, 0) if member.isreg() else 0
+        self.octets += size
+        self._taken += max(-(-size // _BLOCK), 1) * _BLOCK
         if self._entries > self._limits.entries:
             raise InvalidRequest(f"the archive is too large: it has more than {self._limits.entries} entries")
-        if max(self.octets, member.size) > self._limits.octets:
+        if self._kept > self._limits.names:
+            raise InvalidRequest(
+                f"the archive is too large: the names of its directories have more than {self._limits.names} bytes"
+            )
+        if max(self._taken, member.size) > self._limits.octets:
             raise InvalidRequest(
                 f"the archive is too large: it holds more than the {self._limits.octets} bytes allowed"
             )
