@@ -1,5 +1,6 @@
 """Images: their names, what archives of them say, and what an archive can do to us, which is nothing."""
 
+import asyncio
 import bz2
 import errno
 import gzip
@@ -18,7 +19,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import pytest
 
 from isthmus.api import images as shapes
 from isthmus.api.filters import parse
+from isthmus.api.image_routes import aside
 from isthmus.errors import Ambiguous, InvalidRequest, IsthmusError, NameTaken, NotFound
 from isthmus.images import archive, trees
 from isthmus.images.reference import familiar
@@ -871,6 +873,36 @@ def test_images_can_be_listed_while_others_remove_them(store: Images) -> None:
                 with suppress(NotFound):
                     store.find(image.id)
         going.result()
+
+
+def test_an_archive_is_let_go_of_beside_the_loop(store: Images) -> None:
+    """A large file takes its time to go; and what went wrong with it is told as before."""
+
+    @contextmanager
+    def telling() -> Iterator[int]:
+        try:
+            yield 5
+        except ZeroDivisionError:
+            raise InvalidRequest("told") from None
+        finally:
+            left.append(threading.current_thread())
+
+    async def use() -> None:
+        async with aside(telling()) as five:
+            assert five == 5
+        with pytest.raises(InvalidRequest, match="told"):
+            async with aside(telling()):
+                raise ZeroDivisionError
+        with pytest.raises(KeyError):
+            async with aside(telling()):
+                raise KeyError
+        async with aside(store.spool()) as file_:
+            file_.write(b"x")
+
+    left: list[threading.Thread] = []
+    asyncio.run(use())
+    assert len(left) == 3
+    assert threading.main_thread() not in left
 
 
 # What clients are shown of them.

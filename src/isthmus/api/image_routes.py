@@ -5,8 +5,8 @@ import json
 import platform
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
-from typing import TYPE_CHECKING, BinaryIO
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from isthmus.api import filters, images
 from isthmus.api.message import Request, Response, answer
@@ -17,6 +17,7 @@ from isthmus.images.store import Image
 if TYPE_CHECKING:
     from isthmus.api.routes import Api, Handler
 
+_T = TypeVar("_T")
 _LINES = {"Content-Type": "application/json"}
 
 
@@ -96,6 +97,19 @@ def _line(shape: object) -> bytes:
     return json.dumps(shape).encode() + b"\r\n"
 
 
+@asynccontextmanager
+async def aside(manager: AbstractContextManager[_T]) -> AsyncIterator[_T]:
+    """What *manager* gives, which is left on a thread: a large file takes its time to go."""
+    value = manager.__enter__()
+    try:
+        yield value
+    except BaseException as error:
+        if not await asyncio.to_thread(manager.__exit__, type(error), error, error.__traceback__):
+            raise
+    else:
+        await asyncio.to_thread(manager.__exit__, None, None, None)
+
+
 async def _spooled(api: "Api", request: Request, file: BinaryIO) -> None:
     """Write the body of a request to *file*."""
     left = api.store.room()
@@ -116,7 +130,7 @@ async def _each(work: Iterator[Image]) -> AsyncIterator[Image]:
 
 async def _load(api: "Api", request: Request) -> Response:
     async def lines() -> AsyncIterator[bytes]:
-        with api.store.spool() as file:
+        async with aside(api.store.spool()) as file:
             await _spooled(api, request, file)
             async for line in _loaded(api, file):
                 yield line
@@ -147,7 +161,7 @@ async def _create(api: "Api", request: Request) -> Response:
     changes = [line for line in request.query_all("changes") if line]
 
     async def lines() -> AsyncIterator[bytes]:
-        with api.store.spool() as file:
+        async with aside(api.store.spool()) as file:
             await _spooled(api, request, file)
             image = await asyncio.to_thread(
                 lambda: api.store.import_(
@@ -176,7 +190,7 @@ async def _pull(api: "Api", request: Request) -> Response:
 
     async def lines() -> AsyncIterator[bytes]:
         yield _line({"status": f"Pulling from {split(name)[0]}", "id": split(name)[1]})
-        with api.store.spool() as file:
+        async with aside(api.store.spool()) as file:
             process = await asyncio.create_subprocess_exec(
                 program,
                 "copy",
