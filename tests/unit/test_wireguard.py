@@ -308,6 +308,20 @@ def test_a_key_is_as_old_as_it_is_whoever_starts_anew(tmp_path: Path) -> None:
     bench(work, tmp_path)
 
 
+def test_a_key_whose_file_is_gone_is_replaced(tmp_path: Path) -> None:
+    """How old it is nobody knows; and until there is another, it goes on being used."""
+
+    async def work(on: Bench) -> None:
+        await on.settle()
+        on.file.unlink()
+        await on.settle()
+        await on.settle()
+        assert [key.public for key in on.one.keys] == [KEYS[3], KEYS[4]]
+        assert on.file.exists()
+
+    bench(work, tmp_path, longest=24 * 3600)
+
+
 def test_a_file_without_keys_is_told(tmp_path: Path) -> None:
     """Its name, and what to do."""
 

@@ -204,9 +204,13 @@ class Encryption:
 
     async def _age(self, now: Pair, known: Collection[str]) -> None:
         """Begin to have another key than *now* if that is old, and *known* to others; else look again when it is."""
-        left = self._kept.stat().st_mtime + lifetime(now.public, self._longest) - time.time()
+        try:
+            made = self._kept.stat().st_mtime
+        except FileNotFoundError:
+            made = 0.0  # who removes it wants another
+        left = made + lifetime(now.public, self._longest) - time.time()
         if left > 0:
-            self._later(left)
+            self._later(min(left, self._longest))  # it may be of a time when the host's clock was wrong
         elif now.public in known:
             log.info("the key of this host was used for long enough, and is being replaced")
             await self._replace(now)
