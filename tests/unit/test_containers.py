@@ -1,11 +1,11 @@
 """What is asked of a container and what a runtime is told of it: pure, so every case costs nothing."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from isthmus.api import body, containers
 from isthmus.containers import logs, policy, seccomp
