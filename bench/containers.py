@@ -12,15 +12,17 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Self
 
 from bench.attach import US
 from bench.client import Client
+from bench.peers import Docker, Peer
 from bench.report import Goal, Report
 from bench.world import Daemon, World, run
 from isthmus.containers.model import Mount, Wish
@@ -32,10 +34,11 @@ MANY = "start {} containers"
 MEMORY = "memory for each container"
 _COMMAND = ["/bin/busybox", "sh", "-c", "echo > /signal/pipe; exec /bin/busybox sleep 1000"]
 _NETWORK = "boxes"
+_NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
-def measure(world: World, daemon: Daemon, report: Report, times: int, many: int) -> None:
-    """Measure *times* starts of each kind, and *many* containers one after another and at once."""
+def measure(world: World, daemon: Daemon, others: Sequence[Peer], report: Report, times: int) -> None:
+    """Measure *times* starts of each kind, by Docker, too, if it is among *others*; many one by one, and at once."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     runtime, busybox = shutil.which("runc", path=path), shutil.which("busybox", path=path)
     if not (runtime and busybox and shutil.which("conmon", path=path)):
@@ -46,22 +49,29 @@ def measure(world: World, daemon: Daemon, report: Report, times: int, many: int)
         (tree / name).mkdir(parents=True)
     shutil.copy(busybox, tree / "bin" / "busybox")
     daemon.add_network(_NETWORK, "10.83.0.0/16")
+    docker = next((one for one in others if isinstance(one, Docker)), None)
+    theirs: dict[str, list[float]] = {"none": [], _NETWORK: []}
     with _Signal(world.directory / "signal") as signal:
         floor, none, front, sandboxes = [], [], [], []
         for number in range(times):
             floor.append(_run(world, runtime, tree, signal, number))
-            none.append(_start(daemon, tree, signal, "none"))
-            front.append(_start(daemon, tree, signal, _NETWORK))
+            none.append(_start(daemon.api, str(tree), signal, "none"))
+            front.append(_start(daemon.api, str(tree), signal, _NETWORK))
+            if docker:
+                for network, name in (("none", "none"), (_NETWORK, docker.network)):
+                    theirs[network].append(_start(docker.api, docker.image, signal, name, docker.host))
             sandboxes.append(daemon.add_sandbox("plain", _NETWORK))
             daemon.remove_sandbox("plain")
             daemon.settle()
     for name, ours in (("none", none), (_NETWORK, front)):
         report.add(START.format(name), "runc run", "ms", floor)
         report.add(START.format(name), US, "ms", ours, Goal(1.5))
+        if docker:
+            report.add(START.format(name), docker.name, "ms", theirs[name])
     added = [one - other for one, other in zip(front, none, strict=True)]
     report.add(SHARE, "isthmus, a sandbox", "ms", sandboxes)
     report.add(SHARE, US, "ms", [median(added)], Goal(1.3))
-    _many(daemon, report, tree, many)
+    _many(daemon, report, tree)
 
 
 class _Signal:
@@ -115,29 +125,28 @@ def _run(world: World, runtime: str, tree: Path, signal: _Signal, number: int) -
     return took[0]
 
 
-def _create(api: Client, tree: Path, command: list[str], network: str, *binds: str) -> str:
-    host = {"NetworkMode": network, "Binds": list(binds)}
-    body = {"Image": str(tree), "Cmd": command, "HostConfig": host}
+def _create(api: Client, image: str, command: list[str], network: str, host: Mapping[str, object] = _NO_MORE) -> str:
+    body = {"Image": image, "Cmd": command, "HostConfig": {"NetworkMode": network, **host}}
     return str(api.do("POST", "/containers/create", body).json()["Id"])
 
 
-def _start(daemon: Daemon, tree: Path, signal: _Signal, network: str) -> float:
-    """The milliseconds until a program runs that the daemon was asked to start."""
-    identity = _create(daemon.api, tree, _COMMAND, network, f"{signal.directory}:/signal")
+def _start(api: Client, image: str, signal: _Signal, network: str, host: Mapping[str, object] = _NO_MORE) -> float:
+    """The milliseconds until a program runs that the engine at *api* was asked to start."""
+    identity = _create(api, image, _COMMAND, network, {"Binds": [f"{signal.directory}:/signal"], **host})
     with signal.timed() as took:
-        daemon.api.do("POST", f"/containers/{identity}/start")
-    daemon.api.do("DELETE", f"/containers/{identity}?force=1")
+        api.do("POST", f"/containers/{identity}/start")
+    api.do("DELETE", f"/containers/{identity}?force=1")
     return took[0]
 
 
-def _many(daemon: Daemon, report: Report, tree: Path, count: int) -> None:
+def _many(daemon: Daemon, report: Report, tree: Path, count: int = 100) -> None:
     """Containers one after another, then as many at once; and what they take of memory."""
     sleep = ["/bin/busybox", "sleep", "1000"]
     before = daemon.resident()
     began = time.perf_counter_ns()
     made = []
     for _ in range(count):
-        made.append(_create(daemon.api, tree, sleep, _NETWORK))
+        made.append(_create(daemon.api, str(tree), sleep, _NETWORK))
         daemon.api.do("POST", f"/containers/{made[-1]}/start")
     one_by_one = (time.perf_counter_ns() - began) / 1e6
     report.add(MEMORY, "isthmus, of the daemon", "KiB", [(daemon.resident() - before) * 1024 / count])
@@ -148,7 +157,7 @@ def _many(daemon: Daemon, report: Report, tree: Path, count: int) -> None:
 
         def one(_number: int) -> str:
             api = Client(daemon.socket)
-            identity = _create(api, tree, sleep, _NETWORK)
+            identity = _create(api, str(tree), sleep, _NETWORK)
             api.do("POST", f"/containers/{identity}/start")
             api.close()
             return identity

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import which
+from types import MappingProxyType
 from typing import Protocol
 
 from bench.client import Client
@@ -35,7 +36,7 @@ def found(world: World, held: ExitStack, notes: list[str]) -> Iterator[Peer]:
     """Start the engines that there are; *held* ends them, and *notes* says which are not there."""
     if program := which("dockerd"):
         try:
-            yield _Docker(world, held, program)
+            yield Docker(world, held, program)
         except (RuntimeError, TimeoutError, OSError) as error:
             notes.append(f"Docker is not measured: {error}.")
     else:
@@ -54,8 +55,13 @@ def _first(paths: "Iterator[str] | tuple[str, ...]") -> str | None:
     return next((path for path in paths if os.access(path, os.X_OK)), None)
 
 
-class _Docker:
-    """dockerd: a running container is connected to one more network, through the API."""
+class Docker:
+    """dockerd, with an image `bench`, a network `bench`, and a container that is connected to that, through the API."""
+
+    network = "bench"
+    image = "bench"
+    host = MappingProxyType({"CgroupParent": f"/{CGROUP}"})
+    """What each container has to be made with, so that nothing of it is left."""
 
     def __init__(self, world: World, held: ExitStack, program: str) -> None:
         directory = world.directory / "docker"
@@ -84,38 +90,42 @@ class _Docker:
             return True
 
         wait_for(answers, "dockerd", 0.1)
-        self._api = api = Client(socket)
-        api.do("POST", "/images/create?fromSrc=-&repo=bench", _image(world.build("load", "-static")))
+        self.api = api = Client(socket)
+        api.do("POST", f"/images/create?fromSrc=-&repo={self.image}", _image(world.build("load", "-static")))
         api.do(
             "POST",
             "/networks/create",
-            {"Name": "bench", "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.61.0.0/16"}]}},
+            {"Name": self.network, "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.61.0.0/16"}]}},
         )
-        host = {"CgroupParent": f"/{CGROUP}", "SecurityOpt": ["seccomp=unconfined"]}
-        body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host}
+        host = {**self.host, "SecurityOpt": ["seccomp=unconfined"]}
+        body = {"Image": self.image, "Cmd": ["/load", "wait"], "HostConfig": host}
         self._container = api.do("POST", "/containers/create?name=one", body).json()["Id"]
         api.do("POST", f"/containers/{self._container}/start")
         self.name = "Docker " + api.do("GET", "/version").json()["Version"]
 
     def attach(self) -> float:
-        return self._api.do("POST", "/networks/bench/connect", {"Container": self._container}).took
+        """Connect the container."""
+        return self.api.do("POST", f"/networks/{self.network}/connect", {"Container": self._container}).took
 
     def detach(self) -> float:
-        return self._api.do("POST", "/networks/bench/disconnect", {"Container": self._container}).took
+        """Disconnect it."""
+        return self.api.do("POST", f"/networks/{self.network}/disconnect", {"Container": self._container}).took
 
     def _end(self) -> None:
         if self._process.poll() is None:
             if hasattr(self, "_container"):
-                self._api.send("DELETE", f"/containers/{self._container}?force=1")
+                self.api.send("DELETE", f"/containers/{self._container}?force=1")
             self._process.terminate()
             self._process.wait(30)
 
 
 def _image(program: Path) -> bytes:
-    """An image with one file."""
+    """An image with one file, and busybox if that is here."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:
         archive.add(program, "load")
+        if busybox := which("busybox"):
+            archive.add(busybox, "bin/busybox")
     return made.getvalue()
 
 
