@@ -1130,7 +1130,9 @@ def _check_egress(user: Sandbox, network: Network, traits: Traits, text: str) ->
     if policy is None:
         return
     if not traits.polices:
-        why = f"what leaves {network.name} does not pass by the host's rules; use a bridge network with a gateway"
+        why = (
+            f"what leaves {network.name} does not pass by the host's rules; use an overlay, or a bridge with a gateway"
+        )
         raise InvalidOption(EGRESS, text, why)
     if policy.named and (network.predefined or user.dns.off):
         who = f"{user.name} has no resolver" if user.dns.off else f"on the network {network.name} none are told"

@@ -120,7 +120,7 @@ def egress_of(text: str) -> Egress | None:
         raise InvalidOption(EGRESS, f"{text[:60]}...", f"a policy has at most {MOST_RULES} rules, not {len(rules)}")
     policy = Egress(rules, _DRY_RUN in items)
     for version in (4, 6):
-        if (count := len(allowed(policy, version))) > MOST_BOXES:
+        if (count := len(allowed((policy,), version))) > MOST_BOXES:
             why = f"its rules overlap in {count} ways, more than {MOST_BOXES}; say the same with fewer"
             raise InvalidOption(EGRESS, f"{text[:60]}...", why)
     return policy
@@ -176,29 +176,38 @@ def _ports(item: str, text: str) -> Range:
 
 
 @lru_cache(maxsize=256)
-def allowed(policy: Egress, version: int) -> tuple[Box, ...]:
-    """The boxes of an IP *version* in which all may pass, whatever names stand for; none overlaps with another."""
-    whole = (_PROTOCOLS, _PORTS, everywhere(version))
-    return tuple(_decided(((rule.allows, rule.boxes(version)) for rule in reversed(policy.rules)), whole))
+def allowed(policies: tuple[Egress, ...], version: int) -> tuple[Box, ...]:
+    """The boxes of an IP *version* in which all *policies* let all pass, whatever names stand for.
+
+    None overlaps with another.
+    """
+    return tuple(_passing(policies, version, everywhere(version)))
 
 
-def told(policy: Egress, name: str, address: IPAddress) -> tuple[list[Box], list[Box]]:
+def told(policies: Sequence[Egress], name: str, address: IPAddress) -> tuple[list[Box], list[Box]]:
     """What may pass besides, and what may not, once *name* (in lower case) is known to stand for *address*."""
-    number, version = int(address), address.version
-    here = (number, number)
-    whole = (_PROTOCOLS, _PORTS, here)
-    if not any(rule.names(name) for rule in policy.rules):
+    here = (int(address), int(address))
+    if not any(rule.names(name) for policy in policies for rule in policy.rules):
         return [], []
-    rules = policy.rules[::-1]
-    before = _decided(((rule.allows, rule.boxes(version)) for rule in rules), whole)
-    after = _decided(((rule.allows, rule.boxes(version, here if rule.names(name) else None)) for rule in rules), whole)
+    before = _passing(policies, address.version, here)
+    after = _passing(policies, address.version, here, name)
     return _minus(after, before), _minus(before, after)
 
 
-def _decided(areas: Iterable[tuple[bool, Iterable[Box]]], whole: Box) -> list[Box]:
-    """The parts of *whole* that may pass, when of *areas* the first that has a call decides."""
+def _passing(policies: Iterable[Egress], version: int, addresses: Range, name: str = "") -> list[Box]:
+    """What may pass to *addresses* by all *policies*, when *name* stands for these."""
+    passing: list[Box] = [(_PROTOCOLS, _PORTS, addresses)]
+    for policy in policies:
+        rules = reversed(policy.rules)
+        areas = ((rule.allows, rule.boxes(version, addresses if rule.names(name) else None)) for rule in rules)
+        # The next one decides about what this one lets through.
+        passing = _decided(areas, passing)
+    return passing
+
+
+def _decided(areas: Iterable[tuple[bool, Iterable[Box]]], undecided: list[Box]) -> list[Box]:
+    """The parts of what is *undecided* that may pass, when of *areas* the first that has a call decides."""
     passing: list[Box] = []
-    undecided = [whole]
     for allows, boxes in areas:
         for area in boxes:
             left: list[Box] = []

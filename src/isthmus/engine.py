@@ -439,7 +439,10 @@ class Engine:
         endpoint = self._decide.endpoint(user, target, request, evidence)
         self._refuse_waiting((endpoint,))
         way_out = self._way_out(user, (*self._state.of_sandbox(user.id), endpoint))
-        self._carry_out((endpoint, *way_out), lambda: self._sandbox(user.netns))
+        # By a way out that is there already, others may be called from now on than before.
+        enclosed = BUILTIN[target.driver].traits(target).enclosed
+        before = self._sandbox(user.netns).scope if enclosed else Scope()
+        self._carry_out((endpoint, *way_out), lambda: render.together(self._sandbox(user.netns), Area((), before)))
         self._settle_way_out(user)
         self._announce_endpoint("connect", target, user)
 
@@ -451,7 +454,10 @@ class Engine:
             raise InvalidRequest(
                 "cannot disconnect container from host network - container was created in host network mode"
             )
-        endpoints = [self._standing_at(target, user)]
+        leaving = self._standing_at(target, user)
+        # A way out goes at once with the last network that it is for: so no policy is lifted from it before.
+        spare = self._decide.spare_way_out(one for one in self._state.of_sandbox(user.id) if one is not leaving)
+        endpoints = [leaving, *([spare] if spare else ())]
         kept = self._decide.leases(endpoints)
         self._take_away(endpoints, lambda: self._sandbox(user.netns), kept=kept)
         self._settle_way_out(user)

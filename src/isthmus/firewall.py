@@ -142,33 +142,41 @@ _UNSPECIFIED = (IPv4Address(0), IPv6Address(0))
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """Who is held to an egress *policy*: those who come in from *bridge* with one of *sources*; all, without any."""
+    """Who is held to egress *policies*: those who come in from *bridge* with one of *sources*; None stands for all.
+
+    Each of the policies has to let a call through. They are all dry runs, or none is.
+    """
 
     bridge: str
-    sources: tuple[IPAddress, ...]
-    policy: Egress
+    sources: tuple[IPAddress, ...] | None
+    policies: tuple[Egress, ...]
+
+    @property
+    def named(self) -> bool:
+        """Whether they speak of names."""
+        return any(policy.named for policy in self.policies)
 
     def keys(self, version: int) -> Iterator[tuple[str, str]]:
         """What the elements of its boxes for an IP *version* begin with."""
-        sources = self.sources or _UNSPECIFIED
+        sources = _UNSPECIFIED if self.sources is None else self.sources
         yield from ((self.bridge, written(one, one)) for one in sources if one.version == version)
 
 
 def held(subject: Subject) -> Iterator[Element]:
-    """The elements by which *subject* is held to its policy, as far as that speaks of no names."""
-    end = "-dry-run" if subject.policy.dry_run else ""
-    for source in subject.sources:
+    """The elements by which *subject* is held to its policies, as far as these speak of no names."""
+    end = "-dry-run" if any(policy.dry_run for policy in subject.policies) else ""
+    for source in subject.sources or ():
         yield element(f"policed{source.version}", (subject.bridge, str(source)), f"goto egress-own{end}")
-    if not subject.sources:
+    if subject.sources is None:
         yield element("policed", (subject.bridge,), f"goto egress-network{end}")
     for version in (4, 6):
         for key in subject.keys(version):
-            yield from _boxed(f"egress{version}", key, allowed(subject.policy, version))
+            yield from _boxed(f"egress{version}", key, allowed(subject.policies, version))
 
 
 def named(subject: Subject, name: str, address: IPAddress) -> Iterator[Element]:
-    """The elements, of timed sets, by which *subject* is held to what its policy says of *name* at *address*."""
-    granted, refused = told(subject.policy, name, address)
+    """The elements, of timed sets, by which *subject* is held to what its policies say of *name* at *address*."""
+    granted, refused = told(subject.policies, name, address)
     for key in subject.keys(address.version):
         yield from _boxed(f"granted{address.version}", key, granted)
         yield from _boxed(f"refused{address.version}", key, refused)

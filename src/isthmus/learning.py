@@ -6,18 +6,18 @@ they should; who asks again, renews them. A call that stands is not broken off w
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from ipaddress import ip_address
 from typing import Protocol
 
-from isthmus import firewall
+from isthmus import firewall, policing
 from isthmus.dns import message
 from isthmus.dns.lookup import Directory
 from isthmus.dns.message import Malformed, Query
-from isthmus.drivers import BUILTIN
 from isthmus.egress import Egress
 from isthmus.errors import IsthmusError
 from isthmus.firewall import Subject
+from isthmus.model import IPAddress
 from isthmus.ports import PROTOCOLS
 from isthmus.resources import Element
 from isthmus.views import Call
@@ -62,7 +62,7 @@ class Learning:
         self._timed = timed
         self._clock = clock
         self._until: dict[Element, float] = {}
-        self._policies: dict[_Key, Egress] = {}
+        self._policies: dict[_Key, tuple[Egress, ...]] = {}
         self._subjects: dict[str, tuple[Subject, ...]] = {}
         self._version = -1
         self._logged: dict[tuple[object, ...], float] = {}
@@ -77,11 +77,19 @@ class Learning:
             if len(self._logged) > MOST_LOGGED:
                 self._logged.clear()
             self._logged[key] = now + QUIET
-            who = self._directory.name_on_host(ip_address(call.source)) or call.source
+            who = self._caller(ip_address(call.source)) or call.source
             protocol = _PROTOCOLS.get(call.protocol, f"protocol {call.protocol}")
             where = call.target if call.port is None else f"{call.target}, port {call.port}"
             what = "would be dropped (dry-run)" if call.verdict == "dry-run" else "was dropped"
             log.info("%s: %s to %s %s by its egress policy", who, protocol, where, what)
+
+    def _caller(self, source: IPAddress) -> str:
+        """NAME.NETWORK of who calls from *source*; "" if it is nobody's."""
+        for netns in self._directory.namespaces():
+            for network, endpoint in self._directory.standing(netns):
+                if policing.calls(network, endpoint, source) and (owner := self._directory.owner(netns)):
+                    return f"{owner.name}.{network.name}"
+        return ""
 
     def close(self) -> None:
         """Learn no more; what was learned stays until it ends."""
@@ -123,7 +131,7 @@ class Learning:
         if len(self._until) > 1024:
             self._until = {one: until for one, until in self._until.items() if until > now}
         self._until.update(dict.fromkeys(elements, now + ttl + GRACE))
-        self._policies.update((one.match[:2], subject.policy) for one in elements)
+        self._policies.update((one.match[:2], subject.policies) for one in elements)
 
     def settle(self) -> None:
         """Forget what was learned for who is gone, or has another policy now."""
@@ -151,18 +159,11 @@ class Learning:
             self._subjects.clear()
         known = self._subjects.get(netns)
         if known is None:
-            known = self._subjects[netns] = tuple(self._find(netns))
+            held = policing.subjects(self._directory.standing(netns))
+            known = self._subjects[netns] = tuple(subject for subject in held if subject.named)
         return known
 
-    def _find(self, netns: str) -> Iterator[Subject]:
-        for network, endpoint in self._directory.standing(netns):
-            driver = BUILTIN[network.driver]
-            # Who has a policy of his own has the network's rules in it.
-            subject = driver.subject(network, endpoint) or driver.subject(network)
-            if subject and subject.policy.named:
-                yield subject
-
-    def _all_policies(self) -> dict[_Key, Egress]:
+    def _all_policies(self) -> dict[_Key, tuple[Egress, ...]]:
         """The policies that speak of names, by whom they are for: what the elements for him begin with."""
         subjects = (subject for netns in self._directory.namespaces() for subject in self._of(netns))
-        return {key: subject.policy for subject in subjects for version in (4, 6) for key in subject.keys(version)}
+        return {key: subject.policies for subject in subjects for version in (4, 6) for key in subject.keys(version)}

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec.structs import replace
 
-from isthmus import firewall
+from isthmus import firewall, policing
 from isthmus.drivers import BUILTIN
 from isthmus.firewall import Mode
 from isthmus.kernel import Scope
@@ -92,14 +92,13 @@ def sandbox(
     endpoints = state.endpoints_in(netns)
     removing = {user.id for user in users if user.removing}
     staying = _staying(state, endpoints, waiting)
-    rules: set[Key] = set()
+    rules = {one.key for one in policing.elements(_standing_with(state, endpoints))}
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         settings = tuple(_sysctls(endpoint, netns))
         resources = tuple(_heeding(settings, BUILTIN[network.driver].endpoint(network, endpoint, netns, host)))
         stays = endpoint in staying
         (links if stays else leaving).update((one.netns, one.name) for one in resources if isinstance(one, _LINKS))
-        rules.update(one.key for one in resources if isinstance(one, Element))
         if endpoint.options and RATE in dict(endpoint.options):
             # Whatever the rate is now, there may be what limited it before.
             home = next((one.netns for one in resources if isinstance(one, Veth)), HOST)
@@ -109,6 +108,7 @@ def sandbox(
             wanted.extend(resources)
             wanted.extend(settings)
             wanted.extend(_leased_routes(network, endpoint, netns))
+    wanted.extend(policing.elements(_standing_with(state, staying)))
     for touched in dict.fromkeys(endpoint.network for endpoint in endpoints):
         ways = tuple(_reach(state, touched, lambda _: True))
         # Most often the host has no place there, or one that is the same without these endpoints.
@@ -250,7 +250,7 @@ def host(
     wanted: list[Resource] = [
         table(state, host),
         *firewall.marked(rules.marks),
-        *_senders(state, _guarded(state), host, waiting),
+        *_guards(state, waiting),
     ]
     links: set[tuple[str, str]] = set()
     namespaces: set[str] = set()
@@ -302,7 +302,7 @@ def _made(state: State) -> Iterator[Network]:
 
 def _is_policed(network: Network) -> bool:
     """Whether *network* holds all who stand on it to an egress policy."""
-    return BUILTIN[network.driver].subject(network) is not None
+    return BUILTIN[network.driver].traits(network).egress is not None
 
 
 def _is_followed(state: State) -> bool:
@@ -317,18 +317,24 @@ def follows(binding: Binding) -> bool:
 
 
 def _guarded(state: State) -> Iterator[Network]:
-    """The networks on which somebody is held to what he is."""
+    """The networks for the sake of which somebody is held to what he is."""
     policed = {one.network for one in state.policed() if _live(state, one)}
-    return (one for one in _made(state) if one.id in policed or BUILTIN[one.driver].traits(one).guarded)
+    for network in _made(state):
+        traits = BUILTIN[network.driver].traits(network)
+        if network.id in policed or traits.guarded or (traits.enclosed and traits.egress):
+            yield network
 
 
-def _senders(state: State, networks: Iterable[Network], host: Host, waiting: AbstractSet[str]) -> Iterator[Element]:
-    """The elements that hold the members of *networks* to what they are."""
-    for network in networks:
-        for endpoint in _staying(state, state.on_network(network.id), waiting):
-            netns = state.sandboxes[endpoint.sandbox].netns
-            made = BUILTIN[network.driver].endpoint(network, endpoint, netns, host)
-            yield from (one for one in made if isinstance(one, Element))
+def _guards(state: State, waiting: AbstractSet[str]) -> Iterator[Element]:
+    """The elements that hold people to what they are, and to policies of their own."""
+    endpoints = (endpoint for network in _guarded(state) for endpoint in state.on_network(network.id))
+    for netns in dict.fromkeys(state.sandboxes[endpoint.sandbox].netns for endpoint in endpoints):
+        yield from policing.elements(_standing_with(state, _staying(state, state.endpoints_in(netns), waiting)))
+
+
+def _standing_with(state: State, endpoints: Iterable[Endpoint]) -> Iterator[tuple[Network, Endpoint]]:
+    """*Endpoints*, each with its network."""
+    return ((state.networks[one.network], one) for one in endpoints)
 
 
 def _all_published(state: State, waiting: AbstractSet[str], ruled: AbstractSet[int]) -> Iterator[Element]:

@@ -120,7 +120,10 @@ OWN = tuple(
 SENDERS = tuple(firewall.senders("veth1", "02:42:0a:00:00:02", (ip_address("10.0.0.2"), ip_address("fd00::2"))))
 CALLERS = Callers((ip_network("192.0.2.0/24"), ip_network("198.51.100.7/32"), ip_network("2001:db8::/32")), ("up0",))
 POLICY = egress_of("deny 192.0.2.9, deny :80-90/tcp") or Egress(())
-HELD = (*firewall.held(Subject("br-a", (ADDRESS.interface.ip,), POLICY)), *firewall.held(Subject("br-a", (), POLICY)))
+HELD = (
+    *firewall.held(Subject("br-a", (ADDRESS.interface.ip,), (POLICY,))),
+    *firewall.held(Subject("br-a", None, (POLICY,))),
+)
 ELEMENTS = (*firewall.elements(Policy("br-a", Mode.NAT, callers=CALLERS)), *PUBLISHED, *OWN, *SENDERS, *HELD)
 ENTER = next(one for one in ELEMENTS if one.set == "enter4")
 ENDPOINT: tuple[Resource, ...] = (BRIDGE, WEB, VETH, GATEWAY, ADDRESS, ADDRESS6, DEFAULT, DEFAULT6, DIRECT, *RETURN)

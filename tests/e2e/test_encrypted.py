@@ -11,8 +11,8 @@ from typing import Self
 import pytest
 
 from isthmus.naming import ENCRYPTED
-from tests.e2e.clusters import TTL, Cluster, Shared, Tenant, cluster, has
-from tests.e2e.hosts import PROGRAM, Flow, Host, Place, World, pings, shut, until, wire
+from tests.e2e.clusters import STORE, TTL, Cluster, Shared, Tenant, cluster, has
+from tests.e2e.hosts import PROGRAM, Echo, Flow, Host, Place, World, pings, seen, shut, until, wire
 from tests.kv_servers import UNPACKED, program
 
 WIREGUARD = UNPACKED / "wireguard/usr/bin"
@@ -398,3 +398,14 @@ def test_a_key_is_replaced_whoever_dies(three: Cluster, multi: Shared) -> None:
         assert flow.lost() == 0
     three.together()
     all_reach([one, two, other])
+
+
+def test_a_policy_says_who_may_be_called(three: Cluster) -> None:
+    """By the way out, as on other overlays; who stands elsewhere on the network may always be."""
+    secret = three.network("secret", f"--subnet 10.0.9.0/24 --opt encrypted --egress 'deny, allow {STORE}:443'")
+    tenants = secret.one_each()
+    with closing(Echo(three.store.machine, 80)), closing(Echo(three.store.machine, 443)):
+        for one in tenants:
+            assert shut(one.place, STORE)
+            assert seen(one.place, STORE, port=443)
+    all_reach(tenants)

@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from functools import partial
 from http.client import HTTPException
 from ipaddress import ip_address, ip_network
@@ -31,7 +31,7 @@ from tests.e2e.clusters import (
     lasts,
     spaces,
 )
-from tests.e2e.hosts import PROGRAM, Echo, Flow, Host, pings, seen, shut, until
+from tests.e2e.hosts import PROGRAM, Echo, Flow, Host, pings, reaches, seen, shut, until
 from tests.e2e.test_names import ask as query
 from tests.e2e.test_names import found
 from tests.kv_servers import program
@@ -568,6 +568,79 @@ def test_who_stands_on_an_overlay_gets_out_and_is_called_by_ports(three: Cluster
     assert [route for route in shop.place.routes() if "default" in route] == ["default via 172.17.0.1 dev eth2"]
     one.isthmus("network disconnect bridge shop")
     assert pings(shop.place, STORE)
+
+
+def test_a_policy_says_who_may_be_called_from_an_overlay(three: Cluster) -> None:
+    """That of the network is kept on every host for those who stand there; those of endpoints come behind it."""
+    one, two, _ = three.hosts
+    allowed = f"deny, allow {STORE}:443, allow *.example.org:8443"
+    record = f"--record www.example.org={STORE} --record www.example.com={STORE}"
+    multi = three.network("multi", f"--subnet 10.0.9.0/24 --egress '{allowed}' {record}")
+    job, more = multi.tenant(two, "job"), multi.tenant(two, "more", "--egress 'deny :443, allow :80'")
+    far = multi.tenant(one, "far")
+    ports = (80, 443, 8443)
+
+    def open_to(tenant: Tenant, patience: float = 0.4) -> list[int]:
+        return [port for port in ports if seen(tenant.place, STORE, patience=patience, port=port)]
+
+    with ExitStack() as held:
+        for place in (three.store.machine, job.place, far.place):
+            for port in ports:
+                held.enter_context(closing(Echo(place, port)))
+        assert [open_to(tenant) for tenant in (job, more, far)] == [[443], [80], [443]]
+        assert shut(job.place, two.address())
+        assert shut(job.place, STORE, "icmp")
+        # Neighbours are no calls, and who stands elsewhere is one.
+        multi.settled([job, more, far])
+        assert seen(far.place, job.address) == far.address
+        assert seen(job.place, far.address) == job.address
+        assert found(job.place, "www.example.com") == [STORE]
+        assert open_to(job) == [443]
+        assert found(job.place, "www.example.org") == [STORE]
+        assert open_to(job) == [443, 8443]
+        assert open_to(far) == [443]
+        dropped = f"job.docker_gwbridge: tcp to {STORE}, port 80 was dropped by its egress policy"
+        until(lambda: dropped in two.log, "nothing is told of what is dropped")
+        two.kill()
+        assert open_to(job) == [443, 8443]
+        two.start()
+        assert two.planned_nothing, two.log
+        assert [open_to(tenant) for tenant in (job, more)] == [[443, 8443], [80]]
+        two.isthmus(f"network egress multi job 'allow {STORE}:80'")
+        assert open_to(job) == [80, 443]
+        two.isthmus("network egress multi job off")
+        assert open_to(job) == [443]
+        # An address that is not its own leads it nowhere.
+        job.place.batch("address add 172.31.255.77/16 dev eth1")
+        assert job.place.attempt(f"ping -c 1 -W 1 -I 172.31.255.77 {STORE}").returncode
+        two.run("nft flush ruleset")
+        until(lambda: "egress-own" in two.rules(), "the rules stay away")
+        assert [open_to(tenant) for tenant in (job, more)] == [[443], [80]]
+
+
+def test_each_overlay_has_to_let_a_call_through_and_a_bridge_decides_alone(three: Cluster) -> None:
+    """Who made one of the networks knew nothing of the others; one without a way out has nothing to say."""
+    host = three.hosts[0]
+    multi = three.network("multi", f"--subnet 10.0.9.0/24 --egress 'deny, allow {STORE}'")
+    three.network("other", "--subnet 10.0.10.0/24 --egress 'deny, allow :443'")
+    three.network("inner", "--internal --subnet 10.0.11.0/24 --egress deny")
+    job = multi.tenant(host, "job")
+    with closing(Echo(three.store.machine, 80)), closing(Echo(three.store.machine, 443)):
+        host.isthmus("network connect inner job")
+        assert reaches(job.place, STORE)
+        host.isthmus("network connect other job")
+        assert shut(job.place, STORE)
+        assert seen(job.place, STORE, port=443)
+        host.isthmus("network connect bridge job")
+        assert reaches(job.place, STORE)
+        host.isthmus("network disconnect bridge job")
+        assert shut(job.place, STORE)
+        host.isthmus("network disconnect other job")
+        assert reaches(job.place, STORE)
+        host.restart()
+        assert host.planned_nothing, host.log
+    job.leave()
+    assert "172.18.0.2" not in host.run("nft list table inet isthmus")
 
 
 def test_hosts_with_blocks_attach_without_the_store(three: Cluster) -> None:

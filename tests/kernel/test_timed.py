@@ -24,7 +24,7 @@ POLICY = egress_of("deny, allow a.example:443, allow b.example:80-90/tcp")
 def named(name: str, address: str, source: str = "10.5.0.9") -> tuple[Element, ...]:
     """What is put when *source* is told *name*."""
     assert POLICY
-    subject = firewall.Subject("front0", (ip_address(source),), POLICY)
+    subject = firewall.Subject("front0", (ip_address(source),), (POLICY,))
     return tuple(firewall.named(subject, name, ip_address(address)))
 
 

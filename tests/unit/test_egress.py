@@ -16,6 +16,7 @@ from isthmus.kernel.netlink import attribute
 from isthmus.kernel.nflog import NFULA_PAYLOAD, NFULA_PREFIX, decode
 from isthmus.learning import GRACE, Learning
 from isthmus.model import pairs
+from isthmus.naming import GATEWAY_NETWORK
 from isthmus.resources import Element
 from isthmus.views import Call
 from tests.worlds import endpoint, network, sandbox
@@ -104,7 +105,7 @@ def test_a_policy_is_no_larger_than_it_may_be() -> None:
     with pytest.raises(InvalidOption, match=f"at most {MOST_RULES} rules"):
         egress_of(", ".join(["deny"] * (MOST_RULES + 1)))
     ports = [f"deny 10.0.{number}.0/24:{number + 1}" for number in range(60)]
-    assert len(allowed(policy(", ".join(ports)), 4)) <= MOST_BOXES
+    assert len(allowed((policy(", ".join(ports)),), 4)) <= MOST_BOXES
     ports = [f"deny :{2 * number + 1}" for number in range(40)]
     networks = [f"deny 10.{2 * number}.0.0/16" for number in range(40)]
     with pytest.raises(InvalidOption, match="overlap"):
@@ -144,17 +145,23 @@ def passes(rules: list[Rule], call: tuple[int, int, int], name: str = "") -> boo
     return verdict
 
 
-@given(st.lists(_RULES, max_size=7), _CALLS, st.sampled_from(["a.example", "b.a.example", "example"]))
-def test_boxes_say_what_the_rules_say(rules: list[Rule], call: tuple[int, int, int], name: str) -> None:
-    """A call is in one box if it may be made, in none if not; a name that is told changes that to what it says."""
-    found = Egress(tuple(rules))
+@given(
+    st.lists(st.lists(_RULES, max_size=7), min_size=1, max_size=3),
+    _CALLS,
+    st.sampled_from(["a.example", "b.a.example", "example"]),
+)
+def test_boxes_say_what_the_rules_say(several: list[list[Rule]], call: tuple[int, int, int], name: str) -> None:
+    """A call is in one box if all policies let it through, else in none; a name that is told changes what they say."""
+    found = tuple(Egress(tuple(rules)) for rules in several)
     base = int(ip_address("10.0.0.0"))
     placed = (call[0], call[1], base + call[2])
     before = within(allowed(found, 4), placed)
-    assert before == passes(rules, call)
+    assert before == all(passes(rules, call) for rules in several)
     granted, refused = told(found, name, IPv4Address(placed[2]))
     assert within(granted, placed) + within(refused, placed) <= 1
-    assert before + within(granted, placed) - within(refused, placed) == passes(rules, call, name)
+    assert before + within(granted, placed) - within(refused, placed) == all(
+        passes(rules, call, name) for rules in several
+    )
     assert not within(granted, (placed[0], placed[1], placed[2] + 1))
 
 
@@ -231,6 +238,30 @@ def test_what_was_told_is_learned_once_and_goes_with_its_policy() -> None:
     assert learning.told("web", query, answer)
 
 
+def test_what_was_told_on_an_overlay_opens_the_way_out() -> None:
+    """That is where the sandbox calls from; and each of its overlays has to let it."""
+    directory, timed = Directory(), Kept()
+    learning = Learning(directory, timed, lambda: 0.0)
+    named = pairs({EGRESS: "deny, allow db.example", "isthmus.record.db.example": "192.0.2.1"})
+    multi = replace(network("multi", "overlay"), options=named)
+    other = replace(network("other", "overlay", 2), options=pairs({EGRESS: "deny, allow :443"}))
+    gateway = replace(network(GATEWAY_NETWORK, number=3), predefined=True)
+    web = sandbox()
+    inside = endpoint(multi, web, "10.0.9.2/24")
+    out = endpoint(gateway, web, "172.18.0.2/16", number=201, ifname="eth1")
+    directory.learn([multi, other, gateway, web, inside, out])
+    query = parse_query(bytes.fromhex("000101000001000000000000") + b"\2db\7example\0\0\1\0\1")
+    answer = (directory.answers("web", query, 512) or ())[0]
+    assert not learning.told("web", query, answer)
+    device = f"br-{gateway.id[:12]}"
+    assert [one.match for one in timed.there] == [(device, "172.18.0.2/32", "0-255", "0-65535", "192.0.2.1/32")]
+    directory.learn([endpoint(other, web, "10.0.8.2/24", number=202)])
+    learning.settle()
+    assert not timed.there
+    assert not learning.told("web", query, answer)
+    assert {one.match[3] for one in timed.there} == {"443"}
+
+
 class Kept:
     """Timed elements in memory."""
 
@@ -240,8 +271,9 @@ class Kept:
 
     def put(self, elements: Iterable[Element], seconds: int) -> None:
         """Have *elements* for so long."""
+        elements = tuple(elements)
         self.puts += elements
-        self.there.update(dict.fromkeys(self.puts, seconds))
+        self.there.update(dict.fromkeys(elements, seconds))
 
     def drop(self, elements: Iterable[Element]) -> None:
         """Have them no more."""

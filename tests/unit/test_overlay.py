@@ -62,7 +62,7 @@ def tunnels(made: Network, host: Host = HOST) -> list[Vxlan]:
         ("vxlan.port", "0", "it must be a whole number from 1 to 65535"),
         ("vxlan.port", "65536", "it must be a whole number from 1 to 65535"),
         (MTU, "67", "it must be a whole number from 68 to 65535"),
-        ("isthmus.uplink", "eth1", "there is no such option; there are isthmus.lazy, isthmus.lease, isthmus.peers"),
+        ("isthmus.uplink", "eth1", "there is no such option; there are isthmus.egress, isthmus.lazy, isthmus.lease"),
         ("com.docker.network.container_iface_prefix", "a/b", "an interface name has 1 to 15 bytes"),
     ],
 )

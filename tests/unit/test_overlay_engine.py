@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
+from isthmus.egress import EGRESS
 from isthmus.errors import AddressInUse, Forbidden, InvalidOption, NameTaken, NetworkInUse
 from isthmus.kernel import Missed, Retold, Scope
 from isthmus.model import HOST, Network, Peer, pairs
@@ -250,6 +251,19 @@ def test_rates_are_kept_where_the_sandbox_enters_its_network(world: World) -> No
     assert limits() == {(hidden(multi.id), 10_000_000), (hidden(multi.id), 5_000_000)}
     world.engine.change("multi", "a", RATE, "off")
     assert limits() == set()
+
+
+def test_a_policy_is_not_lifted_before_the_way_out_is_gone(world: World) -> None:
+    """Who leaves the last overlay that has one could call anybody else, for a moment."""
+    shared(world, replace(MULTI, options=pairs({EGRESS: "deny"})))
+    world.engine.create_sandbox(SandboxRequest("a", mode="multi"))
+    world.network("inner", internal=True)
+    world.engine.connect("inner", "a", EndpointRequest())
+    lines = world.engine.rehearse(lambda engine: engine.disconnect("multi", "a"))
+    [lifted] = [number for number, line in enumerate(lines) if "delete element" in line and " policed4 " in line]
+    [place] = world.engine.network(GATEWAY_NETWORK).endpoints
+    [gone] = [number for number, line in enumerate(lines) if line.endswith(f"link delete {veth(place.endpoint.id)}")]
+    assert gone < lifted
 
 
 def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None:

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from isthmus.drivers import bridge, children, overlay, shared
 from isthmus.drivers.traits import Traits
-from isthmus.firewall import Subject
 from isthmus.model import Endpoint, Host, IPAddress, Network, Peer
 from isthmus.resources import Resource
 
@@ -70,9 +69,6 @@ class Driver(Protocol):
 
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """What joins a sandbox with the namespace *netns* to the network; without default routes."""
-
-    def subject(self, network: Network, endpoint: Endpoint | None = None) -> Subject | None:
-        """Whom the *network* holds to its egress policy, or to that of this *endpoint*; None if there is none."""
 
     def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
         """By IP version, the router to which *endpoint* may send what leaves the network.

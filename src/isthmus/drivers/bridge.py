@@ -205,7 +205,9 @@ def traits(network: Network) -> Traits:
             # As in Docker, all of IPv4 stands for all there is.
             binding=None if options.binding and options.binding.is_unspecified else options.binding,
             callers=options.callers,
+            entrance=_device(network),
             polices=True,
+            egress=options.egress,
             shapeable=True,
         )
     return Traits(
@@ -276,8 +278,8 @@ def network(network: Network, host: Host) -> Iterator[Resource]:
                 detoured=host.frames_filtered is True,
             )
         )
-        if everybody := subject(network):
-            yield from firewall.held(everybody)
+        if options.egress:
+            yield from firewall.held(Subject(device, None, (options.egress,)))
     else:
         yield from firewall.switch(device, detoured=host.frames_filtered is True)
 
@@ -318,29 +320,6 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
     for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
         yield Address(netns, endpoint.ifname, interface, mine)
-    alone = subject(network, endpoint)
-    if options.antispoof or alone:
-        # What a policy speaks of is an address, so nobody else's may be used.
-        yield from firewall.senders(naming.veth(endpoint.id), endpoint.mac, _own(network, endpoint))
-    if alone:
-        yield from firewall.held(alone)
-
-
-def _own(network: Network, endpoint: Endpoint) -> tuple[IPAddress, ...]:
-    """The addresses that *endpoint* may send from."""
-    local = (naming.link_local(endpoint.mac),) if network.ipv6 else ()
-    return (*(address.ip for address in endpoint.addresses), *endpoint.link_local, *local)
-
-
-def subject(network: Network, endpoint: Endpoint | None = None) -> Subject | None:
-    """All who come in from the bridge; or *endpoint*, by its addresses, with the network's rules before its own."""
-    shared = parse(network.options).egress
-    if endpoint is None:
-        return Subject(_device(network), (), shared) if shared else None
-    own = egress_of(dict(endpoint.options).get(EGRESS, ""))
-    if own is None:
-        return None
-    return Subject(_device(network), _own(network, endpoint), shared + own if shared else own)
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

@@ -23,7 +23,6 @@ from isthmus import naming
 from isthmus.addresses import HOST_ADDRESS, Subnet
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden, InvalidOption, InvalidRequest
-from isthmus.firewall import Subject
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs, Peer
 from isthmus.naming import Owner
 from isthmus.options import MTU, PREFIX, Options, Probe, check_mtu
@@ -209,10 +208,6 @@ class Children(msgspec.Struct, frozen=True):
             yield Sysctl(netns, setting_of(endpoint.ifname, 6, "ndisc_notify"), "1")
         for interface in (*endpoint.addresses, *map(ip_interface, endpoint.link_local)):
             yield Address(netns, endpoint.ifname, interface, mine)
-
-    def subject(self, network: Network, endpoint: Endpoint | None = None) -> Subject | None:
-        """Nobody: what leaves here does not pass by the host's rules."""
-        return None
 
     def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
         """The gateway of the subnet that each of its addresses is of; where the parent routes, the link itself."""

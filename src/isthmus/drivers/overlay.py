@@ -25,8 +25,8 @@ from isthmus import naming
 from isthmus.addresses import IPNetwork, Subnet
 from isthmus.drivers.limits import limits
 from isthmus.drivers.traits import Traits
+from isthmus.egress import EGRESS, Egress, egress_of
 from isthmus.errors import Forbidden, InvalidOption
-from isthmus.firewall import Subject
 from isthmus.model import HOST, Endpoint, Host, IPAddress, Network, Pairs, Peer, pairs
 from isthmus.naming import Owner
 from isthmus.options import MIN_IPV6_MTU, MTU, PREFIX, Options, check_mtu
@@ -48,7 +48,7 @@ from isthmus.wireguard import OVERHEAD
 addressed = True
 many_subnets = True
 singular = False
-changeable = frozenset({MTU, PREFIX, "isthmus.peers"})
+changeable = frozenset({EGRESS, MTU, PREFIX, "isthmus.peers"})
 
 VXLANS = "com.docker.network.driver.overlay.vxlanid_list"
 """The option that names the VXLAN numbers of a network's subnets, in their order."""
@@ -69,7 +69,7 @@ HEADERS = {4: 50, 6: 70}
 """How many bytes are put around what a sandbox sends, by the IP version between hosts: Ethernet, VXLAN, UDP and IP."""
 
 _VNIS = range(1, 1 << 24)
-_OURS = frozenset({"isthmus.peers", "isthmus.lazy", LEASE})
+_OURS = frozenset({EGRESS, "isthmus.peers", "isthmus.lazy", LEASE})
 
 
 class Parsed(msgspec.Struct, frozen=True):
@@ -87,6 +87,7 @@ class Parsed(msgspec.Struct, frozen=True):
     encrypted: bool
     bits: int | None
     lazy: bool
+    egress: Egress | None
 
     def blocks(self, subnets: Iterable[Subnet], version: int) -> Iterator[IPNetwork]:
         """The blocks that *subnets* of an IP version are divided into."""
@@ -117,6 +118,7 @@ def parse(options: Pairs) -> Parsed:
         encrypted=read.boolean("encrypted", "encrypted" in dict(options)),
         bits=_bits(read.text(LEASE)),
         lazy=read.boolean("isthmus.lazy", default=False),
+        egress=egress_of(read.text(EGRESS)),
     )
 
 
@@ -200,6 +202,8 @@ def traits(network: Network) -> Traits:
         prefix=options.prefix,
         gateway=True,
         segment=naming.hidden(network.id),
+        polices=True,
+        egress=options.egress,
         shapeable=True,
         spanning=not options.peers,
         lazy=options.lazy,
@@ -303,11 +307,6 @@ def endpoint(network: Network, endpoint: Endpoint, netns: str, host: Host) -> It
         for subnet in network.subnets:
             if gateway and subnet.version == address.version and address.ip not in subnet.cidr:
                 yield Route(netns, subnet.cidr, endpoint.ifname, mine, via=gateway)
-
-
-def subject(network: Network, endpoint: Endpoint | None = None) -> Subject | None:
-    """Nobody: what leaves here does not pass by the host's rules."""
-    return None
 
 
 def routers(network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:

@@ -12,7 +12,6 @@ import msgspec
 
 from isthmus.drivers.traits import Traits
 from isthmus.errors import Forbidden
-from isthmus.firewall import Subject
 from isthmus.model import Endpoint, Host, IPAddress, Network, Peer
 from isthmus.resources import Resource
 
@@ -62,10 +61,6 @@ class Shared(msgspec.Struct, frozen=True):
     def endpoint(self, network: Network, endpoint: Endpoint, netns: str, host: Host) -> Iterator[Resource]:
         """Nothing."""
         yield from ()
-
-    def subject(self, network: Network, endpoint: Endpoint | None = None) -> Subject | None:
-        """Nobody: what goes in and out is not ours to say."""
-        return None
 
     def routers(self, network: Network, endpoint: Endpoint) -> Mapping[int, IPAddress | None]:
         """None: what leads out of here is not ours to say."""

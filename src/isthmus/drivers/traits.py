@@ -2,6 +2,7 @@
 
 import msgspec
 
+from isthmus.egress import Egress
 from isthmus.firewall import Mode
 from isthmus.model import IPAddress
 from isthmus.options import Callers, Probe
@@ -20,11 +21,13 @@ class Traits(msgspec.Struct, frozen=True):
     if it is a bridge, which does not hear what passes to an endpoint's MAC. *nic* is the link of the host's by which
     frames leave it. It is *guarded* if members are held to the MAC and the addresses that they have. *publishing* has,
     for each IP version in which ports of the host can lead there, in what mode; *binding* is the address of the host
-    that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may. It
-    *polices* if what leaves it can be held to an egress policy. It is *shapeable* if all that an endpoint receives and
-    sends passes by a pair of veths. It is *spanning* if it is on several hosts at once, which
-    know of it, and of who is on it, by the store that they share. It is *enclosed* if nothing leads out of it, though
-    its members shall have a way out. It is *lazy* if a host is told only of those elsewhere whom somebody looks for.
+    that is meant there if nobody names one, None for all. *callers* alone may use such ports; None if all may.
+    *entrance* is the bridge by which what leaves comes to the host's rules; "" if it does not come there from here. It
+    *polices* if members can be held to an egress policy, as all are to *egress* if there is one. It is *shapeable* if
+    all that an endpoint receives and sends passes by a pair of veths. It is *spanning* if it is on several hosts at
+    once, which know of it, and of who is on it, by the store that they share. It is *enclosed* if nothing leads out of
+    it, though its members shall have a way out. It is *lazy* if a host is told only of those elsewhere whom somebody
+    looks for.
     """
 
     prefix: str = "eth"
@@ -39,7 +42,9 @@ class Traits(msgspec.Struct, frozen=True):
     publishing: tuple[tuple[int, Mode], ...] = ()
     binding: IPAddress | None = None
     callers: Callers | None = None
+    entrance: str = ""
     polices: bool = False
+    egress: Egress | None = None
     shapeable: bool = False
     spanning: bool = False
     enclosed: bool = False
