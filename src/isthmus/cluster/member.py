@@ -555,7 +555,9 @@ class Member:
             try:
                 await self._commit({CLUSTER: there.encode()}, absent=(CLUSTER,))
             except Conflict:
-                there = (await self._store.read(CLUSTER)).items[CLUSTER].decode()
+                there = (await self._store.read(CLUSTER)).items.get(CLUSTER, b"").decode()
+                if not there:
+                    raise StoreUnavailable("it has lost its data") from None
         if there == known:
             return
         self._remembered.write_text(there, encoding="ascii")
