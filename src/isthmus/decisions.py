@@ -228,8 +228,11 @@ class Decisions:
                 f"{network.name} is a pre-defined network and cannot be updated: the daemon's configuration says what "
                 "it is like"
             )
-        if network.scope == "global":
-            raise Forbidden(f"{network.name} is shared by several hosts and cannot be updated: make another one")
+        if network.scope == "global" and not self._rules.shared:
+            raise Forbidden(
+                f"{network.name} is shared by several hosts, which hear of a change by the cluster store: start the "
+                "daemon with --cluster-store"
+            )
         driver = _driver(network.driver)
         options = _merged(network.options, request.options, request.gone_options)
         for key in sorted({key for key, _ in {*options} ^ {*network.options}} - driver.changeable):
@@ -238,6 +241,8 @@ class Decisions:
             known = ", ".join(sorted(driver.changeable)) or "none"
             hint = f"of a {network.driver} network that exists, these options can be changed: {known}"
             raise InvalidOption(key, dict(options).get(key, ""), hint)
+        if request.ranges and LEASE_OPTION in dict(network.options):
+            raise Forbidden(f"hosts have blocks of the addresses of {network.name}, so its ranges stay as they are")
         after = replace(
             network,
             labels=_merged(network.labels, request.labels, request.gone_labels),
@@ -295,6 +300,7 @@ class Decisions:
         others = [subnet for other in beside for subnet in other.subnets]
         standing = [one for other in (network, *beside) for one in self._state.on_network(other.id)]
         used = [address.ip for endpoint in standing for address in endpoint.addresses]
+        used += [address.ip for peer in self._state.peers_on(network.id) for address in peer.addresses]
         for subnet in network.subnets:
             if _driver(network.driver).traits(network).segment and overlaps(subnet, others):
                 raise PoolOverlap

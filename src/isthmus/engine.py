@@ -364,33 +364,35 @@ class Engine:
 
     def update_network(self, name: str, request: NetworkUpdate) -> None:
         """Change a network where it stands, with all who stand on it; nobody is disconnected."""
-        host, before = self._look(), self._state.network(name)
-        after = self._decide.update(before, request, host)
+        before, after = self.updated(name, request)
         if after == before:
             return
         spent = self._decide.left_behind(after)
-        standing = self._host(host).scope
-        self._commit(put=[after], drop=spent)
         try:
-            self._bring_network(after, standing)
+            self._put_network(after, drop=spent)
         except (IsthmusError, ExceptionGroup) as refusal:
-            standing = self._host().scope
-            self._commit(put=[before, *spent])
             try:
-                self._bring_network(before, standing)
+                self._put_network(before, with_it=spent)
             except (IsthmusError, ExceptionGroup) as again:
                 # What is wanted is recorded, so the next look at it goes on.
                 refusal.add_note(f"and it could not be changed back whole: {again}")
             raise
         self._announce("network", "update", after.id, {"name": after.name, "type": after.driver})
 
-    def _bring_network(self, network: Network, before: Scope) -> None:
-        """Hold a network, and all who stand on it, against the kernel; stop at what is refused.
+    def updated(self, name: str, request: NetworkUpdate) -> tuple[Network, Network]:
+        """A network as it is, and as `update_network` would make it; nothing is changed."""
+        before = self._state.network(name)
+        return before, self._decide.update(before, request, self._look())
 
-        What it had *before* may be what it has no more.
+    def _put_network(self, network: Network, *, with_it: Iterable[Lease] = (), drop: Iterable[Lease] = ()) -> None:
+        """Record a network as it is to be now, and have the kernel hold that, and no more what it was before.
+
+        All who stand on it are held against the kernel, too; what is refused stops that.
         """
+        standing = self._host().scope
+        self._commit(put=[network, *with_it], drop=drop)
         self._mtus.pop(network.id, None)
-        self.reconcile(render.together(self._host(), Area((), before)))
+        self.reconcile(render.together(self._host(), Area((), standing)))
         for netns in dict.fromkeys(self._standing_on([network.id])):
             self.reconcile(self._sandbox(netns))
 
@@ -412,19 +414,18 @@ class Engine:
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
-        """Remove every network of users' on which nobody stands and which *keep* does not spare; return their names.
-
-        Those that are shared stay: who stands there elsewhere is not for this host to say.
-        """
-        gone = []
-        for network in tuple(self._state.networks.values()):
-            kept = network.predefined or network.config_only or network.scope == "global"
-            idle = not (kept or self._state.on_network(network.id))
-            if idle and not keep(network):
-                self.remove_network(network.id)
-                gone.append(network.name)
+        """Remove every network of users' on which nobody stands and which *keep* does not spare; return their names."""
+        gone = self.idle_networks(keep)
+        for network in gone:
+            self.remove_network(network.id)
         self._announce("network", "prune", "", {"reclaimed": "0"})
-        return tuple(gone)
+        return tuple(network.name for network in gone)
+
+    def idle_networks(self, keep: Callable[[Network], bool]) -> tuple[Network, ...]:
+        """The networks that `prune_networks` would remove: nobody is known to stand there, on whatever host."""
+        made = (one for one in self._state.networks.values() if not (one.predefined or one.config_only))
+        idle = (one for one in made if not (self._state.on_network(one.id) or self._state.peers_on(one.id)))
+        return tuple(one for one in idle if not keep(one))
 
     # Endpoints.
 
@@ -756,16 +757,18 @@ class Engine:
     def learn(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> tuple[str, ...]:
         """Know what others have on the networks that are shared, and no more what they had.
 
-        A network on which somebody stands here stays, whatever others say. One that cannot be here is passed over; the
-        answer says why.
+        A network on which somebody stands here stays, whatever others say. One that cannot be here is passed over, or
+        stays as it was; the answer says why, and what of others could not be followed whole.
         """
         state, put, drop = self._state, tuple(put), tuple(drop)
-        fresh = [one for one in put if isinstance(one, Network) and one != state.networks.get(one.id)]
-        unfit = {one.id: why for one in fresh if (why := self._unfit(one))}
-        fresh = [one for one in fresh if one.id not in unfit]
+        networks = [one for one in put if isinstance(one, Network) and one != state.networks.get(one.id)]
+        unfit = {one.id: why for one in networks if (why := self._unfit(one))}
+        fresh = [one for one in networks if one.id not in unfit and one.id not in state.networks]
+        others = [one for one in networks if one.id not in unfit and one.id in state.networks]
         if fresh:
             self._commit(put=fresh)
             self.reconcile(self._host())
+        refused = tuple(filter(None, map(self._follow, others)))
         told = (one for one in put if isinstance(one, Peer) and one.network in state.networks)
         peers = {one.id: one for one in told if one != state.peer(one.network, one.id)}
         gone = [one for one in drop if isinstance(one, Peer) and state.peer(one.network, one.id)]
@@ -775,17 +778,25 @@ class Engine:
         about: dict[str, list[Peer]] = {}
         for peer in (*changed, *before):
             about.setdefault(peer.network, []).append(peer)
-        for network, some in about.items():
-            self.reconcile(render.peers(state, state.networks[network], some))
+        for network, several in about.items():
+            self.reconcile(render.peers(state, state.networks[network], several))
         dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
         old = [one for one in state.networks.values() if one.id in dropped]
         for one in old:
             left: list[Record] = [*state.leases_on(one.id), *state.peers_on(one.id), *state.blocks(one.id)]
             self._take_away((one,), self._host, with_them=left)
-        for action, networks in (("create", fresh), ("destroy", old)):
-            for one in networks:
+        for action, some in (("create", fresh), ("update", others), ("destroy", old)):
+            for one in some:
                 self._announce("network", action, one.id, {"name": one.name, "type": one.driver})
-        return tuple(unfit.values())
+        return (*unfit.values(), *refused)
+
+    def _follow(self, network: Network) -> str:
+        """Have a *network* be as others made it from now on; what of that the kernel refuses, "" if nothing."""
+        try:
+            self._put_network(network, drop=self._decide.left_behind(network))
+        except (IsthmusError, ExceptionGroup) as refusal:
+            return f"network {network.name} was changed, and is not yet as it should be on this host: {refusal}"
+        return ""
 
     def _unfit(self, network: Network) -> str:
         """Why a *network* that others made cannot be here, too; "" if it can."""

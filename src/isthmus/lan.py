@@ -25,11 +25,11 @@ from isthmus.dhcp.identity import Hears
 from isthmus.dhcp.manager import Device, Key, Party
 from isthmus.dhcp.status import Status
 from isthmus.engine import Engine
-from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError
+from isthmus.errors import DeviceUnavailable, Forbidden, IsthmusError, NetworkInUse, StoreUnavailable
 from isthmus.model import DhcpLease, IPAddress, Network
 from isthmus.options import Probe
 from isthmus.questions import Evidence, Question, Reserve, Unanswered, WhichLease, WhoHas
-from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.views import Checked, Created, Event, Finding, LanClient, Standing
 from isthmus.wire.advice import Finding as Trial
 from isthmus.wire.advice import Verdict, advice
@@ -117,6 +117,9 @@ class Pool(Protocol):
     def settled(self, questions: Iterable[Question]) -> None:
         """Know that nothing more comes of *questions*."""
 
+    async def update_network(self, before: Network, after: Network) -> None:
+        """Have a network be another, for all."""
+
     async def remove_network(self, network: Network) -> None:
         """Have a network be there no more, for nobody."""
 
@@ -174,6 +177,25 @@ class Lan:
         created, checked = await self._answered(partial(_create, request))
         findings = await self._try_second_mac(checked, CREATE_WAIT, {Verdict.PARENT_ONLY})
         return replace(created, warning="; ".join(finding.text for finding in findings if not finding.ok))
+
+    async def update_network(self, name: str, request: NetworkUpdate) -> None:
+        """As `Engine.update_network`, for all hosts if it is shared."""
+        before, after = await self._call(lambda engine: engine.updated(name, request))
+        if self._pool and before.scope == "global":
+            await self._pool.update_network(before, after)  # by which the engine hears of it, like every host's
+        else:
+            await self._call(lambda engine: engine.update_network(before.id, request))
+
+    async def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
+        """As `Engine.prune_networks`; what is shared goes for all hosts, if nobody is on it anywhere."""
+        gone = []
+        for network in await self._call(lambda engine: engine.idle_networks(keep)):
+            if self._pool and network.scope == "global":
+                with suppress(NetworkInUse, StoreUnavailable):
+                    await self._pool.remove_network(network)
+                    gone.append(network.name)
+        rest = await self._call(lambda engine: engine.prune_networks(lambda one: one.scope == "global" or keep(one)))
+        return (*gone, *rest)
 
     async def remove_network(self, name: str) -> None:
         """As `Engine.remove_network`, for all hosts if it is shared."""

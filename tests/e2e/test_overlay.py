@@ -17,6 +17,7 @@ import pytest
 
 from tests.e2e.boxes import Box
 from tests.e2e.clusters import (
+    AGAIN,
     GONE,
     STORE,
     TTL,
@@ -446,6 +447,79 @@ def test_a_network_that_goes_as_somebody_comes_is_gone_or_is_not(three: Cluster)
             remover.isthmus(f"network rm {name}")
         for one in three.hosts:
             until(lambda one=one, name=name: not has(one, name) and not spaces(one), f"it is still on {one.name}")  # type: ignore[misc]
+
+
+# Networks that are changed.
+
+
+def test_a_network_is_changed_on_all_hosts_with_all_who_stand_there(three: Cluster) -> None:
+    """From whichever host; who is away hears of it when he is back."""
+    one, two, last = three.hosts
+    multi = three.network("multi", "--subnet 10.0.9.0/24 --label made=here")
+    tenants = multi.one_each()
+    job = tenants[1]
+    with closing(Echo(three.store.machine, 80)):
+        assert reaches(job.place, STORE)
+        one.isthmus(
+            "network update multi --label made=there --mtu 1300 --egress deny --record www.example.org=10.0.9.77"
+        )
+        until(lambda: shut(job.place, STORE), "the policy is not kept on another host")
+        # Whoever comes has all of it.
+        until(lambda: last.inspect("multi")["Labels"] == {"made": "there"}, "it is not heard of")
+        assert found(job.place, "www.example.org") == ["10.0.9.77"]
+        assert "mtu 1300" in job.place.run("ip link show dev eth0")
+        assert pings(job.place, tenants[0].address, size=1272)
+        with three.unplugged(last):
+            until(lambda: not three.nodes(last), f"{last.name} still has a store", AGAIN)
+            assert "the cluster store is away" in last.refused("network update multi --egress 'deny :443'")
+            two.isthmus(f"network update multi --egress 'deny, allow {STORE}' --mtu 1400")
+            assert reaches(job.place, STORE)
+        three.together()
+        until(
+            lambda: last.inspect("multi")["Options"]["isthmus.egress"] == f"deny, allow {STORE}", "it is not heard of"
+        )
+        until(lambda: reaches(tenants[2].place, STORE), "the policy of before is kept")
+        two.isthmus("network update multi --opt-rm isthmus.egress --aux-address nas=10.0.9.5 --ip-range 10.0.9.4/30")
+        until(lambda: last.inspect("multi")["IPAM"]["Config"][0].get("IPRange") == "10.0.9.4/30", "it is not heard of")
+        more = [multi.tenant(last, f"more{number}") for number in range(2)]
+        assert sorted(one.address for one in more) == ["10.0.9.6", "10.0.9.7"]
+        assert "vxlanid_list" in two.refused(
+            "network update multi --opt com.docker.network.driver.overlay.vxlanid_list=9"
+        )
+    multi.settled([*tenants, *more])
+    for host in three.hosts:
+        host.restart()
+        assert host.planned_nothing, host.log
+
+
+def test_of_those_who_change_a_network_at_once_none_is_passed_over(three: Cluster) -> None:
+    """Each is told that it was done, or that somebody else was first."""
+    three.network("multi", "--subnet 10.0.9.0/24")
+    wanted = set()
+    for turn in range(5):
+        labels = [f"{host.name}-{turn}" for host in three.hosts]
+        answers = at_once(
+            partial(attempt, host, "POST", "/networks/multi/update", {"Labels": {label: ""}})
+            for host, label in zip(three.hosts, labels, strict=True)
+        )
+        done = {label for label, (status, _) in zip(labels, answers, strict=True) if status == 204}
+        assert done, answers
+        assert all("was changed just now" in told["message"] for status, told in answers if status != 204), answers
+        wanted |= done
+    for host in three.hosts:
+        until(lambda host=host: {*host.inspect("multi")["Labels"]} == wanted, "it is not heard of")  # type: ignore[misc]
+
+
+def test_networks_that_nobody_is_on_anywhere_are_pruned(three: Cluster) -> None:
+    """From all hosts; who is elsewhere counts."""
+    busy = three.network("busy", "--subnet 10.0.9.0/24")
+    three.network("idle", "--subnet 10.0.10.0/24")
+    tenant = busy.tenant(three.hosts[2], "web")
+    busy.settled([tenant])
+    assert three.hosts[0].isthmus("network prune --force").split()[-1] == "idle"
+    for host in three.hosts:
+        until(lambda host=host: not has(host, "idle"), f"it is still on {host.name}")  # type: ignore[misc]
+        assert has(host, "busy")
 
 
 # What changes below.

@@ -18,6 +18,8 @@ from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.member import Member, Times
 from isthmus.cluster.registry import CHUNK
 from isthmus.dhcp.fake import FakeServers
+from isthmus.drivers.overlay import BRIDGE
+from isthmus.egress import EGRESS
 from isthmus.engine import Engine
 from isthmus.errors import (
     AddressInUse,
@@ -32,10 +34,12 @@ from isthmus.kernel import Missed, Scope
 from isthmus.kernel.fake import FakeKernel
 from isthmus.kv.memory import Cluster, Memory
 from isthmus.lan import Lan
-from isthmus.model import HOST, Host, HostLink, pairs
+from isthmus.model import HOST, Host, HostLink, Network, pairs
 from isthmus.naming import hidden
-from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
-from isthmus.resources import Forwarding
+from isthmus.options import MTU
+from isthmus.plan import NOTHING
+from isthmus.requests import EndpointRequest, NetworkRequest, NetworkUpdate, SandboxRequest
+from isthmus.resources import Element, Forwarding, Resource
 from isthmus.rules import Rules
 from isthmus.store.memory import MemoryStore
 from isthmus.views import Event
@@ -206,6 +210,111 @@ def test_what_one_host_has_all_know(hosts: Hosts) -> None:
         assert [key for key in hosts.cluster.items if not key.startswith(("nodes/", "cluster"))] == []
 
     hosts.run(test)
+
+
+def test_a_network_is_changed_for_all(hosts: Hosts) -> None:
+    """Who is away then hears of it later; and of two who change it at once, one is told so."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        network = await one.network()
+        await until(lambda: all(host.engine.offers().networks for host in (one, two, three)))
+        await two.sandbox("a")
+        await three.die()
+        await one.lan.update_network("multi", labelled("one"))
+        await until(lambda: recorded(two, network).labels == pairs({"made": "one"}))
+        results = await asyncio.gather(
+            *(host.lan.update_network("multi", labelled(f"at once {host.number}")) for host in (one, two)),
+            return_exceptions=True,
+        )
+        (refusal,) = [str(result) for result in results if result]
+        assert refusal == "multi was changed just now by somebody else: look at it, and try again"
+        policy = NetworkUpdate(options=pairs({EGRESS: "deny"}), aux=(("nas", "10.0.9.8"),), ranges=("10.0.9.8/29",))
+        await one.lan.update_network(network, policy)
+        three.live()
+        await hosts.there()
+        for host in (one, two, three):
+            await until(lambda host=host: EGRESS in dict(recorded(host, network).options))  # type: ignore[misc]
+            assert recorded(host, network) == recorded(one, network)
+            assert host.engine.start() == NOTHING
+        assert any(isinstance(one, Element) and one.set == "policed4" for one in seen(two))
+        assert await three.sandbox("b") == "10.0.9.9/24"
+        hosts.cluster.stop()
+        await until(lambda: all(host.member.away for host in (one, two, three)))
+        with pytest.raises(StoreUnavailable, match="what stands goes on"):
+            await one.lan.update_network("multi", labelled("away"))
+        hosts.cluster.start()
+        await hosts.there()
+        assert recorded(one, network).labels != pairs({"made": "away"})
+
+    hosts.run(test)
+
+
+def test_a_change_that_cannot_be_is_refused(hosts: Hosts) -> None:
+    """For all; what one host cannot follow, it says."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        network = await one.network(lease="/29")
+        await until(lambda: all(host.engine.offers().networks for host in (one, two, three)))
+        await two.sandbox("a", "10.0.9.77")
+        await until(lambda: hosts.agree)
+        before = recorded(one, network)
+        for update, words in (
+            (NetworkUpdate(ranges=("10.0.9.0/25",)), "hosts have blocks of the addresses of multi"),
+            (NetworkUpdate(aux=(("nas", "10.0.9.77"),)), "already in use"),
+            (NetworkUpdate(options=pairs({"isthmus.peers": "192.0.2.9"})), "make another network for these"),
+            (NetworkUpdate(options=pairs({"isthmus.lazy": "true"})), "these options can be changed"),
+        ):
+            with pytest.raises(IsthmusError, match=words):
+                await one.lan.update_network("multi", update)
+        assert all(recorded(host, network) == before for host in (one, two, three))
+        hosts.cluster.change({f"open/{network}": None}, "")
+        with pytest.raises(Forbidden, match="being removed"):
+            await one.lan.update_network("multi", labelled("late"))
+        hosts.cluster.change({f"open/{network}": network.encode()}, "")
+        two.kernel.forbid(("link", hidden(network), BRIDGE), 1)
+        with pytest.raises(Forbidden, match="not yet as it should be on this host"):
+            await two.lan.update_network("multi", NetworkUpdate(options=pairs({MTU: "1400"})))
+        two.kernel.permit()
+        await until(lambda: MTU in dict(recorded(one, network).options))
+        assert len(two.engine.start())
+        assert two.engine.start() == NOTHING
+
+    hosts.run(test)
+
+
+def test_networks_on_which_nobody_is_anywhere_are_pruned(hosts: Hosts) -> None:
+    """For all hosts, unless the store is away: then who is there cannot be known."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        for number, name in enumerate(("idle", "here", "there", "kept")):
+            await one.network(name, f"10.0.{number}.0/24")
+        await until(lambda: all(len(host.engine.offers().networks) == 4 for host in (one, two, three)))
+        await one.sandbox("a", network="here")
+        await two.sandbox("b", network="there")
+        await until(lambda: hosts.agree)
+        assert await one.lan.prune_networks(lambda network: network.name == "kept") == ("idle",)
+        await until(lambda: all(len(host.engine.offers().networks) == 3 for host in (one, two, three)))
+        hosts.cluster.stop()
+        await until(lambda: bool(one.member.away))
+        assert await one.lan.prune_networks(lambda _: False) == ()
+        hosts.cluster.start()
+
+    hosts.run(test)
+
+
+def labelled(by: str) -> NetworkUpdate:
+    """That a network bears who changed it last."""
+    return NetworkUpdate(labels=pairs({"made": by}))
+
+
+def recorded(host: Machine, network: str) -> Network:
+    """What a host knows of a network."""
+    return host.engine.network(network).network
+
+
+def seen(host: Machine) -> frozenset[Resource]:
+    """All of ours that a host's kernel holds."""
+    return host.kernel.observe(Scope(everything=True, firewall=True))
 
 
 def test_an_address_a_name_and_a_number_are_given_once(hosts: Hosts) -> None:

@@ -15,7 +15,7 @@ from isthmus.options import MTU
 from isthmus.plan import NOTHING, Change, Make, Plan
 from isthmus.questions import Evidence, Reserve, Unanswered
 from isthmus.rates import RATE
-from isthmus.requests import EndpointRequest, NetworkRequest, SandboxRequest
+from isthmus.requests import EndpointRequest, NetworkRequest, NetworkUpdate, SandboxRequest
 from isthmus.resources import Forwarding, Namespace, Neighbour, Resource, Route, Shaper, Veth, Vxlan
 from isthmus.rules import DefaultBridge, Rules
 from tests.unit.test_engine import BRIDGE, LAN, World
@@ -264,6 +264,14 @@ def test_a_policy_is_not_lifted_before_the_way_out_is_gone(world: World) -> None
     [place] = world.engine.network(GATEWAY_NETWORK).endpoints
     [gone] = [number for number, line in enumerate(lines) if line.endswith(f"link delete {veth(place.endpoint.id)}")]
     assert gone < lifted
+
+
+def test_what_hosts_share_is_not_changed_where_they_would_not_hear_of_it(world: World) -> None:
+    """A daemon without a store would be overruled as soon as it has one."""
+    shared(world)
+    world.rules = replace(SHARED, shared=False)
+    with pytest.raises(Forbidden, match="start the daemon with --cluster-store"):
+        world.restart().update_network("multi", NetworkUpdate(labels=pairs({"a": "b"})))
 
 
 def test_a_lazy_network_is_told_of_whom_somebody_looks_for(world: World) -> None:

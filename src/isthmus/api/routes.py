@@ -350,7 +350,13 @@ async def _check_network(api: Api, request: Request) -> Response:
 async def _update_network(api: Api, request: Request) -> Response:
     (name,) = request.names
     update = translate.network_update(body.decode(body.NetworkUpdate, request.headers, request.body))
-    return await _change(api, request, lambda engine: engine.update_network(name, update), lambda _: Response(204))
+    return await _change(
+        api,
+        request,
+        lambda engine: engine.update_network(name, update),
+        lambda _: Response(204),
+        act=lambda: api.lan.update_network(name, update),
+    )
 
 
 async def _remove_network(api: Api, request: Request) -> Response:
@@ -421,16 +427,29 @@ async def _prune_networks(api: Api, request: Request) -> Response:
     def keep(network: Network) -> bool:
         return not may_go(network.created, dict(network.labels))
 
-    return await _prune(api, request, lambda engine: engine.prune_networks(keep), "NetworksDeleted")
+    return await _prune(
+        api,
+        request,
+        lambda engine: engine.prune_networks(keep),
+        "NetworksDeleted",
+        act=lambda: api.lan.prune_networks(keep),
+    )
 
 
-async def _prune(api: Api, request: Request, work: Callable[[Engine], tuple[str, ...]], key: str) -> Response:
-    """Let *work* remove things, unless another pruning is under way; answer their names under *key*."""
+async def _prune(
+    api: Api,
+    request: Request,
+    work: Callable[[Engine], tuple[str, ...]],
+    key: str,
+    *,
+    act: Callable[[], Awaitable[tuple[str, ...]]] | None = None,
+) -> Response:
+    """Let *work*, or *act*, remove things, unless another pruning is under way; answer their names under *key*."""
     if api.pruning:
         raise Busy("a prune operation is already running")
     api.pruning = True
     try:
-        return await _change(api, request, work, lambda names: answer(200, {key: names or None}))
+        return await _change(api, request, work, lambda names: answer(200, {key: names or None}), act=act)
     finally:
         api.pruning = False
 

@@ -26,6 +26,7 @@ from isthmus.cluster.registry import (
     of_node,
     of_peer,
     opened,
+    recorded,
 )
 from isthmus.drivers.overlay import is_encrypted
 from isthmus.engine import Engine
@@ -48,6 +49,8 @@ BRIEF, LESSON = 8, 500
 
 
 _SHUT = "the network is being removed on another host: it takes nobody any more"
+
+_UNTOLD = "the network is not in the cluster store: wait until it is told again, or make another"
 
 UNKNOWN = IPv6Address(0)
 """Where somebody is of whom nothing is known: nobody is reached there."""
@@ -173,7 +176,7 @@ class Member:
         """
         network = self._registry.networks.get(wanted.network)
         if network is None:
-            raise Forbidden("the network is not in the cluster store: wait until it is told again, or make another")
+            raise Forbidden(_UNTOLD)
         asking = object()
         while block := next(self._registry.free_blocks(network, wanted.version), None):
             keys = of_block(block, self._node)
@@ -219,6 +222,31 @@ class Member:
             if isinstance(question, Reserve):
                 self._pending.pop(question, None)
                 self.look()
+
+    async def update_network(self, before: Network, after: Network) -> None:
+        """Have a network be as *after* for all hosts, if it is still as *before*; the engine knows of it then.
+
+        Raises:
+            Forbidden: it is another by now, or being removed; or this host could not follow whole.
+            StoreUnavailable: the store is away.
+        """
+        self._check_there()
+        key, door = recorded(before.id), opened(before.id)
+        changed = Forbidden(f"{before.name} was changed just now by somebody else: look at it, and try again")
+        if before.id not in self._registry.networks:
+            raise Forbidden(_UNTOLD)
+        if not self._registry.has(before):
+            raise changed
+        if after == before:
+            return
+        change = {key: of_network(after)[key]}
+        try:
+            await self._commit(change, present=(door,), equal={key: self._registry.items[key]})
+        except Conflict as conflict:
+            await self._refresh()
+            raise Forbidden(_SHUT) if door in conflict.keys else changed from None
+        if complaints := await self._teach((after,), ()):
+            raise Forbidden("; ".join(complaints))
 
     async def remove_network(self, network: Network) -> None:
         """Have a network be there no more, for nobody, if nobody is on it anywhere.
@@ -643,8 +671,8 @@ class Member:
         if touched or any(ours) or any(isinstance(one, Network) for one in changed.drop):
             self.look()
 
-    async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> None:
-        """Have the engine know what others have, and no more what they had."""
+    async def _teach(self, put: Iterable[Network | Peer], drop: Iterable[Network | Peer]) -> tuple[str, ...]:
+        """Have the engine know what others have, and no more what they had; what it complains of."""
         async with self._teaching:
             # While one waits, others may have been told what is newer.
             registry = self._registry
@@ -653,16 +681,20 @@ class Member:
             there = [peer for peer in registry.peers() if peer.network in fresh] if fresh else []
             put = tuple(one for one in dict.fromkeys((*put, *there)) if registry.has(one) and not self._is_here(one))
             drop = tuple(one for one in drop if not (registry.knows(one) or self._is_here(one)))
+            complaints: list[str] = []
             for come, gone in _lessons(put, drop):
-                await self._teach_at_once(come, gone)
+                complaints += await self._teach_at_once(come, gone)
+            return tuple(complaints)
 
-    async def _teach_at_once(self, put: Sequence[Network | Peer], drop: Sequence[Network | Peer]) -> None:
+    async def _teach_at_once(self, put: Sequence[Network | Peer], drop: Sequence[Network | Peer]) -> Sequence[str]:
         try:
             brief = len(put) + len(drop) < BRIEF
-            for why in await self._call(lambda engine: engine.learn(put, drop), brief=brief):
-                log.error("%s", why)
+            complaints = await self._call(lambda engine: engine.learn(put, drop), brief=brief)
         except (IsthmusError, ExceptionGroup) as error:
-            log.error("what other hosts told could not be followed: %s", error)  # noqa: TRY400 - all is told
+            complaints = (f"what other hosts told could not be followed: {error}",)
+        for complaint in complaints:
+            log.error("%s", complaint)
+        return complaints
 
     def _is_here(self, record: Network | Peer) -> bool:
         return isinstance(record, Peer) and record.node == self._node

@@ -62,11 +62,16 @@ def of_network(network: Network) -> dict[str, bytes]:
     mine = network.id.encode()
     vnis = overlay.parse(network.options).vnis
     return {
-        f"networks/{network.id}": records.encode(network),
+        recorded(network.id): records.encode(network),
         f"names/{network.name}": mine,
         **{f"vnis/{vni}": mine for vni in vnis},
         opened(network.id): mine,
     }
+
+
+def recorded(network: str) -> str:
+    """The key of the record of the network of this ID."""
+    return f"networks/{network}"
 
 
 def opened(network: str) -> str:

@@ -159,6 +159,9 @@ def check(network: Network, host: Host, others: Iterable[Network]) -> None:
             f"overlay network {network.name} needs a store that tells who is on which host: start the daemon with "
             "--cluster-store, or name the other hosts with -o isthmus.peers=ADDRESS,..."
         )
+    if network.scope == "global" and options.peers:
+        hint = f"other hosts hear of {network.name} by the store that they share: make another network for these"
+        raise InvalidOption("isthmus.peers", dict(network.options)["isthmus.peers"], hint)
     if options.encrypted and options.peers:
         hint = "the hosts that isthmus.peers names know no keys of each other: leave one of the two out"
         raise InvalidOption("encrypted", "true", hint)
