@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 from itertools import count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from msgspec.structs import replace
@@ -60,10 +60,31 @@ async def until(done: Callable[[], bool]) -> None:
         await asyncio.sleep(0)
 
 
+class Store(Cluster):
+    """A store whose answers to commits can come *late*."""
+
+    late: asyncio.Event | None = None
+
+
+class Client(Memory):
+    """What a host has of it."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._store = store
+
+    async def commit(self, changes: Mapping[str, bytes | None], **guards: Any) -> int:  # noqa: ANN401 - as it is
+        """Do *changes*."""
+        revision = await super().commit(changes, **guards)
+        if self._store.late:
+            await self._store.late.wait()
+        return revision
+
+
 class Machine:
     """One host: what a daemon is made of, but for the API; `live` begins a life of it."""
 
-    def __init__(self, cluster: Cluster, number: int, there: Path, times: Times) -> None:
+    def __init__(self, cluster: Store, number: int, there: Path, times: Times) -> None:
         self.cluster, self.number, self.there, self.times = cluster, number, there, times
         self.address = ip_address(f"192.0.2.{number}")
         self.kernel = FakeKernel(host=Host((HostLink("eth0", "veth", 1500, (ip_interface(f"{self.address}/24"),)),)))
@@ -91,7 +112,7 @@ class Machine:
         ways.place = None
         self.member = Member(
             self.call,
-            Memory(self.cluster),
+            Client(self.cluster),
             node,
             name,
             remembered,
@@ -131,6 +152,11 @@ class Machine:
         await self.call(lambda engine: engine.remove_sandbox(name))
 
     @property
+    def heard(self) -> int:
+        """How many endpoints of its own the store has, as it knows."""
+        return self.member.nodes()[0].held
+
+    @property
     def ways(self) -> dict[str, str]:
         """To which hosts the tunnels send, by MAC."""
         seen = self.kernel.observe(Scope(everything=True))
@@ -146,7 +172,7 @@ class Hosts:
     """Some hosts with a store, and what a test does with them."""
 
     def __init__(self, there: Path, times: Times = TIMES) -> None:
-        self.cluster = Cluster()
+        self.cluster = Store()
         self.hosts = [Machine(self.cluster, number, there, times) for number in (1, 2, 3)]
 
     def run(self, test: Callable[..., Coroutine[object, object, None]]) -> None:
@@ -412,6 +438,24 @@ def test_keys_that_somebody_deletes_are_told_again(hosts: Hosts) -> None:
         await hosts.there()
         await until(lambda: hosts.agree and len(hosts.addresses) == 2)
         assert await three.sandbox("c") == "10.0.9.4/24"
+
+    hosts.run(test)
+
+
+def test_an_answer_that_comes_late_undoes_no_news(hosts: Hosts) -> None:
+    """What a host wrote may be told to it, and lost, before it hears that it was written."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        await one.network()
+        await until(lambda: all(host.engine.offers().networks for host in (one, two, three)))
+        hosts.cluster.late = asyncio.Event()
+        coming = asyncio.ensure_future(one.sandbox("a"))
+        await until(lambda: one.heard == 1)
+        hosts.cluster.change({key: None for key in hosts.cluster.items if key.startswith("addresses/")}, "")
+        await until(lambda: one.heard == 0)
+        hosts.cluster.late.set()
+        assert await coming == "10.0.9.2/24"
+        await until(lambda: hosts.agree)
 
     hosts.run(test)
 

@@ -651,8 +651,9 @@ class Member:
     ) -> None:
         """Change the store, and know of the change at once."""
         revision = await self._store.commit(changes, absent=absent, present=present, equal=equal, session=session)
-        self._written.update(dict.fromkeys(changes, revision))
-        self._registry.take(changes)
+        if revision > self._revision:  # else what came of it was heard before the answer, and perhaps what came after
+            self._written.update(dict.fromkeys(changes, revision))
+            self._registry.take(changes)
 
     async def _take(self, changes: Mapping[str, bytes | None]) -> None:
         """Know what changed in the store, and have the engine know it."""
