@@ -1,10 +1,11 @@
 """What many hosts cost that share a store: `python -m bench.scale --store etcd --hosts 1000 --endpoints 50000`.
 
 A few hosts are whole (see `scaled`), each a process in a network namespace of its own. The others are light: each has a
-session, which is renewed; a key that goes with it; its endpoints, as a member writes them; and a watch on a connection
-of its own, whose bytes are counted, but not read. What they write, renew and ask in between (`beat`) goes over a few
-connections that they share. The light ones do not read everything when they come; what that takes is told by a whole
-one that does. With *watches*, only so many of the light ones watch, and what the store would send is extrapolated.
+session, which is renewed; a key that goes with it; its endpoints, as a member writes them; and a watch on connections
+of its own, of which the bytes are counted, and no more is read than what to ask for next. What they write, renew and
+ask in between (`beat`) goes over a few connections that they share. The light ones do not read everything when they
+come; what that takes is told by a whole one that does. With *watches*, only so many of the light ones watch, and what
+the store would send is extrapolated.
 
 Bytes are those on the store's wire, with the heads of TCP and IP. The store is one server, on the same
 machine, with its data in memory: its disk would be the one that others use meanwhile.
@@ -20,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from itertools import islice
 from pathlib import Path
@@ -34,7 +36,7 @@ from isthmus.addresses import Subnet
 from isthmus.cluster.registry import Node, chunks, of_network, of_node, of_peer, opened
 from isthmus.drivers.overlay import VXLANS
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import SharedStore
+from isthmus.kv import PATIENCE, SharedStore
 from isthmus.kv.opening import open_store
 from isthmus.model import Network, Peer, pairs
 
@@ -64,53 +66,109 @@ _LITTLE = 50_000
 
 
 class _Watch(asyncio.Protocol):
-    """The watch of one light host: it counts what comes, and asks for more where the store wants that."""
+    """A connection on which a light host waits for news, as its member's store would: it counts what comes."""
 
-    def __init__(self, kind: str, since: int) -> None:
-        self._kind, self._index = kind, since
-        self._wire: asyncio.Transport | None = None
-        self._head, self._got = b"", 0
+    def __init__(self, since: int) -> None:
         self.bytes, self.heard = 0, 0.0
+        self._since = since
+        self._wire: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast("asyncio.Transport", transport)
-        self._ask()
+        self._begin()
 
     def data_received(self, data: bytes) -> None:
         self.bytes += len(data)
         self.heard = time.monotonic()
-        if self._kind == "etcd":
-            return
-        if not self._got:
-            self._head = data.partition(b"\r\n\r\n")[0].lower() + b"\r\n"
-        self._got += len(data)
-        length = self._header(b"content-length")
-        if self._got >= len(self._head) + 2 + int(length) if length else data.endswith(b"0\r\n\r\n"):
-            self._index = int(self._header(b"x-consul-index"))
-            self._ask()
-
-    def _header(self, name: bytes) -> bytes:
-        return self._head.partition(name + b": ")[2].partition(b"\r\n")[0]
 
     def close(self) -> None:
         """Watch no more."""
         if self._wire:
             self._wire.abort()
+            self._wire = None
 
-    def _ask(self) -> None:
-        self._got = 0
-        if self._kind == "consul":
-            path = f"/v1/kv/{ROOT}/?recurse&consistent&index={self._index}&wait=60s"
-            self._write(f"GET {path} HTTP/1.1\r\nHost: store\r\nAccept-Encoding: gzip, deflate\r\n\r\n")
-            return
-        first, end = (base64.b64encode(one).decode() for one in (f"{ROOT}/".encode(), f"{ROOT}0".encode()))
-        wish = {"create_request": {"key": first, "range_end": end, "start_revision": self._index + 1}}
-        body = json.dumps(wish)
-        self._write(f"POST /v3/watch HTTP/1.1\r\nHost: store\r\nContent-Length: {len(body)}\r\n\r\n{body}")
+    def _begin(self) -> None:
+        """Ask for the first time."""
 
-    def _write(self, text: str) -> None:
+    def _ask(self, what: str, body: str = "") -> None:
+        length = f"Content-Length: {len(body)}\r\n" if body else ""
         if self._wire:
-            self._wire.write(text.encode())
+            self._wire.write(f"{what} HTTP/1.1\r\nHost: store\r\n{length}\r\n{body}".encode())
+
+
+class _EtcdWatch(_Watch):
+    """Events come one after the other on an answer that does not end."""
+
+    def _begin(self) -> None:
+        first, end = (base64.b64encode(one).decode() for one in (f"{ROOT}/".encode(), f"{ROOT}0".encode()))
+        wish = {"create_request": {"key": first, "range_end": end, "start_revision": self._since + 1}}
+        self._ask("POST /v3/watch", json.dumps(wish))
+
+
+class _ConsulWatch(_Watch):
+    """A *tree* of entries is listed, and what they name is read (see `isthmus.kv.consul`)."""
+
+    def __init__(self, since: int, tree: str) -> None:
+        super().__init__(since)
+        self._tree, self._known = tree, frozenset[str]()
+        self._answer, self._listing, self._asked = b"", True, 0.0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._answer += data
+        head, _, body = self._answer.partition(b"\r\n\r\n")
+        head = head.lower() + b"\r\n"
+        length = self._header(head, b"content-length")
+        if len(body) < int(length) if length else not body.endswith(b"0\r\n\r\n"):
+            return
+        self._answer = b""
+        places: list[str] = []
+        if self._listing:
+            self._since = int(self._header(head, b"x-consul-index"))
+            places = self._news(body)
+        if places:
+            self._listing, self._asked = False, time.monotonic()
+            paths = ("head", *(f"items/{place}" for place in places[:63]))
+            self._ask(
+                "PUT /v1/txn?consistent",
+                json.dumps([{"KV": {"Verb": "get-tree", "Key": f"{ROOT}/{path}"}} for path in paths]),
+            )
+        elif self._listing:
+            self._begin()
+        else:
+            pause = min(max(0.1, 4 * (time.monotonic() - self._asked)), PATIENCE / 2)
+            asyncio.get_running_loop().call_later(pause, self._begin)
+
+    def _news(self, body: bytes) -> list[str]:
+        """The places that have to be read."""
+        entries = _entries(body)
+        news, quiet = entries - self._known, entries == self._known
+        self._known = entries
+        if self._tree == "live":
+            return [f"{self._since % 256:02x}"] if quiet else []
+        return sorted(
+            {text[at : at + 5] for text in (name.rpartition(".")[2] for name in news) for at in range(0, len(text), 5)}
+        )
+
+    def _begin(self) -> None:
+        self._listing = True
+        self._ask(f"GET /v1/kv/{ROOT}/{self._tree}/?keys&consistent&index={self._since}&wait=60s")
+
+    @staticmethod
+    def _header(head: bytes, name: bytes) -> bytes:
+        return head.partition(name + b": ")[2].partition(b"\r\n")[0]
+
+
+@lru_cache(64)  # most are told the same
+def _entries(body: bytes) -> frozenset[str]:
+    """The names in a list, which may come in chunks."""
+    parts = []
+    while not body.startswith((b"[", b"0\r\n")):
+        size, _, body = body.partition(b"\r\n")
+        parts.append(body[: int(size, 16)])
+        body = body[int(size, 16) + 2 :]
+    names: list[str] = json.loads(b"".join(parts) or body)
+    return frozenset(names)
 
 
 class _Whole:
@@ -176,6 +234,7 @@ class Simulation:
         self._watching: int = min(options.watches or self._light, self._light)
         self._peers = {one.id: one for one in _peers(self._light, options.endpoints)}
         self._watches: list[_Watch] = []
+        self._besides: list[_Watch] = []
         self._sessions: list[str] = []
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -200,7 +259,7 @@ class Simulation:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for watch in self._watches:
+        for watch in (*self._watches, *self._besides):
             watch.close()
         await self._client.close()
 
@@ -214,15 +273,28 @@ class Simulation:
         nodes = (Node(f"light{one}", f"light{one}", _via(one), self._sessions[one], 1) for one in range(self._light))
         await self._all(self._client.commit(of_node(one), session=self._sessions[at]) for at, one in enumerate(nodes))
         self._tell("filled, s", time.monotonic() - began)
+        if self._kind == "consul":
+            # Those who commit forget old entries of the log, as many at a time as fit; so long after it was filled.
+            await asyncio.sleep(2 * PATIENCE + 1)
+            for _ in range(2 + len(self._peers) // 500):
+                await self._client.commit({})
 
     async def _listen(self) -> None:
         """Have the light hosts watch, beat, and renew their sessions."""
         since = (await self._client.read("cluster")).revision
         port = STORES[self._kind]
         loop = asyncio.get_running_loop()
+
+        async def connect(watch: _Watch) -> _Watch:
+            await loop.create_connection(lambda: watch, STORE, port)
+            return watch
+
         for _ in range(self._watching):
-            _, watch = await loop.create_connection(lambda: _Watch(self._kind, since), STORE, port)
-            self._watches.append(watch)
+            if self._kind == "etcd":
+                self._watches.append(await connect(_EtcdWatch(since)))
+            else:
+                self._watches.append(await connect(_ConsulWatch(since, "log")))
+                self._besides.append(await connect(_ConsulWatch(since, "live")))
         for every, what in ((BEAT, self._beat), (TIMES.heartbeat, self._renew)):
             task = loop.create_task(self._repeat(every, what))
             self._tasks.add(task)

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack, aclosing, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, aclosing, asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tests.e2e.hosts import Machine, until
 from tests.kv_servers import PATIENCE, STARTING, ConsulServer, EtcdServer, InMemory, Real, Servers, program
 
 KINDS = ["memory", "consul", "etcd"]
+PACE = Pace(patience=0.5)
 SOON = 5.0
 """How long, in seconds, news may take."""
 
@@ -100,6 +101,54 @@ async def soon(watch: AsyncGenerator[Delta, None], patience: float = SOON) -> De
     """What *watch* tells next."""
     async with asyncio.timeout(patience):
         return await anext(watch)
+
+
+class Host:
+    """One who writes to the *store*, knows that at once, and hears of what others write, as a cluster's member does."""
+
+    def __init__(self, store: SharedStore) -> None:
+        self.store = store
+        self.items: dict[str, bytes] = {}
+        self._written: dict[str, int] = {}
+        self._revision = 0
+
+    async def follow(self) -> None:
+        """Hear of all."""
+        async with aclosing(self.store.watch("", Snapshot(0, {}))) as watch:
+            async for delta in watch:
+                assert delta.revision >= self._revision
+                self._revision = delta.revision
+                self._take({key: v for key, v in delta.changes.items() if delta.revision >= self._written.get(key, 0)})
+
+    async def put(self, keys: Sequence[str], value: str) -> None:
+        """Give each of *keys* a *value* that it never had."""
+        for number, key in enumerate(keys):
+            await self._commit({key: f"{value} {number}".encode()})
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Take *keys* away."""
+        for key in keys:
+            await self._commit({key: None})
+
+    async def _commit(self, changes: Mapping[str, bytes | None]) -> None:
+        revision = await self.store.commit(changes)
+        if revision > self._revision:
+            self._written.update(dict.fromkeys(changes, revision))
+            self._take(changes)
+
+    def _take(self, changes: Mapping[str, bytes | None]) -> None:
+        for key, value in changes.items():
+            if value is None:
+                self.items.pop(key, None)
+            else:
+                self.items[key] = value
+
+
+async def gone(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """End *tasks*."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def back(store: SharedStore) -> Snapshot:
@@ -351,6 +400,33 @@ def test_a_watch_goes_on_where_the_history_was_forgotten(own: Servers) -> None:
     own.run(work())
 
 
+def test_who_writes_and_watches_knows_all_in_the_end(shared: Servers) -> None:
+    """A host knows at once what it wrote, and drops of older news what concerns that; nothing may be lost by it."""
+    root = f"isthmus/{next(_roots)}"
+    keys = [f"a/{number}" for number in range(12)]
+
+    async def work() -> None:
+        async with AsyncExitStack() as held:
+            hosts = [Host(await held.enter_async_context(client(shared, root))) for _ in range(4)]
+            following = [asyncio.ensure_future(host.follow()) for host in hosts]
+            held.push_async_callback(gone, following)
+
+            async def until_all_know() -> None:
+                now = (await hosts[0].store.read("")).items
+                async with asyncio.timeout(SOON):
+                    while any(host.items != now for host in hosts):  # noqa: ASYNC110 - a watch tells nobody else
+                        await asyncio.sleep(0.01)
+
+            await asyncio.gather(
+                *(host.put(keys, f"{at} {turn}") for at, host in enumerate(hosts) for turn in range(5))
+            )
+            await until_all_know()
+            await asyncio.gather(*(host.delete(keys[:9]) for host in hosts), hosts[0].put(keys[9:], "last"))
+            await until_all_know()
+
+    shared.run(work())
+
+
 async def told_away(store: SharedStore, watch: AsyncGenerator[Delta, None]) -> None:
     """Assert that all that is asked of the *store*, and a *watch*, tell in time that it is away."""
 
@@ -467,6 +543,140 @@ def test_what_a_server_may_have_done_is_not_asked_again(netns: None) -> None:  #
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     asyncio.run(work())
     assert heard == [b"PUT /v1/txn"] * 2
+
+
+def test_an_answer_may_be_long_but_not_pause_for_long(netns: None) -> None:  # noqa: ARG001 - a loopback of its own
+    """A store that has much to say says it to many at once; one that falls silent in the middle is away."""
+    ended = asyncio.Event()
+    item = b'{"Key":"isthmus/items/e8b7b/a","ModifyIndex":7,"Value":"MQ=="}'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer by and by: the first time whole, and then not."""
+        for whole in (True, False):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nX-Consul-Index: 7\r\nContent-Length: %d\r\n\r\n" % (len(item) + 2))
+            for byte in b"[%s]" % item if whole else b"[":
+                writer.write(bytes([byte]))
+                await asyncio.sleep(PACE.patience / 20)
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        ended.set()
+
+    async def work() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            address = "{}:{}".format(*server.sockets[0].getsockname())
+            async with closed(Consul([address], "isthmus", pace=PACE)) as store:
+                assert (await store.read("")).items == {"a": b"1"}
+                with pytest.raises(StoreUnavailable, match="in time"):
+                    await store.read("")
+                await ended.wait()
+
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    asyncio.run(work())
+
+
+def test_consul_finds_what_was_changed_by_hand(tmp_path: Path) -> None:
+    """Nobody tells of that; but a small part of all is read again now and then, and another one each time."""
+    servers = made("consul", tmp_path)
+    assert isinstance(servers, Real)
+    servers.pace = Pace(PATIENCE, silence=0.01)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            for number in range(4):
+                await store.commit({f"{number}/{part}": b"1" for part in range(16)})
+            path = servers.call("GET", "/v1/kv/isthmus/items/?keys")[0]
+            async with aclosing(store.watch("", await store.read(""))) as watch:
+                assert servers.call("DELETE", f"/v1/kv/{path}")
+                assert (await soon(watch, STARTING)).changes == {path.split("/", 3)[3]: None}
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+def test_without_its_log_all_of_consul_is_read_again(tmp_path: Path) -> None:
+    """Who deletes what he does not know may delete more; an older backup lacks what was told, too."""
+    servers = made("consul", tmp_path)
+    assert isinstance(servers, Real)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            await store.commit({"a": b"1", "b": b"1"})
+            async with aclosing(store.watch("", await store.read(""))) as watch:
+                for key in ("a", "b"):
+                    await store.commit({"c": key.encode()})
+                    assert (await soon(watch)).changes == {"c": key.encode()}
+                    news = asyncio.ensure_future(soon(watch))
+                    (path,) = (one for one in servers.call("GET", "/v1/kv/isthmus/items/?keys") if one.endswith(key))
+                    assert servers.call("DELETE", f"/v1/kv/{path}")
+                    assert servers.call("DELETE", "/v1/kv/isthmus/log/?recurse")
+                    assert (await news).changes == {key: None}
+                await store.commit({"c": b"2"})
+                assert (await soon(watch)).changes == {"c": b"2"}
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+def test_the_log_in_consul_stays_short(tmp_path: Path) -> None:
+    """Whoever commits forgets what is old; who has been away for so long that he missed it finds all the same."""
+    servers = made("consul", tmp_path)
+    assert isinstance(servers, Real)
+    servers.pace = Pace(patience=0.2)
+
+    async def work() -> None:
+        async with client(servers) as late, client(servers) as store:
+            before = await late.read("")
+            for number in range(200):
+                await store.commit({f"a/{number % 7}": b"%d" % number})
+            await asyncio.wait({asyncio.ensure_future(asyncio.sleep(1))})
+            for number in range(40):
+                await store.commit({f"b/{number % 7}": b"%d" % number})
+            assert len(servers.call("GET", "/v1/kv/isthmus/log/?keys")) < 100
+            async with aclosing(late.watch("", before)) as watch:
+                assert (await soon(watch)).changes == (await store.read("")).items
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
+
+
+def test_keys_of_another_layout_are_nothing_to_consul(tmp_path: Path) -> None:
+    """Somebody's own, or those of another version, below the same root."""
+    servers = made("consul", tmp_path)
+    assert isinstance(servers, Real)
+
+    async def work() -> None:
+        async with client(servers) as store:
+            await store.commit({"a": b"1"})
+            for path in (
+                "cluster",
+                "nodes/1",
+                "items/00000/b",
+                "items/b",
+                "log/b",
+                "log/b.x.00000",
+                "live/b",
+                "items/",
+                "",
+            ):
+                assert servers.call("PUT", f"/v1/kv/isthmus/{path}", "1")
+            before = await store.read("")
+            assert before.items == {"a": b"1"}
+            async with aclosing(store.watch("", before)) as watch:
+                await store.commit({"a": b"2"}, absent=["b"])
+                assert (await soon(watch)).changes == {"a": b"2"}
+
+    try:
+        servers.run(work())
+    finally:
+        servers.close()
 
 
 def test_etcd_reads_again_where_its_history_ends_before_a_watch_begins(tmp_path: Path) -> None:

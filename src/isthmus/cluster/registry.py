@@ -17,7 +17,7 @@ from isthmus.store import records
 CLUSTER = "cluster"
 """The key of the ID of a store."""
 
-CHUNK = LIMIT // 2
+CHUNK = (LIMIT - 1) // 2
 """How many keys are changed in one transaction, with a guard for each, and one besides."""
 
 _NOTHING: Mapping[str, bytes] = MappingProxyType({})

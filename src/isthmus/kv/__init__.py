@@ -16,10 +16,10 @@ import msgspec
 PATIENCE = 5.0
 """For how long, in seconds, a store may be silent before it is taken to be away."""
 
-LIMIT = 31
+LIMIT = 30
 """How many keys one commit may name, each guard counted, too.
 
-Consul takes 64 operations a transaction, and to set a key anew takes two (etcd takes 128).
+Consul takes 64 operations a transaction: two set a key anew, and three tell others (etcd takes 128).
 """
 
 SIZE = 256 * 1024

@@ -26,8 +26,8 @@ _TEXT = 200
 class Pace(msgspec.Struct, frozen=True):
     """How long servers are waited for, in seconds.
 
-    One that says nothing for *patience* is away. After *silence*, without news, everything is read again: a firewall in
-    between may have forgotten the connection by which news would come.
+    One that says nothing for *patience* is away. After *silence*, without news, it is asked for them anew: a firewall
+    in between may have forgotten the connection by which they would come.
     """
 
     patience: float = PATIENCE
@@ -79,21 +79,25 @@ class Servers:
     ) -> Answer:
         """The answer to a request, if it is no failure of the server's own (5xx).
 
-        It takes no longer than *patience*, which is that of the pace if none is given. With *once*, no second server is
-        asked when one may have heard it; with *at*, only that one is.
+        It begins within *patience*, which is that of the pace if none is given, and then goes on as long as the server
+        does not fall silent. With *once*, no second server is asked when one may have heard it; with *at*, only that
+        one is.
 
         Raises:
             StoreUnavailable: there is none.
         """
         loop = asyncio.get_running_loop()
+        head = {**(headers or {}), "Content-Length": str(len(body))} if body else headers
         end = loop.time() + (patience or self.pace.patience)
         candidates = [at] if at else list(self._addresses)
         failures: list[str] = []
         for left, address in zip(range(len(candidates), 0, -1), candidates, strict=True):
             heard = True
             try:
-                async with asyncio.timeout_at(end if once else loop.time() + (end - loop.time()) / left):
-                    answer = await self._ask(method, address, path, body, headers or {})
+                async with asyncio.timeout_at(end if once else loop.time() + (end - loop.time()) / left) as limit:
+                    answer = await self._ask(
+                        method, self._url(address, path), _spent(body) if once else body, head, limit
+                    )
                 if answer.status < 500:
                     return answer
                 failures.append(f"{address}: status {answer.status}: {answer.text}")
@@ -162,16 +166,23 @@ class Servers:
             await self._session.close()
             self._session = None
 
-    async def _ask(self, method: str, address: str, path: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _ask(
+        self,
+        method: str,
+        url: str,
+        body: bytes | AsyncIterator[bytes],
+        headers: Mapping[str, str] | None,
+        limit: asyncio.Timeout,
+    ) -> Answer:
+        """What a server says at *url*, for as long as it goes on; until it begins there is *limit*."""
         async with self._client().request(
-            method,
-            self._url(address, path),
-            data=_spent(body) if body else None,
-            headers={**headers, "Content-Length": str(len(body))} if body else headers,
-            ssl=self._ssl(),
-            allow_redirects=False,
+            method, url, data=body or None, headers=headers, ssl=self._ssl(), allow_redirects=False
         ) as response:
-            return Answer(response.status, response.headers, await response.read())
+            parts: list[bytes] = []
+            async for part in response.content.iter_any():
+                limit.reschedule(asyncio.get_running_loop().time() + self.pace.patience)
+                parts.append(part)
+            return Answer(response.status, response.headers, b"".join(parts))
 
     def _client(self) -> ClientSession:
         if self._session is None:
