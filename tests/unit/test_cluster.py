@@ -18,7 +18,7 @@ from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.member import Member, Times
 from isthmus.cluster.registry import CHUNK
 from isthmus.dhcp.fake import FakeServers
-from isthmus.drivers.overlay import BRIDGE
+from isthmus.drivers.overlay import BRIDGE, FIRST_VNI, PORT
 from isthmus.egress import EGRESS
 from isthmus.engine import Engine
 from isthmus.errors import (
@@ -28,6 +28,7 @@ from isthmus.errors import (
     NameTaken,
     NetworkInUse,
     PoolExhausted,
+    Refused,
     StoreUnavailable,
 )
 from isthmus.kernel import Missed, Scope
@@ -537,6 +538,22 @@ def test_a_network_that_is_removed_takes_its_blocks_with_it(hosts: Hosts) -> Non
         assert [key for key in hosts.cluster.items if not key.startswith(("nodes/", "cluster"))] == []
         await until(lambda: not any(host.engine.offers().networks for host in (one, two, three)))
         assert [key for key in hosts.cluster.items if not key.startswith(("nodes/", "cluster"))] == []
+
+    hosts.run(test)
+
+
+def test_a_network_that_the_kernel_refuses_is_nowhere(hosts: Hosts) -> None:
+    """Others may have heard of it before; then they forget it."""
+
+    async def test(one: Machine, two: Machine, three: Machine) -> None:
+        one.kernel.add_tunnel("theirs", FIRST_VNI, PORT)
+        with pytest.raises(Refused, match="File exists"):
+            await one.network()
+        await until(lambda: not any(key.startswith(("networks/", "open/")) for key in hosts.cluster.items))
+        await until(lambda: not any(host.engine.offers().networks for host in (one, two, three)))
+        one.kernel.delete_link("theirs")
+        await two.network()
+        await until(lambda: all(host.engine.offers().networks for host in (one, two, three)))
 
     hosts.run(test)
 

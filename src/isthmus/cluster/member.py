@@ -222,6 +222,18 @@ class Member:
             if isinstance(question, Reserve):
                 self._pending.pop(question, None)
                 self.look()
+                if isinstance(question.record, Network):
+                    self._spawn(self._withdraw(question.record))
+
+    async def _withdraw(self, network: Network) -> None:
+        """Have a network that was asked for here be nobody's, if it did not come to be: the kernel may have refused."""
+        there = (one.id for one in (await self._offers()).networks)
+        if network.id not in self._registry.networks or network.id in there:
+            return
+        try:
+            await self.remove_network(network)
+        except (NetworkInUse, StoreUnavailable) as error:
+            log.warning("network %s could not be made here, and stays for other hosts: %s", network.name, error)
 
     async def update_network(self, before: Network, after: Network) -> None:
         """Have a network be as *after* for all hosts, if it is still as *before*; the engine knows of it then.
