@@ -28,10 +28,11 @@ from isthmus.cluster.registry import (
     opened,
     recorded,
 )
+from isthmus.cluster.replica import Replica
 from isthmus.drivers.overlay import is_encrypted
 from isthmus.engine import Engine
 from isthmus.errors import AddressInUse, Forbidden, IsthmusError, NetworkInUse, PoolExhausted, StoreUnavailable
-from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot, differences
+from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot
 from isthmus.lan import Call
 from isthmus.model import Block, IPAddress, Network, Peer
 from isthmus.questions import AnyBlock, Evidence, Question, Reserve
@@ -95,9 +96,7 @@ class Member:
         self._times = times
         self._clock = clock
         self._encryption = encryption
-        self._registry = Registry()
-        self._written: dict[str, int] = {}
-        self._revision = 0
+        self._replica = Replica(store)
         self._session = ""
         self._since = 0
         self._away = "it was not asked yet"
@@ -134,6 +133,10 @@ class Member:
         """Why the store cannot be had; "" if it can."""
         return self._away
 
+    @property
+    def _registry(self) -> Registry:
+        return self._replica.registry
+
     # What users ask for.
 
     async def reserve(self, questions: Iterable[Reserve]) -> Evidence:
@@ -158,7 +161,7 @@ class Member:
         keys, needed, lacking = await self._keys(question.record)
         self._pending[question] = tuple(keys)
         try:
-            await self._commit(keys, absent=(*keys, *lacking), present=needed)
+            await self._replica.commit(keys, absent=(*keys, *lacking), present=needed)
         except Conflict as conflict:
             await self._refresh()
             if conflict.keys.intersection(needed):
@@ -184,7 +187,7 @@ class Member:
             # Nobody may have come to have an address of it meanwhile.
             addresses = (f"addresses/{network.id}/{address}" for address in block.cidr)
             try:
-                await self._commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
+                await self._replica.commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
                 await self._call(partial(_keep, block))
             except Conflict as conflict:
                 await self._refresh()
@@ -253,7 +256,7 @@ class Member:
             return
         change = {key: of_network(after)[key]}
         try:
-            await self._commit(change, present=(door,), equal={key: self._registry.items[key]})
+            await self._replica.commit(change, present=(door,), equal={key: self._registry.items[key]})
         except Conflict as conflict:
             await self._refresh()
             raise Forbidden(_SHUT) if door in conflict.keys else changed from None
@@ -270,14 +273,14 @@ class Member:
         door = opened(network.id)
         # Nobody can come from now on, so who is not there now is not there when it goes.
         with suppress(Conflict):
-            await self._commit({door: None}, present=(door,))
+            await self._replica.commit({door: None}, present=(door,))
         await self._refresh()
         here = {one.id: one.name for one in (await self._offers()).offered if one.network == network.id}
         if standing := self._registry.standing(network.id) | here:
-            await self._commit({door: network.id.encode()})
+            await self._replica.commit({door: network.id.encode()})
             raise NetworkInUse(network.name, ((name, identity) for identity, name in standing.items()))
-        await self._commit(dict.fromkeys(of_network(network)))
-        await self._take_back(self._registry.blocks_on(network.id))
+        await self._replica.commit(dict.fromkeys(of_network(network)))
+        await self._replica.take_back(self._registry.blocks_on(network.id))
         await self._teach((), (network,))
 
     async def check(self, network: Network) -> tuple[Finding, ...]:
@@ -402,7 +405,7 @@ class Member:
         lost = {one.id: key for one in offers.offered for key in of_peer(one) if key not in own}
         for one in offers.offered:
             await self._tell_lost(one.id, lost.get(one.id, ""))
-        await self._take_back({key: own[key] for key in known if key in own and key not in wanted})
+        await self._replica.take_back({key: own[key] for key in known if key in own and key not in wanted})
 
     async def _mend_blocks(self, offers: Offers, known: Collection[str]) -> None:
         """Have the store and the engine agree about this host's blocks, and give back those beyond one spare."""
@@ -411,7 +414,7 @@ class Member:
             blocks |= dict.fromkeys(of_block(block, self._node), block)
         for key in blocks.keys() - self._registry.blocks(self._node).keys():
             with suppress(Conflict):
-                await self._commit({key: self._node.encode()}, absent=(key,))
+                await self._replica.commit({key: self._node.encode()}, absent=(key,))
         own = self._registry.blocks(self._node)
         lost = [block for key, block in blocks.items() if key not in own]
         idle: dict[tuple[str, int], list[Block]] = {}
@@ -423,20 +426,14 @@ class Member:
         if lost or spare:
             gone = await self._call(lambda engine: engine.keep_blocks((), lost, spare))
             blocks = {key: block for key, block in blocks.items() if block not in gone}
-        await self._take_back({key: own[key] for key in known if key in own and key not in blocks})
-
-    async def _take_back(self, items: Mapping[str, bytes]) -> None:
-        """Have the store hold *items* no more, but for what is something else there by now."""
-        for part in chunks(items):
-            with suppress(Conflict):
-                await self._commit(dict.fromkeys(part), equal=part)
+        await self._replica.take_back({key: own[key] for key in known if key in own and key not in blocks})
 
     async def _tell_network(self, network: Network) -> None:
         """Have the store know a network again, unless others did that just now."""
         there = self._registry.items
         lacking = {key: value for key, value in of_network(network).items() if there.get(key) != value}
         try:
-            await self._commit(lacking, absent=lacking)
+            await self._replica.commit(lacking, absent=lacking)
         except Conflict as conflict:
             await self._refresh()
             if network.id not in self._registry.networks:
@@ -447,9 +444,9 @@ class Member:
         before = self._registry.items.get(key)
         try:
             if before is None:
-                await self._commit({key: value}, absent=(key,))
+                await self._replica.commit({key: value}, absent=(key,))
             elif key in self._registry.held(self._node):
-                await self._commit({key: value}, equal={key: before})
+                await self._replica.commit({key: value}, equal={key: before})
         except Conflict:
             await self._refresh()
             if key in self._registry.held(self._node):
@@ -553,9 +550,8 @@ class Member:
     async def _meet(self) -> Snapshot:
         """Be known to the store, and know all that it knows."""
         self._moved.clear()
-        snapshot = await self._store.read("")
-        self._registry, self._written, self._revision = Registry(), {}, snapshot.revision
-        self._told_damaged(self._registry.take(snapshot.items))
+        snapshot, changed = await self._replica.begin()
+        self._told_damaged(changed)
         await self._greet()
         await self._recognize()
         self._gone = {}
@@ -584,7 +580,7 @@ class Member:
         address, keys = await self._address(), self._encryption.keys
         here = of_node(Node(self._node, self._name, str(address or ""), self._session, self._since, keys))
         if not here.items() <= self._registry.items.items():
-            await self._commit(here, session=self._session)
+            await self._replica.commit(here, session=self._session)
 
     async def _recognize(self) -> None:
         """See whether the store is the one that it was, or has lost its data."""
@@ -593,7 +589,7 @@ class Member:
         if not there:
             there = secrets.token_hex(16)
             try:
-                await self._commit({CLUSTER: there.encode()}, absent=(CLUSTER,))
+                await self._replica.commit({CLUSTER: there.encode()}, absent=(CLUSTER,))
             except Conflict:
                 there = (await self._store.read(CLUSTER)).items.get(CLUSTER, b"").decode()
                 if not there:
@@ -631,41 +627,13 @@ class Member:
         raise StoreUnavailable("this host has another address")
 
     async def _hear(self, snapshot: Snapshot) -> None:
-        async with aclosing(self._store.watch("", snapshot)) as deltas:
-            async for revision, changes in ((delta.revision, delta.changes) async for delta in deltas):
-                if changes.get(CLUSTER, b"") is None:
-                    # Or it shows us nothing any more, as Consul does where a token may not read.
-                    raise StoreUnavailable("it has lost its data")
-                await self._take_of(revision, changes)
+        async with aclosing(self._replica.news(snapshot)) as news:
+            async for changes in news:
+                await self._take(changes)
 
     async def _refresh(self) -> None:
         """Know all that the store knows now."""
-        snapshot = await self._store.read("")
-        await self._take_of(snapshot.revision, differences(self._registry.items, snapshot.items))
-
-    async def _take_of(self, revision: int, changes: Mapping[str, bytes | None]) -> None:
-        """Know what was so at a *revision*, unless what is known is of a later one."""
-        if revision >= self._revision:
-            # What this host wrote later is not undone.
-            fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
-            self._written = {key: written for key, written in self._written.items() if written > revision}
-            self._revision = revision
-            await self._take(fresh)
-
-    async def _commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
-    ) -> None:
-        """Change the store, and know of the change at once."""
-        revision = await self._store.commit(changes, absent=absent, present=present, equal=equal, session=session)
-        if revision > self._revision:  # else what came of it was heard before the answer, and perhaps what came after
-            self._written.update(dict.fromkeys(changes, revision))
-            self._registry.take(changes)
+        await self._take(await self._replica.missed())
 
     async def _take(self, changes: Mapping[str, bytes | None]) -> None:
         """Know what changed in the store, and have the engine know it."""
@@ -767,7 +735,7 @@ class Member:
         log.warning("node %s is gone, so the %d addresses that it had are free again", node, len(left))
         try:
             for part in chunks(left):
-                await self._commit(dict.fromkeys(part), absent=(f"nodes/{node}",), equal=part)
+                await self._replica.commit(dict.fromkeys(part), absent=(f"nodes/{node}",), equal=part)
         except Conflict:
             await self._refresh()  # it is back
         except StoreUnavailable:
