@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec.structs import replace
 
-from isthmus.containers import rootfs
+from isthmus.containers import groups, rootfs
 from isthmus.containers import spec as oci
 from isthmus.containers.model import ExecWish, Found, Wish
 from isthmus.containers.rootfs import Rootfs
@@ -72,7 +72,7 @@ class Bundles:
             domainname=owner.domainname,
             files=files,
             pid_namespace=namespace_of(wish.pid_mode, "pid"),
-            private_cgroup=wish.cgroup_mode == "private" or (not wish.cgroup_mode and _is_unified()),
+            private_cgroup=wish.cgroup_mode == "private" or (not wish.cgroup_mode and groups.are_unified()),
         )
         if image.machine:
             wish = replace(wish, read_only=True)
@@ -154,8 +154,3 @@ def _available() -> frozenset[str]:
         if line.startswith("CapBnd:"):
             bits = int(line.split()[1], 16)
     return frozenset(name for number, name in enumerate(oci.ALL_CAPABILITIES) if bits >> number & 1)
-
-
-def _is_unified() -> bool:
-    """Whether this machine has control groups of version 2 alone."""
-    return Path("/sys/fs/cgroup/cgroup.controllers").exists()

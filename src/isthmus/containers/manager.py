@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from isthmus import disk
-from isthmus.containers import logs, policy, reading
+from isthmus.containers import groups, logs, policy, reading
 from isthmus.containers import spec as oci
 from isthmus.containers.bundle import Bundles
 from isthmus.containers.execs import Exec, Execs
@@ -183,7 +183,7 @@ class Containers:
         if process is None:
             return False
         self._hold(one, process)
-        one.paused = _is_frozen(one.record.id)
+        one.paused = groups.is_frozen(one.record.id)
         return True
 
     async def _remove_strays(self, live: Iterable[str]) -> None:
@@ -475,6 +475,7 @@ class Containers:
         one.paused = False
         if (self._states / identity).exists():
             await self._runtime.delete(identity)
+        groups.remove(identity)
         one.rootfs.unmount()
         with suppress(NotFound):
             await self._call(lambda engine: engine.remove_sandbox(identity))
@@ -893,13 +894,3 @@ def _check_name(engine: Engine, name: str) -> None:
     for view in engine.sandboxes():
         if view.sandbox.name == name:
             raise name_taken(name, view.sandbox.id)
-
-
-def _is_frozen(identity: str) -> bool:
-    """Whether all processes of a container stand still."""
-    places = (Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup"))
-    with suppress(OSError):
-        return (places[0] / f"isthmus-{identity}" / "freezer.state").read_text().strip() == "FROZEN"
-    with suppress(OSError):
-        return "frozen 1" in (places[1] / f"isthmus-{identity}" / "cgroup.events").read_text()
-    return False

@@ -25,6 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from isthmus.containers import groups
 from isthmus.errors import IsthmusError, NotImplementedHere
 
 RUNTIMES = ("runc", "crun")
@@ -283,7 +284,7 @@ def held(pid_file: Path, identity: str) -> Process | None:
         return None
     with suppress(OSError):
         # It is looked at while it is held, so it is this one that is seen.
-        if f"isthmus-{identity}" in Path(f"/proc/{process.pid}/cgroup").read_text():
+        if groups.has(identity, process.pid):
             return process
     process.close()
     return None

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from isthmus.containers import seccomp
-from isthmus.containers.model import Device, Limits, Mount, Wish
+from isthmus.containers.model import Device, Limits, Mount, Wish, group
 from isthmus.errors import InvalidRequest
 
 Shape = dict[str, object]
@@ -208,7 +208,7 @@ def spec(
         ],
     }
     linux: Shape = {
-        "cgroupsPath": f"/isthmus-{place.id}",
+        "cgroupsPath": f"/{group(place.id)}",
         "namespaces": list(_namespaces(wish, place)),
         "resources": _resources(wish, devices),
         "sysctl": _sysctls(wish, place),

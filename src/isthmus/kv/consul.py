@@ -59,8 +59,8 @@ _PLACE, _AISLE = 5, 2
 _KEPT = 2
 """How many times the patience of the pace an entry stays in the log. Who did not list it for so long is away anyway."""
 
-_REST, _EASE = 0.1, 4
-"""How long, in seconds, a store is left alone after it was read, and how many times as long as it took to answer.
+_EASE = 4
+"""How many times as long as it took to answer a store is left alone after it was read.
 
 What comes next waits so long at most; and where much changes, or many watch, more of it goes in one answer.
 """
@@ -372,7 +372,7 @@ class Consul:
                 if touched and not unsure:
                     began = clock()
                     last, looked = await self._look(touched)
-                    pause = min(max(_REST, _EASE * (clock() - began)), self._servers.pace.patience / 2)
+                    pause = min(_EASE * (clock() - began), self._servers.pace.patience / 2)
                     found = {key: one.content for key, one in looked.items() if key.startswith(since.prefix)}
                     if last > log.index:
                         revision, unsure = max(revision, log.index), touched
