@@ -63,6 +63,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
     daemon, floor = world.Daemon(here), world.Floor(here)
     daemon.start()
     others = list(peers.found(here, held, report.notes)) if {"connect", "containers"} & {*parts} and not alone else []
+    runners = [*peers.runners(here, held, others, report.notes)] if "containers" in parts and not alone else []
     made: list[str] = []
 
     def scale() -> None:
@@ -81,7 +82,7 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "ports": partial(ports.measure, here, daemon, report, path_pace, listings),
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
         "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
-        "containers": partial(containers.measure, here, daemon, others, report, listings),
+        "containers": lambda: containers.measure(here, daemon, runners, report, listings),
         "overlay": partial(overlay.measure, here, report, path_pace, max(20, listings)),
         "scale": scale,
         "restart": lambda: footprint.restart(here, daemon, made, report, restarts),

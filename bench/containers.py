@@ -12,17 +12,16 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from types import MappingProxyType
 from typing import Self
 
 from bench.attach import US
 from bench.client import Client
-from bench.peers import Docker, Peer
+from bench.peers import Runner
 from bench.report import Goal, Report
 from bench.world import Daemon, World, run
 from isthmus.containers.model import Mount, Wish
@@ -34,11 +33,10 @@ MANY = "start {} containers"
 MEMORY = "memory for each container"
 _COMMAND = ["/bin/busybox", "sh", "-c", "echo > /signal/pipe; exec /bin/busybox sleep 1000"]
 _NETWORK = "boxes"
-_NO_MORE: Mapping[str, object] = MappingProxyType({})
 
 
-def measure(world: World, daemon: Daemon, others: Sequence[Peer], report: Report, times: int) -> None:
-    """Measure *times* starts of each kind, by Docker, too, if it is among *others*; many one by one, and at once."""
+def measure(world: World, daemon: Daemon, others: Iterable[Runner], report: Report, times: int) -> None:
+    """Measure *times* starts of each kind, also by *others*; and many containers, one by one and at once."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     runtime, busybox = shutil.which("runc", path=path), shutil.which("busybox", path=path)
     if not (runtime and busybox and shutil.which("conmon", path=path)):
@@ -49,29 +47,60 @@ def measure(world: World, daemon: Daemon, others: Sequence[Peer], report: Report
         (tree / name).mkdir(parents=True)
     shutil.copy(busybox, tree / "bin" / "busybox")
     daemon.add_network(_NETWORK, "10.83.0.0/16")
-    docker = next((one for one in others if isinstance(one, Docker)), None)
-    theirs: dict[str, list[float]] = {"none": [], _NETWORK: []}
+    ours = _Isthmus(daemon, tree)
+    runners = (ours, *others)
     with _Signal(world.directory / "signal") as signal:
-        floor, none, front, sandboxes = [], [], [], []
+        floor, sandboxes = [], []
+        alone: dict[str, list[float]] = {one.name: [] for one in runners}
+        joined: dict[str, list[float]] = {one.name: [] for one in runners}
         for number in range(times):
             floor.append(_run(world, runtime, tree, signal, number))
-            none.append(_start(daemon.api, str(tree), signal, "none"))
-            front.append(_start(daemon.api, str(tree), signal, _NETWORK))
-            if docker:
-                for network, name in (("none", "none"), (_NETWORK, docker.network)):
-                    theirs[network].append(_start(docker.api, docker.image, signal, name, docker.host))
+            for one in runners:
+                alone[one.name].append(_start(one, signal, "none"))
+                joined[one.name].append(_start(one, signal, one.network))
             sandboxes.append(daemon.add_sandbox("plain", _NETWORK))
             daemon.remove_sandbox("plain")
             daemon.settle()
-    for name, ours in (("none", none), (_NETWORK, front)):
-        report.add(START.format(name), "runc run", "ms", floor)
-        report.add(START.format(name), US, "ms", ours, Goal(1.5))
-        if docker:
-            report.add(START.format(name), docker.name, "ms", theirs[name])
-    added = [one - other for one, other in zip(front, none, strict=True)]
+    for kind, took in (("none", alone), ("bridge", joined)):
+        report.add(START.format(kind), "runc run", "ms", floor)
+        for one in runners:
+            report.add(START.format(kind), one.name, "ms", took[one.name], Goal(1.5) if one is ours else None)
+    added = [one - other for one, other in zip(joined[ours.name], alone[ours.name], strict=True)]
     report.add(SHARE, "isthmus, a sandbox", "ms", sandboxes)
     report.add(SHARE, US, "ms", [median(added)], Goal(1.3))
-    _many(daemon, report, tree)
+    _many(daemon, ours, report)
+
+
+class _Isthmus:
+    """Ours, with a directory as the image."""
+
+    name = US
+    network = _NETWORK
+
+    def __init__(self, daemon: Daemon, tree: Path, api: Client | None = None) -> None:
+        self._daemon, self._tree = daemon, tree
+        self._api = api or daemon.api
+
+    @contextmanager
+    def beside(self) -> Iterator["_Isthmus"]:
+        """The same, by a connection of its own."""
+        api = Client(self._daemon.socket)
+        yield _Isthmus(self._daemon, self._tree, api)
+        api.close()
+
+    def create(self, command: Sequence[str], network: str, bind: str = "") -> str:
+        """Make a container; its ID."""
+        host = {"NetworkMode": network, "Binds": [bind] if bind else []}
+        body = {"Image": str(self._tree), "Cmd": [*command], "HostConfig": host}
+        return str(self._api.do("POST", "/containers/create", body).json()["Id"])
+
+    def start(self, identity: str) -> None:
+        """Start it."""
+        self._api.do("POST", f"/containers/{identity}/start")
+
+    def remove(self, identity: str) -> None:
+        """Kill and remove it."""
+        self._api.do("DELETE", f"/containers/{identity}?force=1")
 
 
 class _Signal:
@@ -125,53 +154,43 @@ def _run(world: World, runtime: str, tree: Path, signal: _Signal, number: int) -
     return took[0]
 
 
-def _create(api: Client, image: str, command: list[str], network: str, host: Mapping[str, object] = _NO_MORE) -> str:
-    body = {"Image": image, "Cmd": command, "HostConfig": {"NetworkMode": network, **host}}
-    return str(api.do("POST", "/containers/create", body).json()["Id"])
-
-
-def _start(api: Client, image: str, signal: _Signal, network: str, host: Mapping[str, object] = _NO_MORE) -> float:
-    """The milliseconds until a program runs that the engine at *api* was asked to start."""
-    identity = _create(api, image, _COMMAND, network, {"Binds": [f"{signal.directory}:/signal"], **host})
+def _start(runner: Runner, signal: _Signal, network: str) -> float:
+    """The milliseconds until a program runs that *runner* was asked to start."""
+    identity = runner.create(_COMMAND, network, f"{signal.directory}:/signal")
     with signal.timed() as took:
-        api.do("POST", f"/containers/{identity}/start")
-    api.do("DELETE", f"/containers/{identity}?force=1")
+        runner.start(identity)
+    runner.remove(identity)
     return took[0]
 
 
-def _many(daemon: Daemon, report: Report, tree: Path, count: int = 100) -> None:
+def _many(daemon: Daemon, ours: _Isthmus, report: Report, count: int = 100) -> None:
     """Containers one after another, then as many at once; and what they take of memory."""
     sleep = ["/bin/busybox", "sleep", "1000"]
-    before = daemon.resident()
-    began = time.perf_counter_ns()
-    made = []
-    for _ in range(count):
-        made.append(_create(daemon.api, str(tree), sleep, _NETWORK))
-        daemon.api.do("POST", f"/containers/{made[-1]}/start")
+
+    def begun(by: _Isthmus) -> str:
+        identity = by.create(sleep, _NETWORK)
+        by.start(identity)
+        return identity
+
+    def one(_number: int) -> str:
+        with ours.beside() as by:
+            return begun(by)
+
+    before, began = daemon.resident(), time.perf_counter_ns()
+    made = [begun(ours) for _ in range(count)]
     one_by_one = (time.perf_counter_ns() - began) / 1e6
     report.add(MEMORY, "isthmus, of the daemon", "KiB", [(daemon.resident() - before) * 1024 / count])
     report.add(MEMORY, "conmon", "KiB", [_monitors(made) / count])
-    _remove(daemon, made)
+    for identity in made:
+        ours.remove(identity)
     began = time.perf_counter_ns()
     with ThreadPoolExecutor(16) as pool:
-
-        def one(_number: int) -> str:
-            api = Client(daemon.socket)
-            identity = _create(api, str(tree), sleep, _NETWORK)
-            api.do("POST", f"/containers/{identity}/start")
-            api.close()
-            return identity
-
-        at_once = list(pool.map(one, range(count)))
+        made = list(pool.map(one, range(count)))
     together = (time.perf_counter_ns() - began) / 1e6
-    _remove(daemon, at_once)
+    for identity in made:
+        ours.remove(identity)
     report.add(MANY.format(count), "isthmus, one after another", "ms", [one_by_one])
     report.add(MANY.format(count), "isthmus, 16 at a time", "ms", [together])
-
-
-def _remove(daemon: Daemon, identities: list[str]) -> None:
-    for identity in identities:
-        daemon.api.do("DELETE", f"/containers/{identity}?force=1")
 
 
 def _monitors(identities: list[str]) -> float:

@@ -6,11 +6,10 @@ import os
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from shutil import which
-from types import MappingProxyType
 from typing import Protocol
 
 from bench.client import Client
@@ -30,6 +29,34 @@ class Peer(Protocol):
 
     def detach(self) -> float:
         """Detach; return the milliseconds that took."""
+
+
+class Runner(Protocol):
+    """An engine that runs containers. It has an image with busybox, and a bridge network of the name *network*."""
+
+    name: str
+    network: str
+
+    def create(self, command: Sequence[str], network: str, bind: str) -> str:
+        """Make a container on a network, with a directory bound into it (`HOST:CONTAINER`); its ID."""
+
+    def start(self, identity: str) -> None:
+        """Start it."""
+
+    def remove(self, identity: str) -> None:
+        """Kill and remove it."""
+
+
+def runners(world: World, held: ExitStack, peers: Iterable[Peer], notes: list[str]) -> Iterator[Runner]:
+    """Those of *peers* that run containers, and podman if it is there."""
+    yield from (one for one in peers if isinstance(one, Docker))
+    if program := which("podman"):
+        try:
+            yield _Podman(world, held, program)
+        except (RuntimeError, OSError) as error:
+            notes.append(f"Podman is not measured: {error}.")
+    else:
+        notes.append("Podman is not measured: it is not in PATH.")
 
 
 def found(world: World, held: ExitStack, notes: list[str]) -> Iterator[Peer]:
@@ -59,9 +86,6 @@ class Docker:
     """dockerd, with an image `bench`, a network `bench`, and a container that is connected to that, through the API."""
 
     network = "bench"
-    image = "bench"
-    host = MappingProxyType({"CgroupParent": f"/{CGROUP}"})
-    """What each container has to be made with, so that nothing of it is left."""
 
     def __init__(self, world: World, held: ExitStack, program: str) -> None:
         directory = world.directory / "docker"
@@ -90,31 +114,45 @@ class Docker:
             return True
 
         wait_for(answers, "dockerd", 0.1)
-        self.api = api = Client(socket)
-        api.do("POST", f"/images/create?fromSrc=-&repo={self.image}", _image(world.build("load", "-static")))
+        self._api = api = Client(socket)
+        api.do("POST", "/images/create?fromSrc=-&repo=bench", _image(world.build("load", "-static")))
         api.do(
             "POST",
             "/networks/create",
             {"Name": self.network, "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.61.0.0/16"}]}},
         )
-        host = {**self.host, "SecurityOpt": ["seccomp=unconfined"]}
-        body = {"Image": self.image, "Cmd": ["/load", "wait"], "HostConfig": host}
+        host = {"CgroupParent": f"/{CGROUP}", "SecurityOpt": ["seccomp=unconfined"]}
+        body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host}
         self._container = api.do("POST", "/containers/create?name=one", body).json()["Id"]
         api.do("POST", f"/containers/{self._container}/start")
         self.name = "Docker " + api.do("GET", "/version").json()["Version"]
 
+    def create(self, command: Sequence[str], network: str, bind: str) -> str:
+        """Make a container, in a control group that is taken away in the end; its ID."""
+        host = {"CgroupParent": f"/{CGROUP}", "NetworkMode": network, "Binds": [bind]}
+        body = {"Image": "bench", "Cmd": [*command], "HostConfig": host}
+        return str(self._api.do("POST", "/containers/create", body).json()["Id"])
+
+    def start(self, identity: str) -> None:
+        """Start it."""
+        self._api.do("POST", f"/containers/{identity}/start")
+
+    def remove(self, identity: str) -> None:
+        """Kill and remove it."""
+        self._api.do("DELETE", f"/containers/{identity}?force=1")
+
     def attach(self) -> float:
         """Connect the container."""
-        return self.api.do("POST", f"/networks/{self.network}/connect", {"Container": self._container}).took
+        return self._api.do("POST", f"/networks/{self.network}/connect", {"Container": self._container}).took
 
     def detach(self) -> float:
         """Disconnect it."""
-        return self.api.do("POST", f"/networks/{self.network}/disconnect", {"Container": self._container}).took
+        return self._api.do("POST", f"/networks/{self.network}/disconnect", {"Container": self._container}).took
 
     def _end(self) -> None:
         if self._process.poll() is None:
             if hasattr(self, "_container"):
-                self.api.send("DELETE", f"/containers/{self._container}?force=1")
+                self._api.send("DELETE", f"/containers/{self._container}?force=1")
             self._process.terminate()
             self._process.wait(30)
 
@@ -127,6 +165,62 @@ def _image(program: Path) -> bytes:
         if busybox := which("busybox"):
             archive.add(busybox, "bin/busybox")
     return made.getvalue()
+
+
+class _Podman:
+    """Podman, without a daemon: each step is a program, and netavark makes the network."""
+
+    network = "bench"
+
+    def __init__(self, world: World, held: ExitStack, program: str) -> None:
+        home = world.directory / "podman"
+        for name in ("tmp", "networks"):
+            (home / name).mkdir(parents=True)
+        helpers = [*(str(Path(path).parent) for path in NETAVARK), str(Path(program).parents[1] / "lib" / "podman")]
+        (home / "containers.conf").write_text(
+            f'[engine]\nhelper_binaries_dir = {json.dumps(helpers)}\ncgroup_manager = "cgroupfs"\n'
+            f'events_logger = "none"\nruntime = "runc"\n[containers]\ncgroups = "enabled"\n'
+            f'[network]\nnetwork_backend = "netavark"\nnetwork_config_dir = "{home}/networks"\n'
+        )
+        (home / "storage.conf").write_text(
+            f'[storage]\ndriver = "vfs"\ngraphroot = "{home}/images"\nrunroot = "{home}/run"\n'
+        )
+        (home / "policy.json").write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
+        self._environment = {
+            "CONTAINERS_CONF": f"{home}/containers.conf",
+            "CONTAINERS_STORAGE_CONF": f"{home}/storage.conf",
+            "HOME": str(home),
+        }
+        self._words = [*on(add_host("podman")), program, "--tmpdir", f"{home}/tmp"]
+        (home / "image.tar").write_bytes(_image(world.build("load", "-static")))
+        self._do("import", f"--signature-policy={home}/policy.json", f"{home}/image.tar", "bench")
+        self._do("network", "create", "--subnet", "10.64.0.0/16", self.network)
+        self.name = f"Podman {self._do('version', '--format', '{{.Client.Version}}').strip()}"
+        self._made: set[str] = set()
+        held.callback(self._end)
+
+    def create(self, command: Sequence[str], network: str, bind: str) -> str:
+        """Make a container, in a control group that is taken away in the end; its ID."""
+        flags = (f"--network={network}", f"--volume={bind}", f"--cgroup-parent=/{CGROUP}")
+        identity = self._do("create", *flags, "bench", *command).strip()
+        self._made.add(identity)
+        return identity
+
+    def start(self, identity: str) -> None:
+        """Start it."""
+        self._do("start", identity)
+
+    def remove(self, identity: str) -> None:
+        """Kill and remove it."""
+        self._do("rm", "--force", "--time=0", identity)
+        self._made.discard(identity)
+
+    def _end(self) -> None:
+        for identity in tuple(self._made):
+            self.remove(identity)
+
+    def _do(self, *words: str) -> str:
+        return run(*self._words, *words, environment=self._environment)
 
 
 class _Cni:

@@ -53,8 +53,9 @@ def enter(arguments: Sequence[str], module: str = "bench") -> int | None:
             return 130
         finally:
             for group in (*Path("/sys/fs/cgroup").glob(CGROUP), *Path("/sys/fs/cgroup").glob(f"*/{CGROUP}")):
-                with contextlib.suppress(OSError):
-                    group.rmdir()
+                for inner in sorted(group.glob("**/"), reverse=True):
+                    with contextlib.suppress(OSError):
+                        inner.rmdir()
     return done.returncode
 
 
