@@ -30,6 +30,7 @@ from isthmus.model import DhcpLease, IPAddress, Network
 from isthmus.options import Probe
 from isthmus.questions import Evidence, Question, Reserve, Unanswered, WhichLease, WhoHas
 from isthmus.requests import EndpointRequest, NetworkRequest, NetworkUpdate, SandboxRequest
+from isthmus.tasks import together
 from isthmus.views import Checked, Created, Event, Finding, LanClient, Standing
 from isthmus.wire.advice import Finding as Trial
 from isthmus.wire.advice import Verdict, advice
@@ -253,11 +254,18 @@ class Lan:
                     leases.append(question)
                 case Reserve():
                     reserved.append(question)
-        async with asyncio.TaskGroup() as group:
-            probes = {where: group.create_task(self._probe(*where, holders)) for where, holders in addresses.items()}
-            granted = {question.key: group.create_task(self._acquire(question)) for question in leases}
-        holders = {(segment, one): mac for (segment, _), task in probes.items() for one, mac in task.result().items()}
-        evidence = Evidence(holders, {key: task.result() for key, task in granted.items()})
+        holders: dict[tuple[str, IPAddress], str] = {}
+        granted: dict[tuple[str, str, int], DhcpLease | None] = {}
+
+        async def look(segment: str, probe: Probe, asked: Mapping[IPAddress, str]) -> None:
+            found = await self._probe(segment, probe, asked)
+            holders.update({(segment, address): mac for address, mac in found.items()})
+
+        async def acquire(question: WhichLease) -> None:
+            granted[question.key] = await self._acquire(question)
+
+        await together(*(look(*where, asked) for where, asked in addresses.items()), *map(acquire, leases))
+        evidence = Evidence(holders, granted)
         return evidence | await self._pool.reserve(reserved) if self._pool and reserved else evidence
 
     async def _probe(self, segment: str, probe: Probe, asked: Mapping[IPAddress, str]) -> Mapping[IPAddress, str]:

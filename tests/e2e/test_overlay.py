@@ -242,6 +242,7 @@ def test_a_store_that_says_nothing_is_away(three: Cluster) -> None:
     """It keeps its connections, as a machine does that hangs; nobody waits for it for long."""
     multi = three.network("multi", "--subnet 10.0.9.0/24")
     tenants = multi.one_each()
+    multi.settled(tenants)
     three.store.pause()
     try:
         status, answer = attach(three.hosts[0], "late", "multi")

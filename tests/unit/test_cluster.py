@@ -33,6 +33,7 @@ from isthmus.errors import (
 )
 from isthmus.kernel import Missed, Scope
 from isthmus.kernel.fake import FakeKernel
+from isthmus.kv import Snapshot
 from isthmus.kv.memory import Cluster, Memory
 from isthmus.lan import Lan
 from isthmus.model import HOST, Host, HostLink, Network, pairs
@@ -62,9 +63,11 @@ async def until(done: Callable[[], bool]) -> None:
 
 
 class Store(Cluster):
-    """A store whose answers to commits can come *late*."""
+    """A store whose answers to commits can come *late*, and which does not answer who reads it if it is *silent*."""
 
     late: asyncio.Event | None = None
+    silent = False
+    unheard = 0
 
 
 class Client(Memory):
@@ -73,6 +76,17 @@ class Client(Memory):
     def __init__(self, store: Store) -> None:
         super().__init__(store)
         self._store = store
+
+    async def read(self, prefix: str) -> Snapshot:
+        """What there is, as one hears it who does not wait for long."""
+        if self._store.silent:
+            try:
+                async with asyncio.timeout(0):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                self._store.unheard += 1
+                raise StoreUnavailable("no answer in time") from None
+        return await super().read(prefix)
 
     async def commit(self, changes: Mapping[str, bytes | None], **guards: Any) -> int:  # noqa: ANN401 - as it is
         """Do *changes*."""
@@ -391,6 +405,22 @@ def test_while_the_store_is_away_what_stands_goes_on(hosts: Hosts) -> None:
         await until(lambda: hosts.agree)
         assert hosts.addresses == ["10.0.9.2"]
         assert await three.sandbox("c") == "10.0.9.3/24"
+
+    hosts.run(test)
+
+
+def test_a_store_that_was_lost_and_then_says_nothing_is_found_again(hosts: Hosts) -> None:
+    """Nobody who looks for it gives up, however often he was not answered in time."""
+
+    async def test(*all_: Machine) -> None:
+        hosts.cluster.silent = True
+        hosts.cluster.stop()
+        await until(lambda: all(host.member.away for host in all_))
+        hosts.cluster.start()
+        before = hosts.cluster.unheard
+        await until(lambda: hosts.cluster.unheard > before + 6)
+        hosts.cluster.silent = False
+        await hosts.there()
 
     hosts.run(test)
 

@@ -36,6 +36,7 @@ from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot
 from isthmus.lan import Call
 from isthmus.model import Block, IPAddress, Network, Peer
 from isthmus.questions import AnyBlock, Evidence, Question, Reserve
+from isthmus.tasks import together
 from isthmus.views import Event, Finding, NodeView, Offers
 from isthmus.wireguard import PREFIX
 
@@ -540,8 +541,6 @@ class Member:
                 if self._away != str(error):
                     log.warning("the cluster store is away, and what stands goes on: %s", error)
                 self._away = str(error)
-            if self._closing:
-                return  # a group of tasks that fails as it is cancelled forgets the latter (Python 3.11)
             # Connections of before lead nowhere, and a watch on one would hear nothing for long.
             await self._store.close()
             await asyncio.sleep(pause)
@@ -605,16 +604,7 @@ class Member:
 
     async def _follow(self, snapshot: Snapshot) -> None:
         """Renew the session and hear what changes, until the store is lost."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._renew())
-                group.create_task(self._hear(snapshot))
-                group.create_task(self._move())
-        except ExceptionGroup as group:
-            lost, others = group.split((StoreUnavailable, SessionLost))
-            if others or lost is None:
-                raise
-            raise StoreUnavailable("; ".join(map(str, lost.exceptions))) from None
+        await together(self._renew(), self._hear(snapshot), self._move())
 
     async def _renew(self) -> None:
         while True:
