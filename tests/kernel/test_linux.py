@@ -89,6 +89,17 @@ def only(*operations: Operation) -> Plan:
 
 
 @apart
+def test_a_file_whose_namespace_is_gone_goes_at_the_start(tmp_path: Path) -> None:
+    """A daemon that dies in the midst of a removal leaves it; others stay."""
+    with started(tmp_path) as kernel:
+        kernel.apply(Plan((), (), (Make(Namespace("stays")),), ()))
+    (tmp_path / "netns" / "gone").touch()
+    with started(tmp_path) as kernel:
+        assert [place.name for place in (tmp_path / "netns").iterdir()] == ["stays"]
+        assert Namespace("stays") in kernel.observe(Scope(everything=True))
+
+
+@apart
 def test_what_is_made_is_there_for_others_to_see_and_works(tmp_path: Path) -> None:
     """A container is attached for this."""
     with started(tmp_path) as kernel:

@@ -128,9 +128,12 @@ class Spaces:
         self._limit = max(64, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4)
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
-        for name in filter(self._is_mounted, self.names()):
-            with contextlib.suppress(FileExistsError):
-                self._make_known(name)
+        for name in self.names():
+            if self._is_mounted(name):
+                with contextlib.suppress(FileExistsError):
+                    self._make_known(name)
+            else:
+                os.unlink(self._directory + name)  # who died between the two steps of `bind` or `unbind` left it
 
     def close(self) -> None:
         """Give all descriptors back; the namespaces stay."""
