@@ -58,8 +58,8 @@ def measure(world: World, daemon: Daemon, others: Iterable[Runner], report: Repo
             for one in runners:
                 alone[one.name].append(_start(one, signal, "none"))
                 joined[one.name].append(_start(one, signal, one.network))
-            sandboxes.append(daemon.add_sandbox("plain", _NETWORK))
-            daemon.remove_sandbox("plain")
+            sandboxes.append(daemon.add_sandbox("beside", _NETWORK))
+            daemon.remove_sandbox("beside")
             daemon.settle()
     for kind, took in (("none", alone), ("bridge", joined)):
         report.add(START.format(kind), "runc run", "ms", floor)
