@@ -21,13 +21,16 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bench.client import Client
+from isthmus.containers import groups
+from isthmus.containers.model import group
 from isthmus.kernel.linux import DYING
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 60
 """How long to wait for anything to become ready, in seconds."""
 
-CGROUP = "isthmus-bench"
+_NAME = "bench"
+CGROUP = group(_NAME)
 """Below which control group the containers of other engines are, so that it can be removed."""
 
 _READY = re.compile(r"ready after ([0-9.]+) s, with (\d+) operations")
@@ -52,10 +55,7 @@ def enter(arguments: Sequence[str], module: str = "bench") -> int | None:
         except KeyboardInterrupt:
             return 130
         finally:
-            for group in (*Path("/sys/fs/cgroup").glob(CGROUP), *Path("/sys/fs/cgroup").glob(f"*/{CGROUP}")):
-                for inner in sorted(group.glob("**/"), reverse=True):
-                    with contextlib.suppress(OSError):
-                        inner.rmdir()
+            groups.remove(_NAME)
     return done.returncode
 
 

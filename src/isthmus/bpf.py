@@ -16,12 +16,6 @@ A program that returns 0 for a message drops it.
 """
 
 LOAD_WORD, LOAD_HALF, LOAD_BYTE, LOAD_VALUE = 0x20, 0x28, 0x30, 0x00
-LOAD_ATTRIBUTE = 0xFFFF_F00C
-"""As the operand of LOAD_WORD: where in a netlink message the attribute is whose type is in the second register.
-
-It is sought from the offset in the first register on; 0 if there is none (`SKF_AD_NLATTR`).
-"""
-
 SECOND_VALUE, COPY, COPY_BACK, COPY_HEADER_LENGTH = 0x01, 0x07, 0x87, 0xB1
 """To the second register: a value, or the first one; from it to the first; to it the length of an IPv4 header."""
 
@@ -31,9 +25,18 @@ LOAD_BYTE_BEYOND, LOAD_HALF_BEYOND, LOAD_WORD_BEYOND = 0x50, 0x48, 0x40
 IF_EQUAL, IF_COPY_EQUAL, IF_AT_LEAST, IF_BITS, SKIP, RETURN = 0x15, 0x1D, 0x35, 0x45, 0x05, 0x06
 EVERYTHING = 0xFFFF_FFFF
 
+_LOAD_ATTRIBUTE = 0xFFFF_F00C  # SKF_AD_NLATTR, for LOAD_WORD: its type is in the second register
 _SO_ATTACH_FILTER = 26
 _PROGRAM = Struct("@HP")  # struct sock_fprog: number of instructions, their address
 _INSTRUCTION = Struct("=HBBI")  # struct sock_filter: operation, jump if true, jump if false, operand
+
+
+def attribute(kind: int, begin: int) -> tuple[Instruction, ...]:
+    """To the first register: where in a netlink message the attribute *kind* is, sought from *begin* on; 0 if nowhere.
+
+    The second register is used for that.
+    """
+    return ((SECOND_VALUE, 0, 0, kind), (LOAD_VALUE, 0, 0, begin), (LOAD_WORD, 0, 0, _LOAD_ATTRIBUTE))
 
 
 def attach(hearer: socket.socket, program: Iterable[Instruction]) -> None:

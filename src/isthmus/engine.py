@@ -368,15 +368,7 @@ class Engine:
         if after == before:
             return
         spent = self._decide.left_behind(after)
-        try:
-            self._put_network(after, drop=spent)
-        except (IsthmusError, ExceptionGroup) as refusal:
-            try:
-                self._put_network(before, with_it=spent)
-            except (IsthmusError, ExceptionGroup) as again:
-                # What is wanted is recorded, so the next look at it goes on.
-                refusal.add_note(f"and it could not be changed back whole: {again}")
-            raise
+        _or_back(lambda: self._put_network(after, drop=spent), lambda: self._put_network(before, with_it=spent))
         self._announce("network", "update", after.id, {"name": after.name, "type": after.driver})
 
     def updated(self, name: str, request: NetworkUpdate) -> tuple[Network, Network]:
@@ -440,10 +432,13 @@ class Engine:
         endpoint = self._decide.endpoint(user, target, request, evidence)
         self._refuse_waiting((endpoint,))
         way_out = self._way_out(user, (*self._state.of_sandbox(user.id), endpoint))
-        # By a way out that is there already, others may be called from now on than before.
-        enclosed = BUILTIN[target.driver].traits(target).enclosed
-        before = self._sandbox(user.netns).scope if enclosed else Scope()
-        self._carry_out((endpoint, *way_out), lambda: render.together(self._sandbox(user.netns), Area((), before)))
+        area = partial(self._sandbox, user.netns)
+        if BUILTIN[target.driver].traits(target).enclosed:
+            # By a way out that is there already, others may be called from now on than before.
+            before = Area((), area().scope)
+            self._carry_out((endpoint, *way_out), lambda: render.together(area(), before))
+        else:
+            self._carry_out((endpoint, *way_out), area)
         self._settle_way_out(user)
         self._announce_endpoint("connect", target, user)
 
@@ -488,15 +483,11 @@ class Engine:
         after = self._decide.changed(before, key, value)
         if after == before:
             return
-        try:
-            self._put_changed(user, after)
-        except (IsthmusError, ExceptionGroup) as refusal:
-            try:
-                self._put_changed(user, self._decide.changed(before, key, dict(before.options).get(key, OFF)))
-            except (IsthmusError, ExceptionGroup) as again:
-                # What is wanted is recorded, so the next look at it goes on.
-                refusal.add_note(f"and it could not be changed back whole: {again}")
-            raise
+
+        def back() -> None:
+            self._put_changed(user, self._decide.changed(before, key, dict(before.options).get(key, OFF)))
+
+        _or_back(lambda: self._put_changed(user, after), back)
         self._announce_endpoint(key.removeprefix("isthmus."), target, user)
 
     def _put_changed(self, user: Sandbox, endpoint: Endpoint) -> None:
@@ -1024,6 +1015,19 @@ def _advertised(wanted: str, host: Host) -> IPAddress | None:
     own = [address for one in host.links for address in one.addresses]
     usable = [one.ip for one in (link.addresses if link else own) if not one.is_link_local]
     return next((one for one in sorted(usable, key=lambda one: one.version) if link or str(one) == wanted), None)
+
+
+def _or_back(change: Callable[[], None], back: Callable[[], None]) -> None:
+    """Do *change*; if that is refused, do *back*, and raise the refusal."""
+    try:
+        change()
+    except (IsthmusError, ExceptionGroup) as refusal:
+        try:
+            back()
+        except (IsthmusError, ExceptionGroup) as again:
+            # What is wanted is recorded, so the next look at it goes on.
+            refusal.add_note(f"and it could not be changed back whole: {again}")
+        raise
 
 
 class _Stage:

@@ -181,11 +181,12 @@ class Lan:
 
     async def update_network(self, name: str, request: NetworkUpdate) -> None:
         """As `Engine.update_network`, for all hosts if it is shared."""
-        before, after = await self._call(lambda engine: engine.updated(name, request))
-        if self._pool and before.scope == "global":
-            await self._pool.update_network(before, after)  # by which the engine hears of it, like every host's
+        record = (await self._call(lambda engine: engine.network(name))).network
+        if self._pool and record.scope == "global":
+            # By this the engine hears of it, like every host's.
+            await self._pool.update_network(*await self._call(lambda engine: engine.updated(record.id, request)))
         else:
-            await self._call(lambda engine: engine.update_network(before.id, request))
+            await self._call(lambda engine: engine.update_network(record.id, request))
 
     async def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
         """As `Engine.prune_networks`; what is shared goes for all hosts, if nobody is on it anywhere."""

@@ -92,7 +92,8 @@ def sandbox(
     endpoints = state.endpoints_in(netns)
     removing = {user.id for user in users if user.removing}
     staying = _staying(state, endpoints, waiting)
-    rules = {one.key for one in policing.elements(_standing_with(state, endpoints))}
+    held = tuple(policing.elements(_standing_with(state, endpoints)))
+    rules = {one.key for one in held}
     for endpoint in endpoints:
         network = state.networks[endpoint.network]
         settings = tuple(_sysctls(endpoint, netns))
@@ -108,7 +109,8 @@ def sandbox(
             wanted.extend(resources)
             wanted.extend(settings)
             wanted.extend(_leased_routes(network, endpoint, netns))
-    wanted.extend(policing.elements(_standing_with(state, staying)))
+    # Most often nobody goes.
+    wanted.extend(held if len(staying) == len(endpoints) else policing.elements(_standing_with(state, staying)))
     for touched in dict.fromkeys(endpoint.network for endpoint in endpoints):
         ways = tuple(_reach(state, touched, lambda _: True))
         # Most often the host has no place there, or one that is the same without these endpoints.

@@ -5,7 +5,7 @@ from contextlib import aclosing, suppress
 
 from isthmus.cluster.registry import CLUSTER, Changed, Registry, chunks
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, SharedStore, Snapshot, differences
+from isthmus.kv import Conflict, Delta, SharedStore, Snapshot, differences
 
 
 class Replica:
@@ -34,16 +34,16 @@ class Replica:
             StoreUnavailable: the store was lost, or has lost its data.
         """
         async with aclosing(self._store.watch("", since)) as deltas:
-            async for revision, changes in ((delta.revision, delta.changes) async for delta in deltas):
-                if changes.get(CLUSTER, b"") is None:
+            async for delta in deltas:
+                if delta.changes.get(CLUSTER, b"") is None:
                     # Or it shows us nothing any more, as Consul does where a token may not read.
                     raise StoreUnavailable("it has lost its data")
-                yield self._fresh(revision, changes)
+                yield self._fresh(delta)
 
     async def missed(self) -> Mapping[str, bytes | None]:
         """What is otherwise in the store now than it is known here."""
         snapshot = await self._store.read("")
-        return self._fresh(snapshot.revision, differences(self.registry.items, snapshot.items))
+        return self._fresh(Delta(snapshot.revision, differences(self.registry.items, snapshot.items)))
 
     async def commit(
         self,
@@ -66,12 +66,12 @@ class Replica:
             with suppress(Conflict):
                 await self.commit(dict.fromkeys(part), equal=part)
 
-    def _fresh(self, revision: int, changes: Mapping[str, bytes | None]) -> Mapping[str, bytes | None]:
-        """What is news of *changes*, which were so at a *revision*: nothing, if what is known is of a later one."""
-        if revision < self._revision:
+    def _fresh(self, delta: Delta) -> Mapping[str, bytes | None]:
+        """What is news of a *delta*: nothing, if what is known is of a later revision."""
+        if delta.revision < self._revision:
             return {}
         # What this host wrote later is not undone.
-        fresh = {key: value for key, value in changes.items() if revision >= self._written.get(key, 0)}
-        self._written = {key: written for key, written in self._written.items() if written > revision}
-        self._revision = revision
+        fresh = {key: value for key, value in delta.changes.items() if delta.revision >= self._written.get(key, 0)}
+        self._written = {key: written for key, written in self._written.items() if written > delta.revision}
+        self._revision = delta.revision
         return fresh

@@ -82,11 +82,12 @@ class Images:
         """Clear away what a dead daemon was unpacking, images that are not whole, and layers that no image has."""
         for place in (self._layers, self._images, self._coming):
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for place in self._images.iterdir():
-            if why := self._flaw(place):
-                log.error("the image %s is not whole, and is removed: %s", place.name[:12], why)
-                _discard(place)
-        disk.settle(self._images)
+        flaws = {place: why for place in self._images.iterdir() if (why := self._flaw(place))}
+        for place, why in flaws.items():
+            log.error("the image %s is not whole, and is removed: %s", place.name[:12], why)
+            _discard(place)
+        if flaws:
+            disk.settle(self._images)
         try:
             self._names()
         except (msgspec.MsgspecError, InvalidRequest) as error:

@@ -129,11 +129,11 @@ class Spaces:
         self._names: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
         for name in self.names():
-            if self._is_mounted(name):
-                with contextlib.suppress(FileExistsError):
+            with contextlib.suppress(OSError):
+                if self._is_mounted(name):
                     self._make_known(name)
-            else:
-                os.unlink(self._directory + name)  # who died between the two steps of `bind` or `unbind` left it
+                else:
+                    os.unlink(self._directory + name)  # who died between the two steps of `bind` or `unbind` left it
 
     def close(self) -> None:
         """Give all descriptors back; the namespaces stay."""
