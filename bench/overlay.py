@@ -25,7 +25,7 @@ from bench.report import Goal, Report
 from bench.stores import STORES, Server, program
 from bench.world import Daemon, World, add_host, ip, on, process, wait_for
 from isthmus.kernel import namespaces
-from isthmus.kv import SharedStore
+from isthmus.kv import Guards, SharedStore
 from isthmus.kv.opening import open_store
 
 ATTACH = "make a sandbox on an overlay network, store {}"
@@ -120,7 +120,7 @@ def _attach(  # noqa: PLR0917
 async def _commit(client: SharedStore, key: str) -> float:
     """How many milliseconds it takes to make a key of its own, as an attach does."""
     began = time.perf_counter_ns()
-    await client.commit({key: _VALUE}, absent=(key,))
+    await client.commit({key: _VALUE}, Guards(absent=(key,)))
     return (time.perf_counter_ns() - began) / 1e6
 
 

@@ -36,7 +36,7 @@ from isthmus.addresses import Subnet
 from isthmus.cluster.registry import Node, chunks, of_network, of_node, of_peer, opened
 from isthmus.drivers.overlay import VXLANS
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import PATIENCE, SharedStore
+from isthmus.kv import PATIENCE, Guards, SharedStore
 from isthmus.kv.opening import open_store
 from isthmus.model import Network, Peer, pairs
 
@@ -428,8 +428,8 @@ class Simulation:
             async with self._gate:
                 gone, come = of_peer(before), of_peer(after)
                 try:
-                    await self._client.commit(dict.fromkeys(gone), equal=gone)
-                    await self._client.commit(come, absent=come, present=(opened(MANY.id),))
+                    await self._client.commit(dict.fromkeys(gone), Guards(equal=gone))
+                    await self._client.commit(come, Guards(absent=come, present=(opened(MANY.id),)))
                     done[after.id] = time.monotonic()
                 except StoreUnavailable as error:
                     self._failures.append(error)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import LIMIT, SIZE, Conflict, Delta, SessionLost, SharedStore, Snapshot
+from isthmus.kv import LIMIT, SIZE, Conflict, Delta, Guards, SessionLost, SharedStore, Snapshot
 from isthmus.kv.consul import Consul
 from isthmus.kv.etcd import Etcd
 from isthmus.kv.opening import open_store
@@ -194,9 +194,7 @@ def test_a_commit_whose_guards_hold_is_done(shared: Servers) -> None:
 
     async def work(store: SharedStore) -> None:
         await store.commit({"a": b"1", "b": b"", "c": b"3"})
-        await store.commit(
-            {"n": b"1", "a": b"2", "b": None}, absent=["n"], present=["a", "c"], equal={"b": b"", "c": b"3"}
-        )
+        await store.commit({"n": b"1", "a": b"2", "b": None}, Guards(["n"], ["a", "c"], {"b": b"", "c": b"3"}))
         assert (await store.read("")).items == {"a": b"2", "c": b"3", "n": b"1"}
 
     use(shared, work)
@@ -222,7 +220,7 @@ def test_a_commit_with_a_guard_that_fails_changes_nothing(
     async def work(store: SharedStore) -> None:
         await store.commit({"a": b"1", "b": b""})
         with pytest.raises(Conflict) as told:
-            await store.commit({"a": None, "c": b"1"}, **guards)
+            await store.commit({"a": None, "c": b"1"}, Guards(**guards))
         assert told.value.keys == failed
         assert (await store.read("")).items == {"a": b"1", "b": b""}
 
@@ -236,7 +234,7 @@ def test_of_many_that_want_one_address_one_gets_it(shared: Servers) -> None:
     async def want(number: int) -> int | BaseException:
         async with client(shared, root) as store:
             changes: dict[str, bytes | None] = {"address/10.0.0.2": b"%d" % number, f"host/{number}": b"1"}
-            return await store.commit(changes, absent=["address/10.0.0.2"])
+            return await store.commit(changes, Guards(absent=["address/10.0.0.2"]))
 
     async def race() -> None:
         answers = await asyncio.gather(*map(want, range(50)), return_exceptions=True)
@@ -259,7 +257,7 @@ def test_what_is_too_large_is_a_mistake(shared: Servers) -> None:
         await store.commit({"b": b"x" * SIZE})
         assert len((await store.read("")).items) == LIMIT + 1
         with pytest.raises(ValueError, match="make it smaller"):
-            await store.commit(most, absent=["c"])
+            await store.commit(most, Guards(absent=["c"]))
         with pytest.raises(ValueError, match="make it smaller"):
             await store.commit({"b": b"x" * SIZE, "c": b"x"})
         await store.leave(session)
@@ -297,9 +295,9 @@ def test_a_session_that_ended_is_told(shared: Servers) -> None:
         with pytest.raises(SessionLost, match=session):
             await store.renew(session)
         with pytest.raises(SessionLost):
-            await store.commit({"a": None, "b": b"1"}, present=["a"], session=session)
+            await store.commit({"a": None, "b": b"1"}, Guards(present=["a"]), session=session)
         with pytest.raises(Conflict):
-            await store.commit({"b": b"1"}, absent=["a"], session=session)
+            await store.commit({"b": b"1"}, Guards(absent=["a"]), session=session)
         assert (await store.read("")).items == {"a": b"1"}
 
     use(shared, work)
@@ -487,7 +485,7 @@ def test_what_a_store_lost_is_told_as_gone(own: Servers) -> None:
             await back(store)
             async with aclosing(store.watch("", before)) as watch:
                 assert (await soon(watch)).changes == {"a": None, "b": None}
-                await store.commit({"b": b"2"}, absent=["b"])
+                await store.commit({"b": b"2"}, Guards(absent=["b"]))
                 assert (await soon(watch)).changes == {"b": b"2"}
             with pytest.raises(SessionLost):
                 await store.renew(session)
@@ -504,7 +502,7 @@ def test_the_next_server_is_asked_when_one_is_down(kind: str, tmp_path: Path) ->
 
     async def work() -> None:
         async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
-            await store.commit({"a": b"1"}, absent=["a"])
+            await store.commit({"a": b"1"}, Guards(absent=["a"]))
         async with closed(open_store(f"{kind}://{dead},{servers.address},{dead}", {})) as store:
             before = await store.read("")
             async with aclosing(store.watch("", Snapshot(0, {}))) as watch:
@@ -672,7 +670,7 @@ def test_keys_of_another_layout_are_nothing_to_consul(tmp_path: Path) -> None:
             before = await store.read("")
             assert before.items == {"a": b"1"}
             async with aclosing(store.watch("", before)) as watch:
-                await store.commit({"a": b"2"}, absent=["b"])
+                await store.commit({"a": b"2"}, Guards(absent=["b"]))
                 assert (await soon(watch)).changes == {"a": b"2"}
 
     try:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import SharedStore
+from isthmus.kv import Guards, SharedStore
 from isthmus.kv.opening import open_store
 from tests.kv_servers import ConsulServer, EtcdServer, Real, program
 
@@ -191,7 +191,7 @@ def test_who_has_the_secret_may_do_all(secured: Secured) -> None:
         before = await store.read("")
         secured.server.kill()
         await asyncio.to_thread(secured.server.start)
-        await store.commit({"a": b"2"}, present=["a"])
+        await store.commit({"a": b"2"}, Guards(present=["a"]))
         async with aclosing(store.watch("", before)) as watch:
             assert (await anext(watch)).changes == {"a": b"2"}
             await store.commit({"b": b"1"})

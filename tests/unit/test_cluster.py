@@ -8,7 +8,7 @@ from hashlib import sha256
 from ipaddress import ip_address, ip_interface
 from itertools import count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pytest
 from msgspec.structs import replace
@@ -33,7 +33,7 @@ from isthmus.errors import (
 )
 from isthmus.kernel import Missed, Scope
 from isthmus.kernel.fake import FakeKernel
-from isthmus.kv import Snapshot
+from isthmus.kv import UNGUARDED, Guards, Snapshot
 from isthmus.kv.memory import Cluster, Memory
 from isthmus.lan import Lan
 from isthmus.model import HOST, Host, HostLink, Network, pairs
@@ -88,9 +88,11 @@ class Client(Memory):
                 raise StoreUnavailable("no answer in time") from None
         return await super().read(prefix)
 
-    async def commit(self, changes: Mapping[str, bytes | None], **guards: Any) -> int:  # noqa: ANN401 - as it is
+    async def commit(
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
+    ) -> int:
         """Do *changes*."""
-        revision = await super().commit(changes, **guards)
+        revision = await super().commit(changes, guards, session=session)
         if self._store.late:
             await self._store.late.wait()
         return revision

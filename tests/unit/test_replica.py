@@ -8,7 +8,7 @@ import pytest
 from isthmus.cluster.registry import CLUSTER
 from isthmus.cluster.replica import Replica
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, Snapshot
+from isthmus.kv import Conflict, Delta, Guards, Snapshot
 from isthmus.kv.memory import Cluster, Memory
 
 
@@ -96,7 +96,7 @@ def test_only_what_is_as_it_was_is_taken_back() -> None:
         await replica.take_back({"a": b"1"})
         assert (await other.read("")).items == {"a": b"2"}
         with pytest.raises(Conflict):
-            await replica.commit({"a": None}, equal={"a": b"1"})
+            await replica.commit({"a": None}, Guards(equal={"a": b"1"}))
         await replica.take_back({"a": b"2"})
         assert (await other.read("")).items == {}
 

@@ -32,7 +32,7 @@ from isthmus.cluster.replica import Replica
 from isthmus.drivers.overlay import is_encrypted
 from isthmus.engine import Engine
 from isthmus.errors import AddressInUse, Forbidden, IsthmusError, NetworkInUse, PoolExhausted, StoreUnavailable
-from isthmus.kv import Conflict, SessionLost, SharedStore, Snapshot
+from isthmus.kv import Conflict, Guards, SessionLost, SharedStore, Snapshot
 from isthmus.lan import Call
 from isthmus.model import Block, IPAddress, Network, Peer
 from isthmus.questions import AnyBlock, Evidence, Question, Reserve
@@ -162,7 +162,7 @@ class Member:
         keys, needed, lacking = await self._keys(question.record)
         self._pending[question] = tuple(keys)
         try:
-            await self._replica.commit(keys, absent=(*keys, *lacking), present=needed)
+            await self._replica.commit(keys, Guards(absent=(*keys, *lacking), present=needed))
         except Conflict as conflict:
             await self._refresh()
             if conflict.keys.intersection(needed):
@@ -188,7 +188,7 @@ class Member:
             # Nobody may have come to have an address of it meanwhile.
             addresses = (f"addresses/{network.id}/{address}" for address in block.cidr)
             try:
-                await self._replica.commit(keys, absent=(*keys, *addresses), present=(opened(network.id),))
+                await self._replica.commit(keys, Guards(absent=(*keys, *addresses), present=(opened(network.id),)))
                 await self._call(partial(_keep, block))
             except Conflict as conflict:
                 await self._refresh()
@@ -257,7 +257,7 @@ class Member:
             return
         change = {key: of_network(after)[key]}
         try:
-            await self._replica.commit(change, present=(door,), equal={key: self._registry.items[key]})
+            await self._replica.commit(change, Guards(present=(door,), equal={key: self._registry.items[key]}))
         except Conflict as conflict:
             await self._refresh()
             raise Forbidden(_SHUT) if door in conflict.keys else changed from None
@@ -274,7 +274,7 @@ class Member:
         door = opened(network.id)
         # Nobody can come from now on, so who is not there now is not there when it goes.
         with suppress(Conflict):
-            await self._replica.commit({door: None}, present=(door,))
+            await self._replica.commit({door: None}, Guards(present=(door,)))
         await self._refresh()
         here = {one.id: one.name for one in (await self._offers()).offered if one.network == network.id}
         if standing := self._registry.standing(network.id) | here:
@@ -415,7 +415,7 @@ class Member:
             blocks |= dict.fromkeys(of_block(block, self._node), block)
         for key in blocks.keys() - self._registry.blocks(self._node).keys():
             with suppress(Conflict):
-                await self._replica.commit({key: self._node.encode()}, absent=(key,))
+                await self._replica.commit({key: self._node.encode()}, Guards(absent=(key,)))
         own = self._registry.blocks(self._node)
         lost = [block for key, block in blocks.items() if key not in own]
         idle: dict[tuple[str, int], list[Block]] = {}
@@ -434,7 +434,7 @@ class Member:
         there = self._registry.items
         lacking = {key: value for key, value in of_network(network).items() if there.get(key) != value}
         try:
-            await self._replica.commit(lacking, absent=lacking)
+            await self._replica.commit(lacking, Guards(absent=lacking))
         except Conflict as conflict:
             await self._refresh()
             if network.id not in self._registry.networks:
@@ -445,9 +445,9 @@ class Member:
         before = self._registry.items.get(key)
         try:
             if before is None:
-                await self._replica.commit({key: value}, absent=(key,))
+                await self._replica.commit({key: value}, Guards(absent=(key,)))
             elif key in self._registry.held(self._node):
-                await self._replica.commit({key: value}, equal={key: before})
+                await self._replica.commit({key: value}, Guards(equal={key: before}))
         except Conflict:
             await self._refresh()
             if key in self._registry.held(self._node):
@@ -588,7 +588,7 @@ class Member:
         if not there:
             there = secrets.token_hex(16)
             try:
-                await self._replica.commit({CLUSTER: there.encode()}, absent=(CLUSTER,))
+                await self._replica.commit({CLUSTER: there.encode()}, Guards(absent=(CLUSTER,)))
             except Conflict:
                 there = (await self._store.read(CLUSTER)).items.get(CLUSTER, b"").decode()
                 if not there:
@@ -725,7 +725,7 @@ class Member:
         log.warning("node %s is gone, so the %d addresses that it had are free again", node, len(left))
         try:
             for part in chunks(left):
-                await self._replica.commit(dict.fromkeys(part), absent=(f"nodes/{node}",), equal=part)
+                await self._replica.commit(dict.fromkeys(part), Guards(absent=(f"nodes/{node}",), equal=part))
         except Conflict:
             await self._refresh()  # it is back
         except StoreUnavailable:

@@ -1,11 +1,11 @@
 """What this host knows of the store that hosts share: a copy of it that is never older than what was done here."""
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 
 from isthmus.cluster.registry import CLUSTER, Changed, Registry, chunks
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SharedStore, Snapshot, differences
+from isthmus.kv import UNGUARDED, Conflict, Delta, Guards, SharedStore, Snapshot, differences
 
 
 class Replica:
@@ -46,16 +46,10 @@ class Replica:
         return self._fresh(Delta(snapshot.revision, differences(self.registry.items, snapshot.items)))
 
     async def commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
     ) -> None:
         """Change the store (see `SharedStore.commit`), and know of the change at once."""
-        revision = await self._store.commit(changes, absent=absent, present=present, equal=equal, session=session)
+        revision = await self._store.commit(changes, guards, session=session)
         if revision > self._revision:  # else what came of it was heard before the answer, and perhaps what came after
             self._written.update(dict.fromkeys(changes, revision))
             self.registry.take(changes)
@@ -64,7 +58,7 @@ class Replica:
         """Have the store hold *items* no more, but for what is something else there by now."""
         for part in chunks(items):
             with suppress(Conflict):
-                await self.commit(dict.fromkeys(part), equal=part)
+                await self.commit(dict.fromkeys(part), Guards(equal=part))
 
     def _fresh(self, delta: Delta) -> Mapping[str, bytes | None]:
         """What is news of a *delta*: nothing, if what is known is of a later revision."""

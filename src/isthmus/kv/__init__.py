@@ -44,6 +44,31 @@ class Delta(msgspec.Struct, frozen=True):
     changes: Mapping[str, bytes | None]
 
 
+class Guards(msgspec.Struct, frozen=True):
+    """Without what a commit is not done: some keys *absent*, some *present*, and some *equal* to a value."""
+
+    absent: Collection[str] = ()
+    present: Collection[str] = ()
+    equal: Mapping[str, bytes] = msgspec.field(default_factory=dict)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The key of each, in this order."""
+        return (*self.absent, *self.present, *self.equal)
+
+    def broken(self, held: Mapping[str, bytes]) -> set[str]:
+        """The keys of those that do not hold where these values are *held*.
+
+        >>> sorted(Guards(["a", "c"], ["b", "d"], {"b": b"2"}).broken({"a": b"1", "b": b"1"}))
+        ['a', 'b', 'd']
+        """
+        wrong = {key for key in self.absent if key in held} | {key for key in self.present if key not in held}
+        return wrong | {key for key, value in self.equal.items() if held.get(key) != value}
+
+
+UNGUARDED = Guards()
+
+
 class Conflict(Exception):
     """Guards of a commit do not hold, those of these *keys* at least; nothing was changed."""
 
@@ -67,22 +92,16 @@ class SharedStore(Protocol):
         """All items whose key begins with *prefix*, as the majority of the store's servers know them."""
 
     async def commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
     ) -> int:
         """Set each key to its value, or forget it where that is None, in one transaction; return its revision.
 
-        It is done only if the keys *absent* are not there, the keys *present* are, and the keys of *equal* have these
-        values. With a *session*, what is put goes when that ends; what is put again without it, or under another one,
-        does not. Guards are looked at first, and the session only if something is put.
+        It is done only if all *guards* hold. With a *session*, what is put goes when that ends; what is put again
+        without it, or under another one, does not. Guards are looked at first, and the session only if something is
+        put.
 
         Raises:
-            Conflict: a guard does not hold; nothing was changed. In Consul one of *equal* is also held to have failed
+            Conflict: a guard does not hold; nothing was changed. In Consul one of `equal` is also held to have failed
                 if its key was written at the same moment, whatever with.
             SessionLost: the *session* has ended; nothing was changed.
             StoreUnavailable: whether it was done is not known.
@@ -132,23 +151,11 @@ def differences(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> dict
     return gone | {key: value for key, value in after.items() if before.get(key) != value}
 
 
-def broken(
-    held: Mapping[str, bytes], absent: Collection[str], present: Collection[str], equal: Mapping[str, bytes]
-) -> set[str]:
-    """The keys whose guards (see `SharedStore.commit`) do not hold where these values are *held*.
-
-    >>> sorted(broken({"a": b"1", "b": b"1"}, ["a", "c"], ["b", "d"], {"b": b"2"}))
-    ['a', 'b', 'd']
-    """
-    wrong = {key for key in absent if key in held} | {key for key in present if key not in held}
-    return wrong | {key for key, value in equal.items() if held.get(key) != value}
-
-
-def check_size(changes: Mapping[str, bytes | None], guards: int) -> None:
-    """Refuse a commit of *changes* with so many *guards* that some store would not take."""
-    if len(changes) + guards > LIMIT:
+def check_size(changes: Mapping[str, bytes | None], guards: Guards) -> None:
+    """Refuse a commit of *changes* with *guards* that some store would not take."""
+    if len(changes) + len(guards.keys) > LIMIT:
         raise ValueError(
-            f"a commit names {len(changes)} keys and {guards} guards, of {LIMIT} that it may: make it smaller"
+            f"a commit names {len(changes)} keys and {len(guards.keys)} guards, of {LIMIT} that it may: make it smaller"
         )
     size = sum(len(value) for value in changes.values() if value is not None)
     if size > SIZE:

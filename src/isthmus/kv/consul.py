@@ -34,7 +34,7 @@ from zlib import crc32
 import msgspec
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, check_size, differences
+from isthmus.kv import UNGUARDED, Conflict, Delta, Guards, SessionLost, Snapshot, check_size, differences
 from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 LEAST, MOST = 10, 86400
@@ -200,30 +200,21 @@ class Consul:
         return await self._read(prefix)
 
     async def commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
     ) -> int:
         """Do *changes* in one transaction if all guards hold; return its revision."""
-        equal = equal or {}
-        check_size(changes, len(absent) + len(present) + len(equal))
+        check_size(changes, guards)
         if self._unlisted >= _UNLISTED:
             await self._list(_LOG)
         self._unlisted += 1
-        guards = [
-            *(self._operation("check-not-exists", _path(key)) for key in absent),
-            *(self._operation("get", _path(key)) for key in present),
-            *(self._operation("check-index", _path(key), Index=at) for key, at in (await self._indices(equal)).items()),
-        ]
-        guarded = [*absent, *present, *equal]
+        indices = await self._indices(guards.equal)
         verb, under = ("lock", {"Session": session}) if session else ("set", {})
+        guarded = guards.keys
         own, places = secrets.token_urlsafe(6), "".join(sorted({_place(key) for key in changes}))
         operations = [
-            *guards,
+            *(self._operation("check-not-exists", _path(key)) for key in guards.absent),
+            *(self._operation("get", _path(key)) for key in guards.present),
+            *(self._operation("check-index", _path(key), Index=at) for key, at in indices.items()),
             *(self._operation("delete", _path(key)) for key in changes),
             *(
                 self._operation(verb, _path(key), Value=value, **under)

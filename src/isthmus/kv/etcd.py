@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import StreamReader
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, broken, check_size, differences
+from isthmus.kv import UNGUARDED, Conflict, Delta, Guards, SessionLost, Snapshot, check_size, differences
 from isthmus.kv.servers import PACE, Answer, Pace, Servers
 
 _NOT_FOUND = 5
@@ -107,31 +107,24 @@ class Etcd:
         return Snapshot(found.header.revision, {self._name(one): one.value for one in found.kvs})
 
     async def commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
     ) -> int:
         """Do *changes* in one transaction if all guards hold; return its revision."""
-        equal = equal or {}
-        check_size(changes, len(absent) + len(present) + len(equal))
-        guarded = {self._key(key): key for key in (*absent, *present, *equal)}
+        check_size(changes, guards)
+        guarded = {self._key(key): key for key in guards.keys}
         wish = {
             "compare": [
                 *(
                     {"key": self._key(key), "target": "CREATE", "result": "EQUAL", "create_revision": 0}
-                    for key in absent
+                    for key in guards.absent
                 ),
                 *(
                     {"key": self._key(key), "target": "CREATE", "result": "GREATER", "create_revision": 0}
-                    for key in present
+                    for key in guards.present
                 ),
                 *(
                     {"key": self._key(key), "target": "VALUE", "result": "EQUAL", "value": value}
-                    for key, value in equal.items()
+                    for key, value in guards.equal.items()
                 ),
             ],
             "success": [self._change(key, value, session) for key, value in changes.items()],
@@ -145,7 +138,7 @@ class Etcd:
             return outcome.header.revision
         ranges = [one.response_range or _Range() for one in outcome.responses]
         held = {key: one.kvs[0].value for key, one in zip(guarded.values(), ranges, strict=True) if one.kvs}
-        raise Conflict(broken(held, absent, present, equal))
+        raise Conflict(guards.broken(held))
 
     async def watch(self, prefix: str, since: Snapshot) -> AsyncGenerator[Delta, None]:
         """What changes below *prefix* after the snapshot *since*."""

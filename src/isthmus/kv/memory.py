@@ -2,10 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from isthmus.errors import StoreUnavailable
-from isthmus.kv import Conflict, Delta, SessionLost, Snapshot, broken, check_size, differences
+from isthmus.kv import UNGUARDED, Conflict, Delta, Guards, SessionLost, Snapshot, check_size, differences
 
 
 class Cluster:
@@ -93,21 +93,13 @@ class Memory:
         return (await self._reach()).below(prefix)
 
     async def commit(
-        self,
-        changes: Mapping[str, bytes | None],
-        *,
-        absent: Collection[str] = (),
-        present: Collection[str] = (),
-        equal: Mapping[str, bytes] | None = None,
-        session: str = "",
+        self, changes: Mapping[str, bytes | None], guards: Guards = UNGUARDED, *, session: str = ""
     ) -> int:
         """Do *changes* in one transaction if all guards hold; return its revision."""
-        equal = equal or {}
-        check_size(changes, len(absent) + len(present) + len(equal))
+        check_size(changes, guards)
         cluster = await self._reach()
-        guarded = (*absent, *present, *equal)
-        held = {key: cluster.items[key][0] for key in guarded if key in cluster.items}
-        if failed := broken(held, absent, present, equal):
+        held = {key: cluster.items[key][0] for key in guards.keys if key in cluster.items}
+        if failed := guards.broken(held):
             raise Conflict(failed)
         if session and session not in cluster.sessions and any(value is not None for value in changes.values()):
             raise SessionLost(session)
