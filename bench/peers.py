@@ -121,7 +121,7 @@ class Docker:
             "/networks/create",
             {"Name": self.network, "Driver": "bridge", "IPAM": {"Config": [{"Subnet": "10.61.0.0/16"}]}},
         )
-        host = {"CgroupParent": f"/{CGROUP}", "SecurityOpt": ["seccomp=unconfined"]}
+        host = {"CgroupParent": CGROUP, "SecurityOpt": ["seccomp=unconfined"]}
         body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host}
         self._container = api.do("POST", "/containers/create?name=one", body).json()["Id"]
         api.do("POST", f"/containers/{self._container}/start")
@@ -129,7 +129,7 @@ class Docker:
 
     def create(self, command: Sequence[str], network: str, bind: str) -> str:
         """Make a container, in a control group that is taken away in the end; its ID."""
-        host = {"CgroupParent": f"/{CGROUP}", "NetworkMode": network, "Binds": [bind]}
+        host = {"CgroupParent": CGROUP, "NetworkMode": network, "Binds": [bind]}
         body = {"Image": "bench", "Cmd": [*command], "HostConfig": host}
         return str(self._api.do("POST", "/containers/create", body).json()["Id"])
 
@@ -201,7 +201,7 @@ class _Podman:
 
     def create(self, command: Sequence[str], network: str, bind: str) -> str:
         """Make a container, in a control group that is taken away in the end; its ID."""
-        flags = (f"--network={network}", f"--volume={bind}", f"--cgroup-parent=/{CGROUP}")
+        flags = (f"--network={network}", f"--volume={bind}", f"--cgroup-parent={CGROUP}")
         identity = self._do("create", *flags, "bench", *command).strip()
         self._made.add(identity)
         return identity

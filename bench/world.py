@@ -22,7 +22,6 @@ from types import MappingProxyType
 
 from bench.client import Client
 from isthmus.containers import groups
-from isthmus.containers.model import group
 from isthmus.kernel.linux import DYING
 
 ROOT = Path(__file__).parents[1]
@@ -30,7 +29,7 @@ PATIENCE = 60
 """How long to wait for anything to become ready, in seconds."""
 
 _NAME = "bench"
-CGROUP = group(_NAME)
+CGROUP = groups.path(_NAME)
 """Below which control group the containers of other engines are, so that it can be removed."""
 
 _READY = re.compile(r"ready after ([0-9.]+) s, with (\d+) operations")

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
@@ -37,17 +37,27 @@ needs_containers = [
 ]
 
 
-class Box:
-    """A *host* with its daemon, and the docker client that talks to it."""
+class Served(Protocol):
+    """A place with a daemon, which has logged what *log* is; in *directory* it sees the same as we do."""
 
-    def __init__(self, host: Host) -> None:
-        self.host = host
+    directory: Path
+
+    @property
+    def log(self) -> str: ...  # noqa: D102 - see above
+    def within(self, command: str) -> list[str]: ...  # noqa: D102 - the words by which that command runs there
+
+
+class Client:
+    """The stock docker client, at a place with a daemon."""
+
+    def __init__(self, place: Served) -> None:
+        self.place = place
 
     def command(self, *arguments: str) -> list[str]:
         """The words that run the client."""
-        config = self.host.directory / "client"
+        config = self.place.directory / "client"
         words = ["docker", "--config", str(config), "-H", SOCKET, *arguments]
-        return [*self.host.within("true")[:-1], *words]
+        return [*self.place.within("true")[:-1], *words]
 
     def attempt(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run the client, whatever comes of it."""
@@ -58,7 +68,7 @@ class Box:
     def docker(self, *arguments: str, stdin: str | None = None, code: int = 0) -> str:
         """What the client prints; it must end with *code*."""
         done = self.attempt(*arguments, stdin=stdin)
-        assert done.returncode == code, (arguments, done, self.host.log[-2000:])
+        assert done.returncode == code, (arguments, done, self.place.log[-2000:])
         return done.stdout
 
     def refused(self, *arguments: str, code: int = 1) -> str:
@@ -92,6 +102,14 @@ class Box:
         if names := self.docker("ps", "-aq", "--no-trunc").split():
             self.docker("rm", "-f", *names)
         self.docker("network", "prune", "-f")
+
+
+class Box(Client):
+    """A *host* with its daemon, and the docker client that talks to it."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.host = host
 
     def leftovers(self) -> list[str]:
         """All that a container could have left: mounts, control groups, monitors, files, namespaces, states."""
@@ -145,10 +163,10 @@ def box(host: Host) -> Iterator[Box]:
         until(lambda: not monitors(host.data), "a monitor does not end")
 
 
-def bring_image(made: Box, name: str = "busybox") -> None:
+def bring_image(made: Client, name: str = "busybox") -> None:
     """Have an image of busybox, by `docker import`."""
-    tree = rootfs(made.host.directory / "rootfs")
-    packed = made.host.directory / "rootfs.tar"
+    tree = rootfs(made.place.directory / "rootfs")
+    packed = made.place.directory / "rootfs.tar"
     subprocess.run(["tar", "-C", str(tree), "-cf", str(packed), "."], check=True)
     made.docker("import", "-c", 'CMD ["sh"]', str(packed), name)
 

@@ -16,7 +16,8 @@ GROUPS = Path("/sys/fs/cgroup")
 UNPACKED = Path(sys.prefix) / "crun"
 ONE, TWO, BOTH = "version 1", "version 2", "both versions"
 LAYOUTS = {
-    ONE: f"umount --lazy {GROUPS}/unified",
+    ONE: f"sh -c 'mkdir /run/all && mount --rbind {GROUPS} /run/all && mount -t tmpfs tmpfs {GROUPS} && cd /run/all && "
+    f"for one in *; do [ $one = unified ] || {{ mkdir {GROUPS}/$one && mount --bind $one {GROUPS}/$one; }}; done'",
     TWO: f"sh -c 'umount --lazy {GROUPS} && mount -t cgroup2 none {GROUPS}'",
     BOTH: "true",
 }
@@ -49,6 +50,11 @@ def lives(here: Box) -> None:
     """See a container through a life, in which its daemon dies."""
     here.docker("run", "-d", "--name", "web", "busybox", "sleep", "1000")
     here.note()
+    groups = Path(f"{here.host.root}{GROUPS}")
+    if (groups / "cgroup.controllers").exists():
+        # Of a group right below the root systemd could take them away.
+        outer = groups / f"isthmus-{here.inspect('web')['Id']}"
+        assert (outer / "cgroup.subtree_control").read_text() == (outer / "cgroup.controllers").read_text() != ""
     assert here.docker("exec", "web", "echo", "in") == "in\n"
     assert "sleep 1000" in here.docker("top", "web")
     here.docker("pause", "web")

@@ -72,6 +72,7 @@ class Bundles:
             domainname=owner.domainname,
             files=files,
             pid_namespace=namespace_of(wish.pid_mode, "pid"),
+            group=groups.path(identity),
             private_cgroup=wish.cgroup_mode == "private" or (not wish.cgroup_mode and groups.are_unified()),
         )
         if image.machine:

@@ -14,11 +14,6 @@ from isthmus.requests import SandboxRequest
 from isthmus.views import SandboxView
 
 
-def group(identity: str) -> str:
-    """The name of the control groups of the container of this ID."""
-    return f"isthmus-{identity}"
-
-
 class Mount(msgspec.Struct, frozen=True):
     """What is to be seen at *target* in a container: the *source* of the host ("bind"), or memory ("tmpfs").
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from isthmus.containers import seccomp
-from isthmus.containers.model import Device, Limits, Mount, Wish, group
+from isthmus.containers.model import Device, Limits, Mount, Wish
 from isthmus.errors import InvalidRequest
 
 Shape = dict[str, object]
@@ -85,8 +85,9 @@ class Place(msgspec.Struct, frozen=True):
     """Where a container is to run: facts of its sandbox, of its root file system, and of this machine.
 
     *Netns* is the path of its network namespace, "" for the host's. *Files* are paths of the host's, by where they are
-    to be seen. *Private_cgroup* tells whether it shall see its own control groups only. *Covered* are further paths
-    that show nothing, and *further* are mounts besides those that every container has.
+    to be seen. *Group* is the path of its control groups, and *private_cgroup* tells whether it shall see none but
+    these. *Covered* are further paths that show nothing, and *further* are mounts besides those that every container
+    has.
     """
 
     id: str
@@ -99,6 +100,7 @@ class Place(msgspec.Struct, frozen=True):
     pid_namespace: str = ""
     ipc_namespace: str = ""
     shm: str = ""
+    group: str = ""
     private_cgroup: bool = False
     covered: tuple[str, ...] = ()
     further: tuple[Mount, ...] = ()
@@ -208,7 +210,7 @@ def spec(
         ],
     }
     linux: Shape = {
-        "cgroupsPath": f"/{group(place.id)}",
+        "cgroupsPath": place.group,
         "namespaces": list(_namespaces(wish, place)),
         "resources": _resources(wish, devices),
         "sysctl": _sysctls(wish, place),
