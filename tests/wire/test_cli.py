@@ -403,6 +403,8 @@ SAME_OUTPUT = [
     ("network", "ls", "--format", '{{if eq .Driver "bridge" "host"}}{{upper .Name}}{{else}}-{{end}}'),
     ("network", "inspect", "front"),
     ("network", "inspect", "-f", "json", "front", "front"),
+    ("network", "inspect", "-f", "{{.ID}}", "front"),
+    ("network", "inspect", "-f", "{{.Id}}", "front"),
     ("network", "inspect", "--format", "{{.Name}} {{.Created}} {{.Labels}} {{.Internal}} {{.Containers}}", "front"),
     ("network", "inspect", "-f", "{{range .IPAM.Config}}{{.Subnet}} {{.IPRange}}|{{.Gateway}}{{end}}", "front"),
     (

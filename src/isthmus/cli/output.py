@@ -100,8 +100,18 @@ def print_inspected(
 
         render = compile_template(how)
         for value in found:
-            print(render(prepare(value)))
+            shown = prepare(value)
+            print(render(_Named(shown) if isinstance(shown, dict) else shown))
     return _tell(failures)
+
+
+class _Named(dict[str, object]):
+    """What a template shows: an object whose ID is there by the name that it has in Docker's client, too."""
+
+    def __missing__(self, key: str) -> object:
+        if key == "ID":
+            return self["Id"]
+        raise KeyError(key)
 
 
 def each(words: Sequence[str], act: Callable[[str], object], forgiven: frozenset[int] = frozenset()) -> int:
