@@ -28,15 +28,20 @@ FRESH = 180
 """For how long, in seconds, a handshake tells that somebody is there: by then there has been another one."""
 
 
+HEED = 2.0
+"""For how long, in seconds, a host that another is to call first waits for him, before it calls him."""
+
+
 class Device(msgspec.Struct, frozen=True):
     """A device with its *public* key and its UDP *port*; and by key, when each of the others last answered it.
 
-    That is in seconds since the epoch, 0 for never.
+    That is in seconds since the epoch, 0 for never. Those *called* are called by it every `KEEPALIVE` seconds.
     """
 
     public: str
     port: int
     others: Mapping[str, int] = msgspec.field(default_factory=dict)
+    called: frozenset[str] = frozenset()
 
 
 def is_key(text: str) -> bool:
@@ -74,31 +79,50 @@ def read(dump: str) -> Device:
     r"""What `wg show DEVICE dump` tells.
 
     >>> read("PRIVATE=\tPUBLIC=\t51820\toff\nOTHER=\t(none)\t192.0.2.7:51820\tfd69::1/128\t17\t0\t0\t25\n")
-    Device(public='PUBLIC=', port=51820, others={'OTHER=': 17})
+    Device(public='PUBLIC=', port=51820, others={'OTHER=': 17}, called=frozenset({'OTHER='}))
     """
     own, *others = (line.split("\t") for line in dump.splitlines())
-    return Device(own[1], int(own[2]), {one[0]: int(one[4]) for one in others})
+    called = frozenset(one[0] for one in others if one[7] != "off")
+    return Device(own[1], int(own[2]), {one[0]: int(one[4]) for one in others}, called)
+
+
+def calls_first(public: str, other: str) -> bool:
+    """Whether who has the key of *public* calls that *other* first.
+
+    Of two who call each other at the same moment neither takes the other's answer, and they try again after 5 s; or one
+    takes it when it has just given an answer itself, and both go by keys that the other has not, for 15 s. This was
+    seen with wireguard-go 0.0.20210212.
+    """
+    return public < other
 
 
 def words(
-    there: Collection[str], wanted: Mapping[str, str], told: Mapping[str, str], kept: Collection[IPAddress]
+    there: Device,
+    wanted: Mapping[str, str],
+    told: Mapping[str, str],
+    kept: Collection[IPAddress],
+    heeded: Collection[str] = (),
 ) -> Iterator[str]:
-    """What `wg set DEVICE` is to be told so that a device which has the keys *there* has those that are *wanted*.
+    """What `wg set DEVICE` is to be told so that the device which is *there* has those keys that are *wanted*.
 
     These have endpoints, "" for none that is known. One is told only once (what was *told* before is known): from
     where a host is heard later, there it is reached, and to say the old again would undo that. Keys whose addresses are
-    to be *kept* stay although nobody is known to want them.
+    to be *kept* stay although nobody is known to want them. Those who are *heeded* are not called.
 
-    >>> " ".join(words({"A=", "B="}, {"B=": "192.0.2.7:51820"}, {"B=": "192.0.2.6:51820"}, ()))
+    >>> there = Device("OWN=", 51820, {"A=": 0, "B=": 0}, frozenset({"A=", "B="}))
+    >>> " ".join(words(there, {"B=": "192.0.2.7:51820"}, {"B=": "192.0.2.6:51820"}, ()))
     'peer A= remove peer B= endpoint 192.0.2.7:51820'
     """
-    for public in sorted(set(there) - wanted.keys()):
+    for public in sorted(there.others.keys() - wanted.keys()):
         if address(public) not in kept:
             yield from ("peer", public, "remove")
     for public, endpoint in sorted(wanted.items()):
-        where = ("endpoint", endpoint) if endpoint else ()
-        if public not in there:
-            yield from ("peer", public, *where, "persistent-keepalive", str(KEEPALIVE))
-            yield from ("allowed-ips", f"{address(public)}/128")
-        elif where and told.get(public, endpoint) != endpoint:
-            yield from ("peer", public, *where)
+        change: tuple[str, ...] = ()
+        if endpoint and (public not in there.others or told.get(public, endpoint) != endpoint):
+            change += ("endpoint", endpoint)
+        if public not in there.called and public not in heeded:
+            change += ("persistent-keepalive", str(KEEPALIVE))
+        if public not in there.others:
+            change += ("allowed-ips", f"{address(public)}/128")
+        if change:
+            yield from ("peer", public, *change)

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from isthmus.cluster.encryption import Encryption
 from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, Forbidden, InvalidRequest, NotImplementedHere
-from isthmus.wireguard import PREFIX, Device, address, device, is_key, lifetime, words
+from isthmus.wireguard import PREFIX, Device, address, calls_first, device, is_key, lifetime, words
 
 KEYS = [f"{letter * 42}A=" for letter in "ABCDE"]
 
@@ -37,7 +37,8 @@ def test_only_what_is_new_is_told() -> None:
     """From where somebody was heard last is better than what he said of himself."""
     one, two, gone, missed = KEYS[:4]
     wanted = {one: "192.0.2.1:51820", two: ""}
-    first = list(words((), wanted, {}, ()))
+    here = Device(KEYS[4], 51820)
+    first = list(words(here, wanted, {}, ()))
     assert first == [
         *(
             "peer",
@@ -51,11 +52,27 @@ def test_only_what_is_new_is_told() -> None:
         ),
         *("peer", two, "persistent-keepalive", "25", "allowed-ips", f"{address(two)}/128"),
     ]
-    assert list(words({one, two}, wanted, {}, ())) == []
-    assert list(words({one, two}, wanted, wanted, ())) == []
+    known = replace(here, others={one: 0, two: 0}, called=frozenset({one, two}))
+    assert list(words(known, wanted, {}, ())) == []
+    assert list(words(known, wanted, wanted, ())) == []
     moved = wanted | {one: "192.0.2.9:51820"}
-    assert list(words({one, two}, moved, wanted, ())) == ["peer", one, "endpoint", "192.0.2.9:51820"]
-    assert list(words({one, two, gone, missed}, wanted, wanted, {address(missed)})) == ["peer", gone, "remove"]
+    assert list(words(known, moved, wanted, ())) == ["peer", one, "endpoint", "192.0.2.9:51820"]
+    more = replace(known, others={one: 0, two: 0, gone: 0, missed: 0})
+    assert list(words(more, wanted, wanted, {address(missed)})) == ["peer", gone, "remove"]
+
+
+def test_of_two_hosts_one_calls_first() -> None:
+    """The other calls when that did not come; who is called already goes on being called."""
+    one, two = KEYS[:2]
+    assert calls_first(one, two) != calls_first(two, one)
+    wanted, here = {one: "192.0.2.1:51820"}, Device(two, 51820)
+    assert list(words(here, wanted, {}, (), {one})) == [
+        *("peer", one, "endpoint", "192.0.2.1:51820", "allowed-ips", f"{address(one)}/128")
+    ]
+    known = replace(here, others={one: 0})
+    assert list(words(known, wanted, wanted, (), {one})) == []
+    assert list(words(known, wanted, wanted, ())) == ["peer", one, "persistent-keepalive", "25"]
+    assert list(words(replace(known, called=frozenset({one})), wanted, wanted, (), {one})) == []
 
 
 def test_hosts_do_not_replace_their_keys_all_at_one_time() -> None:
@@ -132,13 +149,15 @@ class Ways:
     def tell(self, name: str, words: Iterable[str]) -> None:
         """Add who is named, or remove him."""
         told = " ".join(words).split("peer ")[1:]
-        others = dict(self.ports[name].others)
+        others, called = dict(self.ports[name].others), set(self.ports[name].called)
         for key, *rest in map(str.split, told):
             if rest == ["remove"]:
                 del others[key]
+                called.discard(key)
             else:
                 others[key] = 0
-        self.ports[name] = replace(self.ports[name], others=others)
+                called |= {key} if "persistent-keepalive" in rest else set()
+        self.ports[name] = replace(self.ports[name], others=others, called=frozenset(called))
 
     def lead(self, name: str, mtu: int) -> None:
         """Send all by a device."""
@@ -213,6 +232,27 @@ def test_a_device_comes_with_the_namespace_and_is_kept(tmp_path: Path) -> None:
         on.ways.place = None
         assert await on.settle()
         assert not on.one.keys
+
+    bench(work, tmp_path)
+
+
+def test_who_does_not_call_first_is_called(tmp_path: Path) -> None:
+    """After a while, and at once when he has answered; who comes after us in the order of keys is called at once."""
+
+    async def work(on: Bench) -> None:
+        looked = asyncio.Event()
+        on.one = Encryption(on.ways, "own", on.file, 0.0, heed=0.05)
+        on.one.start(looked.set)
+        last = Node("c", "c", "192.0.2.3", "", 0, (Key(KEYS[4], 51820),))
+        on.others = (*on.others, last)
+        await on.settle()
+        assert on.ways.ports[on.ways.leading].called == {KEYS[4]}
+        on.ways.answering = {KEYS[0]}
+        await on.settle()
+        assert on.ways.ports[on.ways.leading].called == {KEYS[0], KEYS[4]}
+        await asyncio.wait_for(looked.wait(), 5)
+        await on.settle()
+        assert on.ways.ports[on.ways.leading].called == {KEYS[0], KEYS[1], KEYS[4]}
 
     bench(work, tmp_path)
 

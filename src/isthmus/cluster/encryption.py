@@ -21,7 +21,19 @@ from isthmus.cluster.registry import Key, Node
 from isthmus.errors import Busy, DeviceUnavailable, Forbidden, InvalidRequest
 from isthmus.model import IPAddress
 from isthmus.naming import ENCRYPTED
-from isthmus.wireguard import FRESH, OVERHEAD, PORTS, Device, address, device, is_key, lifetime, words
+from isthmus.wireguard import (
+    FRESH,
+    HEED,
+    OVERHEAD,
+    PORTS,
+    Device,
+    address,
+    calls_first,
+    device,
+    is_key,
+    lifetime,
+    words,
+)
 
 log = logging.getLogger("isthmus.cluster")
 
@@ -98,18 +110,23 @@ class Pairs(msgspec.Struct, frozen=True):
 class Encryption:
     """The keys of the host *node*, in the file *kept*, and its devices. All methods are for the loop's thread."""
 
-    def __init__(self, ways: Ways, node: str, kept: Path, grace: float, longest: float = 0.0) -> None:
+    def __init__(  # noqa: PLR0917 - the last two have names wherever they are given
+        self, ways: Ways, node: str, kept: Path, grace: float, longest: float = 0.0, heed: float = HEED
+    ) -> None:
         """For *grace* seconds after others were told of a new key, what they send by the old one is heard.
 
         No key is used for longer than *longest* seconds, if that is not 0, as long as others can be told of another.
+        Who is to call first has *heed* seconds for it.
         """
         self._ways = ways
         self._node = node
         self._kept = kept
         self._grace = grace
         self._longest = longest
+        self._heed = heed
         self._pairs = _kept(kept)
         self._told: dict[str, dict[str, str]] = {}
+        self._met: dict[tuple[str, str], float] = {}
         self._place: object | None = None
         self._news: News | None = None
         self._loop = asyncio.get_running_loop()
@@ -174,7 +191,9 @@ class Encryption:
                 if pairs is None:
                     pairs = await asyncio.to_thread(self._first)
                 wanted = _endpoints(nodes, self._node) if nodes else None
-                devices = await asyncio.to_thread(self._bring, pairs, wanted, kept, mtu)
+                devices, heeded = await asyncio.to_thread(self._bring, pairs, wanted, kept, mtu)
+                if heeded:
+                    self._later(1.1 * self._heed)  # that they are over by then, whatever the clocks' grain
                 known = {key.public for node in nodes if node.id == self._node for key in node.keys}
                 pairs = self._step(pairs, known, devices, used, wanted or {})
                 await asyncio.to_thread(self._ways.lead, device(pairs.now.public), mtu - OVERHEAD)
@@ -224,8 +243,13 @@ class Encryption:
 
     def _bring(
         self, pairs: Pairs, wanted: Mapping[str, str] | None, kept: Collection[IPAddress], mtu: int
-    ) -> dict[str, Device]:
-        """Have a device for each key of ours, which knows all those of others that are *wanted*."""
+    ) -> tuple[dict[str, Device], bool]:
+        """Have a device for each key of ours, which knows all those of others that are *wanted*.
+
+        Also tell whether some of these are heeded: they call first.
+        """
+        met, self._met = self._met, {}
+        waiting = False
         devices = self._ways.devices()
         names = {device(one.public) for one in pairs.all()}
         for name in devices.keys() - names:
@@ -244,10 +268,17 @@ class Encryption:
                     raise DeviceUnavailable(name, "it is gone again already")
                 used.add(devices[name].port)
             told = self._told.setdefault(name, {})
-            if wanted is not None and (change := tuple(words(devices[name].others, wanted, told, kept))):
+            heeded = set()
+            for other in wanted or ():
+                if not calls_first(pair.public, other) and not devices[name].others.get(other):
+                    since = self._met[name, other] = met.get((name, other), time.monotonic())
+                    if time.monotonic() - since < self._heed:
+                        heeded.add(other)
+            waiting |= bool(heeded)
+            if wanted is not None and (change := tuple(words(devices[name], wanted, told, kept, heeded))):
                 self._ways.tell(name, change)
             told.update(wanted or {})
-        return devices
+        return devices, waiting
 
     def _first(self) -> Pairs:
         """The first key of this host."""
@@ -292,9 +323,12 @@ class Encryption:
         return pairs
 
     def _later(self, seconds: float) -> None:
-        if self._timer:
-            self._timer.cancel()
-        self._timer = self._loop.call_later(seconds, self._look)
+        """Look again after so many seconds, if not before."""
+        due = self._loop.time() + seconds
+        if self._timer is None or not self._loop.time() < self._timer.when() <= due:
+            if self._timer:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._look)
 
     # News.
 
