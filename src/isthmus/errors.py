@@ -33,7 +33,7 @@ Messages use Docker's words where Docker has them (moby 29, `daemon/network.go` 
 where it has none, one lower-case sentence names the key, the value and the way out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 
@@ -252,3 +252,12 @@ class Refused(IsthmusError):
     def __init__(self, operation: object, errno: int, reason: str) -> None:
         super().__init__(f"the kernel refused `{operation}`: {reason}")
         self.operation, self.errno, self.reason = operation, errno, reason
+
+
+def reasons(errors: ExceptionGroup[Exception]) -> Iterator[str]:
+    """What the *errors* of a group say, and those of groups within."""
+    for error in errors.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from reasons(error)
+        else:
+            yield str(error)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from isthmus.api.listening import listen
 from isthmus.api.message import Request, Response, answer
-from isthmus.api.server import Limits, Server, listen
+from isthmus.api.server import Limits, Server
 from isthmus.errors import InvalidRequest
 
 DEADLINE = 10
