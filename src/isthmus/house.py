@@ -1,4 +1,4 @@
-"""The house: the object graph of a daemon, which brings the kernel to what is wanted, serves, and mends."""
+"""The house: the object graph of a daemon, which brings the kernel to what is wanted, and mends."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ import secrets
 import socket
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -18,21 +18,13 @@ import msgspec
 
 from isthmus import config, firewall, logs
 from isthmus.addresses import ula_pool
-from isthmus.api.about import About, this_machine
-from isthmus.api.containers import meaning
 from isthmus.api.events import Events
 from isthmus.api.listening import listen
-from isthmus.api.routes import Api
-from isthmus.api.translate import rfc3339
 from isthmus.config import NO_BRIDGE, Settings
-from isthmus.containers.manager import Containers
-from isthmus.containers.sources import Sources
 from isthmus.dhcp.manager import Device, Manager
 from isthmus.dns.lookup import Directory
-from isthmus.drivers import BUILTIN
 from isthmus.engine import Engine
 from isthmus.errors import DeviceUnavailable, IsthmusError, reasons
-from isthmus.images.store import Images
 from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, PathChanged, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.nflog import PacketLog
@@ -140,12 +132,15 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
             plan = NOTHING
         held.callback(_start(names, settings))
         log.info("ready after %.3f s, with %d operations done", time.monotonic() - began, len(plan))
-        # What is there now stays; it need not be looked through again and again for what is not needed.
-        gc.collect()
+        # What is there now stays; it need not be looked through again and again for what is not needed. Nor now: what
+        # little of it is garbage is not worth the time.
         gc.freeze()
         gc.enable()
 
-        await _serve(held, settings, _about(settings, identity), call, lan, member, names, events, sockets)
+        # It was loaded meanwhile (`daemon`).
+        from isthmus.serving import serve
+
+        await serve(held, settings, identity, call, lan, member, names, events, sockets)
         held.enter_context(_pidfile(Path(settings.pidfile)))
         _notify("READY=1")
         await stopping.wait()
@@ -153,52 +148,6 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         log.info("stopping; what runs goes on")
         for number in watch.filenos():
             loop.remove_reader(number)
-
-
-async def _serve(  # noqa: PLR0917 - all that has to do with clients
-    held: contextlib.AsyncExitStack,
-    settings: Settings,
-    about: About,
-    call: Call,
-    lan: Lan,
-    member: "Member | None",
-    names: Names,
-    events: Events,
-    sockets: Iterable[socket.socket],
-) -> None:
-    """Go on with the containers of before, and serve clients at *sockets*, until *held* is let go."""
-
-    def in_use() -> Mapping[str, tuple[str, bool]]:
-        return containers.using()
-
-    store = Images(Path(settings.data_root) / "images", in_use, lambda: rfc3339(time.time_ns()))
-    store.start()
-    images = Sources(store)
-    containers = Containers(
-        call,
-        lan,
-        names.written,
-        images,
-        events.publish,
-        time.time_ns,
-        secrets.token_bytes,
-        meaning,
-        Path(settings.data_root),
-        Path(settings.exec_root),
-        runtime=settings.default_runtime,
-    )
-    await containers.start()
-    held.push_async_callback(containers.close)
-    lan.look()
-    if member:
-        member.start()
-    # It was loaded meanwhile (`daemon`).
-    from isthmus.api.server import Server
-
-    server = Server(Api(call, lan, member, names.written, containers, images, store, events, about, time.time_ns))
-    await server.start(*sockets)
-    held.push_async_callback(server.close)
-    held.callback(events.close)
 
 
 def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
@@ -380,16 +329,6 @@ def _listen(device: Device, port: int, hear: Callable[[bytes, int], None], gone:
 
 def _mend(news: tuple[News, ...], house: House) -> Plan:
     return house.engine.mend(news)
-
-
-def _about(settings: Settings, identity: str) -> About:
-    return this_machine(
-        identity=identity,
-        root=str(settings.data_root),
-        pools=settings.default_address_pools,
-        drivers=BUILTIN,
-        warnings=settings.warnings,
-    )
 
 
 def _identity(data_root: Path) -> str:

@@ -29,6 +29,18 @@ def interfaces(draw: st.DrawFn) -> IPInterface:
     return IPv6Interface((draw(st.ip_addresses(v=6)), draw(st.integers(0, 128))))
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.binary(max_size=5)), max_size=4), st.binary(max_size=3), st.integers(0, 9)
+)
+@example([(1, b"a"), (2, b"b")], b"", 0)
+@example([(1, b"a"), (3, b"b")], b"", 0)
+@example([(1, b"abcde")], b"", 4)
+def test_attributes_are_read_wherever_they_are(attributes: list[tuple[int, bytes]], rest: bytes, before: int) -> None:
+    """What was read of one message is no guess about another that has its length."""
+    message = bytes(before) + b"".join(netlink.attribute(*one) for one in attributes) + rest
+    assert netlink.attributes(message, before) == dict(attributes)
+
+
 @given(names, indexes, macs, numbers, st.sampled_from(netlink.MacvlanMode))
 def test_a_link_is_read_as_it_was_written(
     name: str, index: int, mac: str, number: int, mode: netlink.MacvlanMode

@@ -817,16 +817,53 @@ def messages(datagram: bytes) -> Iterator[tuple[int, bytes]]:
 
 def attributes(message: bytes, offset: int) -> dict[int, bytes]:
     """Read the attributes from *offset* on, by type without its flags; of twins the last. DecodeError on garbage."""
-    found = {}
+    layout = _layouts.get((offset, len(message)))
+    if layout and layout.heads(message) == layout.expected:
+        places = layout.places
+    else:
+        places = tuple(_places(message, offset))
+        if layout is None and len(_layouts) < _MANY:
+            _layouts[offset, len(message)] = _Layout.of(message, places)
+    return {kind: message[place] for kind, place in places}
+
+
+def _places(message: bytes, offset: int) -> Iterator[tuple[int, slice]]:
+    """Yield the type of each attribute from *offset* on, and where what it holds lies."""
     end = len(message)
     unpack = _ATTRIBUTE.unpack_from
     while offset + 4 <= end:
         size, kind = unpack(message, offset)
         if size < 4 or offset + size > end:
             raise DecodeError(f"an attribute of {size} bytes with {end - offset} left")
-        found[kind & NLA_TYPE_MASK] = message[offset + 4 : offset + size]
+        yield kind & NLA_TYPE_MASK, slice(offset + 4, offset + size)
         offset += (size + 3) & ~3
-    return found
+
+
+class _Layout(NamedTuple):
+    """Which attributes there are in messages of one length, and where: of a thousand links all but a few are alike.
+
+    That one is like the others is seen by the *heads* of its attributes, all read at once: these are *expected*.
+    """
+
+    heads: Callable[[bytes], tuple[int, ...]]
+    expected: tuple[int, ...]
+    places: tuple[tuple[int, slice], ...]
+
+    @classmethod
+    def of(cls, message: bytes, places: tuple[tuple[int, slice], ...]) -> "_Layout":
+        """That of a *message* whose attributes are at these *places*."""
+        shape, at = ["="], 0
+        for _, place in places:
+            shape.append(f"{place.start - 4 - at}xI")
+            at = place.start
+        # What the last one holds has to be there, too.
+        heads = Struct("".join((*shape, f"{len(message) - at}x"))).unpack_from
+        return cls(heads, heads(message), places)
+
+
+_layouts: dict[tuple[int, int], _Layout] = {}
+_MANY = 1024
+"""How many layouts are remembered: there are some dozens, unless somebody sends us all kinds of things."""
 
 
 def link(message: bytes) -> LinkMessage:
