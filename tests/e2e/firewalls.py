@@ -1,4 +1,4 @@
-"""Other firewalls on a host: ufw, firewalld and iptables, as Debian packs them, without being installed.
+"""What else filters on a host: ufw, firewalld, iptables and Docker, as Debian packs them, without being installed.
 
 `bootstrap` unpacks the packages that the machine lacks into the virtual environment. `furnish` lays them over /usr and
 /etc of one test's host, so that nobody else sees them, and keeps what they write in its /run. What a package does when
@@ -16,9 +16,11 @@ import pytest
 
 from tests.e2e.hosts import Host, program, until
 
-UNPACKED = Path(sys.prefix) / "firewalls"
+UNPACKED = [Path(sys.prefix) / kit for kit in ("firewalls", "dockerd")]
 
-_PATH = f"{UNPACKED}/usr/sbin:{UNPACKED}/usr/bin:{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+_PATH = ":".join(
+    (*(f"{one}/usr/sbin:{one}/usr/bin" for one in UNPACKED), os.environ.get("PATH", ""), "/usr/sbin:/sbin")
+)
 
 # Without what a bus of the machine has: nobody is asked whether the host's root may do what it does.
 _BUS = """
@@ -52,7 +54,7 @@ def furnish(host: Host) -> None:
         layer = host.root / f"run/layers/{name}"
         for part in ("upper", "work"):
             (layer / part).mkdir(parents=True)
-        below = f"{UNPACKED / name}:" if (UNPACKED / name).exists() else ""
+        below = "".join(f"{one / name}:" for one in UNPACKED if (one / name).exists())
         kept = f"upperdir=/run/layers/{name}/upper,workdir=/run/layers/{name}/work"
         done = host.attempt(f"mount -t overlay overlay -o lowerdir={below}/{name},{kept} /{name}")
         if done.returncode:

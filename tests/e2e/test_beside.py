@@ -102,9 +102,9 @@ def furnished(village: tuple[Host, Machine]) -> tuple[Host, Machine]:
 
 @needs("dockerd", "docker", "iptables")
 @pytest.mark.parametrize("first", ["docker", "isthmus"])
-def test_docker_and_we_leave_each_others_rules_alone(village: tuple[Host, Machine], first: str) -> None:
+def test_docker_and_we_leave_each_others_rules_alone(furnished: tuple[Host, Machine], first: str) -> None:
     """Both on one host is the normal case while somebody moves over; neither start may disturb the other."""
-    host, _ = village
+    host, _ = furnished
     if first == "isthmus":
         host.start()
     mine = ours(host)
@@ -122,9 +122,9 @@ def test_docker_and_we_leave_each_others_rules_alone(village: tuple[Host, Machin
 
 
 @needs("dockerd", "docker", "iptables")
-def test_beside_docker_sandboxes_reach_what_dockers_user_chain_lets_them(village: tuple[Host, Machine]) -> None:
+def test_beside_docker_sandboxes_reach_what_dockers_user_chain_lets_them(furnished: tuple[Host, Machine]) -> None:
     """Docker sets FORWARD to DROP and has bridged frames filtered; the documented rules are enough."""
-    host, _ = village
+    host, _ = furnished
     with docker(host):
         host.start()
         host.network("front", NAME)
@@ -136,9 +136,9 @@ def test_beside_docker_sandboxes_reach_what_dockers_user_chain_lets_them(village
 
 
 @needs("dockerd", "docker", "iptables")
-def test_docker_and_we_choose_different_subnets(village: tuple[Host, Machine]) -> None:
+def test_docker_and_we_choose_different_subnets(furnished: tuple[Host, Machine]) -> None:
     """Both have the same default pools."""
-    host, _ = village
+    host, _ = furnished
     with docker(host) as client:
         host.start()
         client("network create theirs1")
