@@ -111,7 +111,7 @@ def _run_apart(settings: Settings) -> None:
     # Nothing of what is loaded and looked at now will be garbage (`house.run` turns it on again).
     gc.disable()
     # What serves clients is needed last, and is half of all that is to be loaded.
-    Thread(target=importlib.import_module, args=("isthmus.serving",), daemon=True).start()
+    Thread(target=importlib.import_module, args=("isthmus.serving",)).start()
     import uvloop
 
     from isthmus import house

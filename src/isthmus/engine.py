@@ -589,13 +589,32 @@ class Engine:
         self._carry_out(bindings, lambda: self._ports(user, (*before, *bindings)), before=before)
         return present.ports(self._state, user, bindings)
 
-    def unpublish(self, sandbox: str, chosen: Callable[[Binding], bool]) -> None:
-        """Publish those ports of a sandbox no more that are *chosen*, of which there must be one."""
+    def unpublish(self, sandbox: str, wishes: Iterable[Wish]) -> None:
+        """Publish those ports of a sandbox no more that *wishes* are about, of which there must be one."""
         user = self._state.sandbox(sandbox)
-        bindings = tuple(filter(chosen, self._state.bindings_of(user.id)))
+        bindings = tuple(dict.fromkeys(self._published(user, wishes)))
         if not bindings:
             raise NotFound(f"no such port is published for {user.name}: see `isthmus port {user.name}`")
         self._take_away(bindings, lambda: self._ports(user, bindings))
+
+    def _published(self, user: Sandbox, wishes: Iterable[Wish]) -> Iterator[Binding]:
+        """Those ports of *user* that *wishes* name: by the sandbox's port, and by what they say of the host's."""
+        state, everything = self._state, self._state.bindings_of(user.id)
+        for wish in wishes:
+            some = everything
+            if 0 < len(wish.hosts) < len(everything):
+                places = (
+                    Place(wish.protocol, port, address)
+                    for port in wish.hosts
+                    for address in state.on_port(wish.protocol, port)
+                )
+                some = tuple(one for place in places if (one := state.binding(user.id, place)))
+            for one in some:
+                place = one.place
+                if (one.port, place.protocol) == (wish.port, wish.protocol) and (
+                    place.port in (wish.hosts or (place.port,)) and wish.address in {None, place.address}
+                ):
+                    yield one
 
     def _hold(self, user: Sandbox, wishes: tuple[Wish, ...], endpoints: tuple[Endpoint, ...]) -> tuple[Binding, ...]:
         """Decide which places on the host lead to *user*, and keep them from all others there."""

@@ -149,7 +149,7 @@ def live(one: Engine) -> None:
     address = (("front", EndpointRequest(ipv4="10.5.0.9")),)
     one.create_sandbox(SandboxRequest("web", mode="front", endpoints=address, ports=ports))
     one.publish("web", (Wish(81, "tcp"),))
-    one.unpublish("web", lambda binding: binding.port == 80)
+    one.unpublish("web", (Wish(80, "tcp"),))
     one.create_sandbox(SandboxRequest("side", mode="container:web"))
     one.create_sandbox(SandboxRequest("bare", mode="none"))
     one.add_link("bare", LinkRequest("veth", addresses=(ip_interface("10.9.0.2/24"),)))

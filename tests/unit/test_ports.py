@@ -188,10 +188,36 @@ def test_ports_come_and_go_while_the_sandbox_stays(world: World) -> None:
     create(world, "web", wish(80, 8080))
     world.engine.publish("web", (wish(81, 8081),))
     assert set(published(world)) == {("6", "8080"), ("6", "8081")}
-    world.engine.unpublish("web", lambda binding: binding.port == 80)
+    world.engine.unpublish("web", (Wish(80, "tcp"),))
     assert set(published(world)) == {("6", "8081")}
     with pytest.raises(NotFound, match="no such port is published for web"):
-        world.engine.unpublish("web", lambda binding: binding.port == 80)
+        world.engine.unpublish("web", (Wish(80, "tcp"),))
+
+
+@pytest.mark.parametrize(
+    ("named", "gone"),
+    [
+        (Wish(80, "tcp"), {8080, 8081, 8082}),
+        (Wish(80, "tcp", hosts=range(8081, 8082)), {8081}),
+        (Wish(80, "tcp", hosts=range(8081, 9000)), {8081, 8082}),
+        (Wish(80, "tcp", ip_address("127.0.0.1")), {8082}),
+        (Wish(80, "tcp", ip_address("127.0.0.1"), range(8082, 8083)), {8082}),
+    ],
+)
+def test_what_is_said_of_a_port_names_those_that_are_published_no_more(
+    world: World, named: Wish, gone: set[int]
+) -> None:
+    """By the sandbox's port alone, or by the host's port and address, too; another's ports are left alone."""
+    create(world, "other", Wish(80, "tcp", ip_address("127.0.0.1"), range(8081, 8082)))
+    local = Wish(80, "tcp", ip_address("127.0.0.1"), range(8082, 8083))
+    several = (wish(80, 8080), Wish(80, "tcp", ip_address("127.0.0.2"), range(8081, 8082)), local, wish(81, 8083))
+    create(world, "web", *several)
+    world.engine.unpublish("web", (named, named))
+    assert set(places(world, "web")) == {8080, 8081, 8082, 8083} - gone
+    assert places(world, "other") == [8081]
+    for port, protocol, hosts in ((80, "udp", range(0)), (81, "tcp", range(8080, 8081)), (82, "tcp", range(0))):
+        with pytest.raises(NotFound, match="no such port"):
+            world.engine.unpublish("web", (Wish(port, protocol, hosts=hosts),))
 
 
 def test_a_port_that_the_kernel_refuses_is_free_again(world: World) -> None:

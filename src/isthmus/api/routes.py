@@ -556,7 +556,7 @@ async def _unpublish(api: Api, request: Request) -> Response:
     return await _change(
         api,
         request,
-        lambda engine: engine.unpublish(name, lambda binding: translate.chosen(wishes, binding)),
+        lambda engine: engine.unpublish(name, wishes),
         lambda _: Response(204),
         brief=len(wishes) <= _BRIEF,
     )

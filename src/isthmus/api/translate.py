@@ -20,7 +20,6 @@ from isthmus.errors import InvalidOption, InvalidRequest
 from isthmus.model import (
     FOREVER,
     HOST_GATEWAY,
-    Binding,
     DhcpLease,
     Dns,
     Endpoint,
@@ -203,17 +202,6 @@ def publish_request(ports: body.Ports) -> tuple[Wish, ...]:
     if not wishes:
         raise InvalidRequest("no port is named: name some in PortBindings")
     return wishes
-
-
-def chosen(wishes: Iterable[Wish], binding: Binding) -> bool:
-    """Whether *binding* is among those that *wishes* name: by the sandbox's port, and what they say of the place."""
-    place = binding.place
-    return any(
-        (wish.port, wish.protocol) == (binding.port, place.protocol)
-        and (not wish.hosts or place.port in wish.hosts)
-        and wish.address in {None, place.address}
-        for wish in wishes
-    )
 
 
 def _port_key(port: int, protocol: str) -> str:
