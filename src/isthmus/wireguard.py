@@ -28,7 +28,7 @@ FRESH = 180
 """For how long, in seconds, a handshake tells that somebody is there: by then there has been another one."""
 
 
-HEED = 2.0
+HEED = 1.0
 """For how long, in seconds, a host that another is to call first waits for him, before it calls him."""
 
 
