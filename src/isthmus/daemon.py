@@ -22,7 +22,7 @@ from threading import Thread
 
 from isthmus import config, logs
 from isthmus.config import Settings
-from isthmus.errors import InvalidRequest, IsthmusError, reasons
+from isthmus.errors import InvalidRequest, IsthmusError, leaves
 
 log = logging.getLogger("isthmus")
 
@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
         log.error("%s", error)  # noqa: TRY400 - it is told whole, and no traceback is the user's business
         return error.exit_code
     except ExceptionGroup as group:
-        log.error("%s", "; ".join(reasons(group)))  # noqa: TRY400 - as above
+        log.error("%s", "; ".join(map(str, leaves(group))))  # noqa: TRY400 - as above
         return 1
     except OSError as error:
         log.error("%s", error)  # noqa: TRY400 - as above

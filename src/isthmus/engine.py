@@ -599,21 +599,25 @@ class Engine:
 
     def _published(self, user: Sandbox, wishes: Iterable[Wish]) -> Iterator[Binding]:
         """Those ports of *user* that *wishes* name: by the sandbox's port, and by what they say of the host's."""
-        state, everything = self._state, self._state.bindings_of(user.id)
+        everything = self._state.bindings_of(user.id)
         for wish in wishes:
-            some = everything
-            if 0 < len(wish.hosts) < len(everything):
-                places = (
-                    Place(wish.protocol, port, address)
-                    for port in wish.hosts
-                    for address in state.on_port(wish.protocol, port)
-                )
-                some = tuple(one for place in places if (one := state.binding(user.id, place)))
+            # One among a thousand is not sought among all of them.
+            few = 0 < len(wish.hosts) < len(everything)
+            some = self._on_ports(user, wish.protocol, wish.hosts) if few else everything
             for one in some:
                 place = one.place
-                if (one.port, place.protocol) == (wish.port, wish.protocol) and (
-                    place.port in (wish.hosts or (place.port,)) and wish.address in {None, place.address}
+                if (
+                    (one.port, place.protocol) == (wish.port, wish.protocol)
+                    and (not wish.hosts or place.port in wish.hosts)
+                    and wish.address in {None, place.address}
                 ):
+                    yield one
+
+    def _on_ports(self, user: Sandbox, protocol: str, ports: Iterable[int]) -> Iterator[Binding]:
+        """What of the host's *ports* leads to *user*."""
+        for port in ports:
+            for address in self._state.on_port(protocol, port):
+                if one := self._state.binding(user.id, Place(protocol, port, address)):
                     yield one
 
     def _hold(self, user: Sandbox, wishes: tuple[Wish, ...], endpoints: tuple[Endpoint, ...]) -> tuple[Binding, ...]:

@@ -34,7 +34,7 @@ where it has none, one lower-case sentence names the key, the value and the way 
 """
 
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class IsthmusError(Exception):
@@ -254,10 +254,13 @@ class Refused(IsthmusError):
         self.operation, self.errno, self.reason = operation, errno, reason
 
 
-def reasons(errors: ExceptionGroup[Exception]) -> Iterator[str]:
-    """What the *errors* of a group say, and those of groups within."""
-    for error in errors.exceptions:
-        if isinstance(error, ExceptionGroup):
-            yield from reasons(error)
+_E = TypeVar("_E", bound=Exception)
+
+
+def leaves(group: ExceptionGroup[_E]) -> Iterator[_E]:
+    """The errors of a *group*, and those of groups within."""
+    for one in group.exceptions:
+        if isinstance(one, ExceptionGroup):
+            yield from leaves(one)
         else:
-            yield str(error)
+            yield one

@@ -24,7 +24,7 @@ from isthmus.config import NO_BRIDGE, Settings
 from isthmus.dhcp.manager import Device, Manager
 from isthmus.dns.lookup import Directory
 from isthmus.engine import Engine
-from isthmus.errors import DeviceUnavailable, IsthmusError, reasons
+from isthmus.errors import DeviceUnavailable, IsthmusError, leaves
 from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, PathChanged, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.nflog import PacketLog
@@ -172,7 +172,7 @@ def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
         Path(settings.data_root) / "cluster",
         Times(address.heartbeat, address.ttl, address.ttl),
         time.time_ns,
-        Encryption(ways, identity, kept, address.ttl, settings.encryption_rekey / 1e9),
+        Encryption(ways, identity, kept, address.ttl, longest=settings.encryption_rekey / 1e9),
     )
 
 
@@ -272,7 +272,9 @@ class Mender:
 
     def try_again(self, news: Iterable[News], refusals: ExceptionGroup[Exception]) -> None:
         """Say why *news* could not be mended, and look into them once more, later and later."""
-        log.error("not as it should be, to be tried again in %.0f s: %s", self._pause, "; ".join(reasons(refusals)))
+        log.error(
+            "not as it should be, to be tried again in %.0f s: %s", self._pause, "; ".join(map(str, leaves(refusals)))
+        )
         asyncio.get_running_loop().call_later(self._pause, self._look_into, tuple(news))
         self._pause = min(2 * self._pause, PATIENCE)
 

@@ -198,7 +198,7 @@ def bench(work: Callable[[Bench], Awaitable[None]], directory: Path, grace: floa
             Node("a", "a", "192.0.2.2", "", 0, (Key(KEYS[0], 51820),)),
             Node("b", "b", "2001:db8::2", "", 0, (Key(KEYS[1], 51830), Key("nonsense", 1), Key(KEYS[2], 0))),
         )
-        made = Bench(Encryption(ways, "own", file, grace, longest), ways, file, others)
+        made = Bench(Encryption(ways, "own", file, grace, longest=longest), ways, file, others)
         try:
             await work(made)
         finally:
@@ -340,7 +340,7 @@ def test_a_key_is_as_old_as_it_is_whoever_starts_anew(tmp_path: Path) -> None:
             then = time.time() - 3600 * hours
             os.utime(on.file, (then, then))
             on.one.close()
-            on.one = Encryption(on.ways, "own", on.file, 0.0, 24 * 3600)
+            on.one = Encryption(on.ways, "own", on.file, 0.0, longest=24 * 3600)
             for _ in range(4):
                 await on.settle()
             assert len(on.one.keys) == keys

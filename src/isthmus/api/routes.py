@@ -35,6 +35,7 @@ from isthmus.errors import (
     NotFound,
     NotImplementedHere,
     StoreUnavailable,
+    leaves,
 )
 from isthmus.images.store import Images as Store
 from isthmus.lan import Call, Lan
@@ -118,16 +119,8 @@ def _refusal_of_all(request: Request, group: ExceptionGroup[Exception]) -> Respo
     ours, others = group.split(IsthmusError)
     if ours is None or others is not None:
         return _internal(request, group)
-    errors = list(_leaves(ours))
+    errors = list(leaves(ours))
     return refusal(errors[0].status, "\n".join(str(error) for error in errors))
-
-
-def _leaves(group: ExceptionGroup[IsthmusError]) -> Iterable[IsthmusError]:
-    for one in group.exceptions:
-        if isinstance(one, IsthmusError):
-            yield one
-        else:
-            yield from _leaves(one)
 
 
 def _internal(request: Request, error: Exception) -> Response:

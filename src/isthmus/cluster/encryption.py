@@ -110,8 +110,8 @@ class Pairs(msgspec.Struct, frozen=True):
 class Encryption:
     """The keys of the host *node*, in the file *kept*, and its devices. All methods are for the loop's thread."""
 
-    def __init__(  # noqa: PLR0917 - the last two have names wherever they are given
-        self, ways: Ways, node: str, kept: Path, grace: float, longest: float = 0.0, heed: float = HEED
+    def __init__(
+        self, ways: Ways, node: str, kept: Path, grace: float, *, longest: float = 0.0, heed: float = HEED
     ) -> None:
         """For *grace* seconds after others were told of a new key, what they send by the old one is heard.
 
@@ -126,7 +126,7 @@ class Encryption:
         self._heed = heed
         self._pairs = _kept(kept)
         self._told: dict[str, dict[str, str]] = {}
-        self._met: dict[tuple[str, str], float] = {}
+        self._silent: dict[str, dict[str, float]] = {}
         self._place: object | None = None
         self._news: News | None = None
         self._loop = asyncio.get_running_loop()
@@ -248,12 +248,12 @@ class Encryption:
 
         Also tell whether some of these are heeded: they call first.
         """
-        met, self._met = self._met, {}
         waiting = False
         devices = self._ways.devices()
         names = {device(one.public) for one in pairs.all()}
         for name in devices.keys() - names:
             self._ways.remove(name)
+            self._silent.pop(name, None)
         used = {one.port for name, one in devices.items() if name in names}
         for pair in pairs.all():
             name = device(pair.public)
@@ -268,17 +268,20 @@ class Encryption:
                     raise DeviceUnavailable(name, "it is gone again already")
                 used.add(devices[name].port)
             told = self._told.setdefault(name, {})
-            heeded = set()
-            for other in wanted or ():
-                if not calls_first(pair.public, other) and not devices[name].others.get(other):
-                    since = self._met[name, other] = met.get((name, other), time.monotonic())
-                    if time.monotonic() - since < self._heed:
-                        heeded.add(other)
-            waiting |= bool(heeded)
-            if wanted is not None and (change := tuple(words(devices[name], wanted, told, kept, heeded))):
-                self._ways.tell(name, change)
-            told.update(wanted or {})
+            if wanted is not None:
+                heeded = self._heeded(name, devices[name], wanted)
+                waiting |= bool(heeded)
+                if change := tuple(words(devices[name], wanted, told, kept, heeded)):
+                    self._ways.tell(name, change)
+                told.update(wanted)
         return devices, waiting
+
+    def _heeded(self, name: str, own: Device, wanted: Iterable[str]) -> set[str]:
+        """Those of *wanted* who are to call the device of this *name* first, have not yet, and still have time to."""
+        now, before = time.monotonic(), self._silent.get(name, {})
+        silent = (other for other in wanted if not calls_first(own.public, other) and not own.others.get(other))
+        since = self._silent[name] = {other: before.get(other, now) for other in silent}
+        return {other for other, met in since.items() if now - met < self._heed}
 
     def _first(self) -> Pairs:
         """The first key of this host."""
@@ -324,11 +327,12 @@ class Encryption:
 
     def _later(self, seconds: float) -> None:
         """Look again after so many seconds, if not before."""
-        due = self._loop.time() + seconds
-        if self._timer is None or not self._loop.time() < self._timer.when() <= due:
-            if self._timer:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._look)
+        now = self._loop.time()
+        if self._timer:
+            if now < self._timer.when() <= now + seconds:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(now + seconds, self._look)
 
     # News.
 
