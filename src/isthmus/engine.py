@@ -116,6 +116,8 @@ class Engine:
         self._mtus: dict[str, int | None] = {}
         self._table: Table | None = None
         self._troubles: dict[tuple[str, str], str] = {}
+        self._ended: list[Lease] = []
+        self._untold: dict[str, bytes | None] = {}
         self._adopt(State())
 
     # The heart.
@@ -401,8 +403,7 @@ class Engine:
             raise NetworkInUse(network.name, ((peer.name, peer.id) for peer in peers))
         if any(other.config_from == network.name for other in self._state.networks.values()):
             raise Forbidden(f'configuration network "{network.name}" is in use')
-        left: list[Record] = [*self._state.leases_on(network.id), *self._state.blocks(network.id)]
-        self._take_away((network,), self._host, with_them=left)
+        self._take_away((network,), self._host, with_them=self._left_on(network))
         self._announce("network", "destroy", network.id, {"name": network.name, "type": network.driver})
 
     def prune_networks(self, keep: Callable[[Network], bool]) -> tuple[str, ...]:
@@ -797,8 +798,7 @@ class Engine:
         dropped = {one.id for one in drop if isinstance(one, Network) and not state.on_network(one.id)}
         old = [one for one in state.networks.values() if one.id in dropped]
         for one in old:
-            left: list[Record] = [*state.leases_on(one.id), *state.peers_on(one.id), *state.blocks(one.id)]
-            self._take_away((one,), self._host, with_them=left)
+            self._take_away((one,), self._host, with_them=self._left_on(one))
         for action, some in (("create", fresh), ("update", others), ("destroy", old)):
             for one in some:
                 self._announce("network", action, one.id, {"name": one.name, "type": one.driver})
@@ -849,6 +849,7 @@ class Engine:
                     self._commit(put=before)
                 fresh = [one for one in new if not (isinstance(one, Binding) and one.place in places)]
                 self._take_away(fresh, area, kept=spent)
+                self.write_behind()
             except (IsthmusError, ExceptionGroup) as again:
                 # What is left is recorded as being removed, so the next look at it goes on.
                 refusal.add_note(f"and it could not be taken back whole: {again}")
@@ -866,19 +867,30 @@ class Engine:
 
         What is *kept* of it is recorded in the same moment.
         """
-        leaving = tuple(
+        marked = tuple(
             record if isinstance(record, Setting | Lease | Peer | Block) else replace(record, removing=True)
             for record in old
         )
-        self._commit(put=leaving)
+        self._commit(put=marked)
         self.reconcile(area())
-        self._commit(put=kept, drop=(*with_them, *leaving))
+        # Of what is marked the next start would make an end all the same, so for that nobody has to wait.
+        behind = not any(isinstance(record, Setting | Lease | Peer | Block) for record in marked)
+        self._commit(put=kept, drop=(*with_them, *marked), behind=behind)
 
-    def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = ()) -> None:
+    def write_behind(self) -> None:
+        """Tell the store what it was not told of yet, which the next change would else do: what has gone since."""
+        self._commit()
+
+    def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = (), behind: bool = False) -> None:
+        """Record what is *put* instead of what is dropped; *behind*: the store need not hear of it before the next."""
         put, drop = tuple(put), tuple(drop)
-        changes: dict[str, bytes | None] = {records.key(record): None for record in (*self._ended, *drop)}
+        changes: dict[str, bytes | None] = self._untold.copy()
+        changes.update((records.key(record), None) for record in (*self._ended, *drop))
         changes.update((records.key(record), records.encode(record)) for record in put)
-        self._store.commit(changes)
+        if not behind:
+            self._store.commit(changes)
+            changes = {}
+        self._untold = changes
         # An address that passes on to another name must not bring its connections along.
         self._kernel.forget(
             address for *_, address in set(self._holders((*self._ended, *drop))).difference(self._holders(put))
@@ -927,11 +939,16 @@ class Engine:
         endpoints = [one for one in state.endpoints.values() if one.removing or one.sandbox in users]
         links = [one for one in state.links.values() if one.removing or one.sandbox in users]
         networks = [one for one in state.networks.values() if one.removing]
-        leases = [lease for network in networks for lease in state.leases_on(network.id)]
+        left = [record for network in networks for record in self._left_on(network)]
         bindings = [one for one in state.bindings() if one.removing or one.sandbox in users]
-        gone: list[Record] = [*endpoints, *links, *bindings, *users.values(), *leases, *networks]
+        gone: list[Record] = [*endpoints, *links, *bindings, *users.values(), *left, *networks]
         if gone:
             self._commit(put=self._decide.leases(endpoints), drop=gone)
+
+    def _left_on(self, network: Network) -> tuple[Record, ...]:
+        """What is forgotten with *network*, on which nobody stands."""
+        state = self._state
+        return (*state.leases_on(network.id), *state.peers_on(network.id), *state.blocks(network.id))
 
     # Areas.
 
@@ -1015,7 +1032,8 @@ class Engine:
 
     def _adopt(self, state: State) -> None:
         self._state = state
-        self._ended: list[Lease] = []
+        self._ended = []
+        self._untold = {}
         self._decide = Decisions(state, self._rules, clock=self._clock, random=self._random)
 
     def _announce(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:

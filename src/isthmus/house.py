@@ -24,7 +24,7 @@ from isthmus.config import NO_BRIDGE, Settings
 from isthmus.dhcp.manager import Device, Manager
 from isthmus.dns.lookup import Directory
 from isthmus.engine import Engine
-from isthmus.errors import DeviceUnavailable, IsthmusError, leaves
+from isthmus.errors import DeviceUnavailable, IsthmusError, StoreUnavailable, leaves
 from isthmus.kernel import Appeared, FirewallTouched, News, Overrun, PathChanged, namespaces
 from isthmus.kernel.linux import LinuxKernel
 from isthmus.kernel.nflog import PacketLog
@@ -71,12 +71,16 @@ class House(msgspec.Struct, frozen=True):
     engine: Engine
 
     def chores(self) -> None:
-        """Take dead links apart, and have namespaces made ahead of need."""
+        """Take dead links apart, have the store forget what is gone, and have namespaces made ahead of need."""
+        self.engine.write_behind()
         self.kernel.reap()
         self.kernel.prepare()
 
     def close(self) -> None:
         """Let go of everything; what was made stays."""
+        # If the store does not answer, the next start forgets what has gone.
+        with contextlib.suppress(StoreUnavailable):
+            self.engine.write_behind()
         self.kernel.close()
         self.store.close()
 

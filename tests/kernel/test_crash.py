@@ -163,6 +163,7 @@ def live(one: Engine) -> None:
     one.create_network(NetworkRequest("lan", driver="macvlan", subnets=(SubnetRequest("10.7.0.0/24"),)))
     one.connect("lan", "web", EndpointRequest())
     one.disconnect("lan", "web")
+    one.write_behind()
     one.connect("lan", "web", EndpointRequest())
     one.disconnect("front", "web")
     one.connect("front", "web", EndpointRequest())
@@ -175,6 +176,7 @@ def live(one: Engine) -> None:
     one.remove_network("back")
     one.remove_sandbox("side")
     one.remove_network("front")
+    one.write_behind()
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -255,6 +257,7 @@ def test_death_at_any_step_leaks_nothing(tmp_path: Path) -> None:
             for name in ("front", "back", "lan"):
                 if any(view.network.name == name for view in one.networks()):
                     one.remove_network(name)
+            one.write_behind()
             kernel.reap()
             assert links() == {"lo", "isthmus0"}, f"links leaked by a death at step {step}"
             leaked = [one for one in elements() if "isthmus0" not in one]

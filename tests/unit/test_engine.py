@@ -34,7 +34,7 @@ from isthmus.errors import (
 )
 from isthmus.kernel import FirewallTouched, Lost, Overrun, PathChanged, Scope, Shaken
 from isthmus.kernel.fake import FakeKernel
-from isthmus.model import HOST, Host, HostLink, pairs
+from isthmus.model import HOST, Block, Host, HostLink, Network, pairs
 from isthmus.naming import MAIN_TABLE, Owner, ifb, veth
 from isthmus.plan import NOTHING, Make, Plan
 from isthmus.rates import RATE
@@ -188,12 +188,46 @@ def test_disconnecting_takes_the_interface_and_frees_the_address(world: World) -
 def test_removing_a_sandbox_leaves_nothing_of_it_but_its_lease(world: World) -> None:
     """No link, no address, no record remains, but for what it had, should it come again."""
     identity = world.network("front", "10.5.0.0/24")
-    before, records = str(world.kernel), dict(world.store.read().items)
+    before, items = str(world.kernel), dict(world.store.read().items)
     world.sandbox("web", "front")
     world.engine.remove_sandbox("web")
     assert str(world.kernel) == before
-    assert {key for key in world.store.read().items if key not in records} == {f"lease/{identity}/web"}
-    assert records.items() <= world.store.read().items.items()
+    world.engine.write_behind()
+    assert {key for key in world.store.read().items if key not in items} == {f"lease/{identity}/web"}
+    assert items.items() <= world.store.read().items.items()
+
+
+@pytest.mark.parametrize("then", ["dies", "goes on"])
+def test_what_has_gone_does_not_come_back_if_the_store_was_not_told(world: World, then: str) -> None:
+    """Nobody waits for the second half of a removal's records: a start makes it up, and so does the next change."""
+    identity = world.network("front", "10.5.0.0/24")
+    items = dict(world.store.read().items)
+    world.sandbox("web", "front")
+    world.engine.remove_sandbox("web")
+    assert [key for key in world.store.read().items if key.startswith("sandbox/")], "the store was told at once"
+    if then == "dies":
+        world.restart()
+    else:
+        world.network("back", "10.6.0.0/24")
+        world.engine.remove_network("back")
+        world.engine.write_behind()
+    assert {key for key in world.store.read().items if key not in items} == {f"lease/{identity}/web"}
+    world.sandbox("web", "front")
+    assert [str(one) for one in world.engine.sandbox("web").endpoints[0].endpoint.addresses] == ["10.5.0.2/24"]
+
+
+def test_a_shared_network_whose_removal_was_cut_off_leaves_nothing(world: World) -> None:
+    """A block of a network that is there no more would stop every later start."""
+    before = dict(world.store.read().items)
+    identity = world.network("front", "10.5.0.0/24")
+    network = records.decode(f"network/{identity}", world.store.read().items[f"network/{identity}"])
+    assert isinstance(network, Network)
+    block = Block(identity, ip_network("10.5.0.64/26"))
+    left = (replace(network, removing=True), block)
+    world.store.commit({records.key(one): records.encode(one) for one in left})
+    for _ in range(2):
+        world.restart()
+        assert dict(world.store.read().items) == before
 
 
 def test_the_kernels_refusal_undoes_the_whole_request(world: World) -> None:

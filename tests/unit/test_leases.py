@@ -148,6 +148,7 @@ def test_what_ended_while_the_daemon_was_down_has_ended(world: World) -> None:
     world.network("front", "10.5.0.0/24")
     world.sandbox("web", "front")
     world.engine.remove_sandbox("web")
+    world.engine.write_behind()
     pass_time(world, 25 * HOUR)
     world.restart()
     world.sandbox("other", "front")
@@ -237,6 +238,7 @@ def test_a_refused_attach_takes_no_lease_and_leaves_none(world: World) -> None:
     world.network("front", "10.5.0.0/30")
     world.sandbox("web", "front")
     world.engine.remove_sandbox("web")
+    world.engine.write_behind()
     before = dict(world.store.read().items)
     for name in ("web", "other"):
         world.kernel.forbid(("address", name, "eth0", "10.5.0.2/30"), 28)
@@ -278,6 +280,7 @@ def test_leases_that_do_not_fit_the_default_bridge_any_more_go(world: World) -> 
     """An address of another subnet leads nowhere."""
     world.sandbox("web")
     world.engine.remove_sandbox("web")
+    world.engine.write_behind()
     subnet = SubnetRequest("192.168.0.0/24", gateway="192.168.0.11")
     moved = DefaultBridge(options=pairs({f"{BRIDGE}.name": "isthmus0"}), subnets=(subnet,))
     world.rules = Rules(pools=DEFAULT_POOLS, boot_id="one", default_bridge=moved)

@@ -102,6 +102,7 @@ def test_a_port_is_one_element_and_goes_with_its_sandbox(world: World) -> None:
     assert published(world) == {("6", "8080"): "10.5.0.2 . 80"}
     world.engine.remove_sandbox("web")
     assert published(world) == {}
+    world.engine.write_behind()
     assert not [key for key in world.store.read().items if key.startswith("port/")]
     world.kernel.bind(Place("tcp", 8080))
 
