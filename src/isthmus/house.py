@@ -54,7 +54,7 @@ log = logging.getLogger("isthmus")
 _T = TypeVar("_T")
 
 SETTLE = 0.02
-"""For how long, in seconds, news of the kernel are gathered before they are looked into."""
+"""For how long, in seconds, news gather with the kernel before they are read and looked into."""
 
 RETRY = 1.0
 """After how long, in seconds, what could not be mended is tried again; then after twice that, and so on."""
@@ -87,7 +87,6 @@ class House(msgspec.Struct, frozen=True):
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
     """Bring the kernel to what is wanted, serve and mend, until *stopping* is set; the garbage collector is on then."""
-    loop = asyncio.get_running_loop()
     for warning in settings.warnings:
         log.warning("%s", warning)
     events = Events()
@@ -126,8 +125,8 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         if member:
             lan.share(member)
         mender = Mender(worker, watch, lan, names)
-        for number in watch.filenos():
-            loop.add_reader(number, mender.hear)
+        held.callback(mender.stop)
+        mender.listen()
         began = time.monotonic()
         try:
             plan = await worker.call(lambda house: house.engine.start())
@@ -150,8 +149,6 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         await stopping.wait()
         _notify("STOPPING=1")
         log.info("stopping; what runs goes on")
-        for number in watch.filenos():
-            loop.remove_reader(number)
 
 
 def _member(settings: Settings, identity: str, call: Call) -> "Member | None":
@@ -266,20 +263,38 @@ class Mender:
         self._watch = watch
         self._lan = lan
         self._names = names
+        self._loop = asyncio.get_running_loop()
+        self._reading: asyncio.TimerHandle | None = None
         self._news: dict[News, None] = {}
         self._task: asyncio.Task[None] | None = None
         self._pause = RETRY
 
-    def hear(self) -> None:
-        """Read what the kernel tells; to be called when there is something."""
+    def listen(self) -> None:
+        """Begin to hear what the kernel tells."""
+        self._reading = None
+        self._loop.add_reader(self._watch.fileno(), self._hear)
+
+    def stop(self) -> None:
+        """Hear nothing any more."""
+        self._loop.remove_reader(self._watch.fileno())
+        if self._reading:
+            self._reading.cancel()
+
+    def _hear(self) -> None:
+        """Let news gather with the kernel: what our own work makes it say is read once for many requests."""
+        self._loop.remove_reader(self._watch.fileno())
+        self._reading = self._loop.call_later(SETTLE, self._read)
+
+    def _read(self) -> None:
         self._look_into(self._watch.read())
+        self.listen()
 
     def try_again(self, news: Iterable[News], refusals: ExceptionGroup[Exception]) -> None:
         """Say why *news* could not be mended, and look into them once more, later and later."""
         log.error(
             "not as it should be, to be tried again in %.0f s: %s", self._pause, "; ".join(map(str, leaves(refusals)))
         )
-        asyncio.get_running_loop().call_later(self._pause, self._look_into, tuple(news))
+        self._loop.call_later(self._pause, self._look_into, tuple(news))
         self._pause = min(2 * self._pause, PATIENCE)
 
     def _look_into(self, news: Iterable[News]) -> None:
@@ -291,7 +306,6 @@ class Mender:
         """Look into the news until there are none."""
         try:
             while self._news:
-                await asyncio.sleep(SETTLE)
                 news = tuple(self._news)
                 self._news.clear()
                 try:

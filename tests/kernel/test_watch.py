@@ -58,7 +58,7 @@ def heard(watch: Watch, awaited: News) -> set[News]:
     news: set[News] = set()
     end = time.monotonic() + SECONDS
     while awaited not in news:
-        ready, _, _ = select.select(watch.filenos(), (), (), max(0, end - time.monotonic()))
+        ready, _, _ = select.select([watch], (), (), max(0, end - time.monotonic()))
         assert ready, f"only {news} was heard of, not {awaited}"
         news.update(watch.read())
     return news
@@ -154,7 +154,7 @@ def test_our_own_doing_is_not_heard(tmp_path: Path) -> None:
         with watching(tmp_path, kernel) as watch:
             settle(kernel, *wanted, *endpoint("db", DB, 3))
             assert heard_by_now(watch) == set()
-            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            assert select.select([watch], (), (), 0)[0] == []
             settle(kernel, *wanted)
             kernel.reap()
             assert heard_by_now(watch) == set()
@@ -274,7 +274,7 @@ def test_our_own_doing_to_children_is_not_heard(tmp_path: Path) -> None:
         stranger("up0")
         with watching(tmp_path, kernel) as watch:
             settle(kernel, *LAN[:4])
-            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            assert select.select([watch], (), (), 0)[0] == []
             settle(kernel, *LAN)
             assert heard_by_now(watch) == set()
             settle(kernel, LAN[0])
@@ -435,7 +435,7 @@ def test_a_tunnel_is_told_of_many_and_nobody_is_woken(tmp_path: Path) -> None:
         with watching(tmp_path, kernel) as watch:
             settle(kernel, *OVERLAY, *peers(3000))
             settle(kernel, *OVERLAY, *peers(3000, via="192.0.2.3"))
-            assert select.select(watch.filenos(), (), (), 0)[0] == []
+            assert select.select([watch], (), (), 0)[0] == []
             # Of each that goes is heard what the engine compares with what it wants.
             settle(kernel, *OVERLAY, *peers(2999))
             gone = {

@@ -20,6 +20,7 @@ we retired; whether it is still wanted, the engine knows.
 """
 
 import os
+import select
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -126,7 +127,7 @@ class Watch:
 
     *Directory* holds the mounts of our namespaces, and *known* is where iproute2 knows their names, until somebody
     deletes one there; changes through the nftables socket of *firewall_port* are our own (`LinuxKernel.firewall_port`).
-    When one of `filenos` is readable, there may be something to `read`.
+    When `fileno` is readable, there may be something to `read`.
     """
 
     def __init__(self, directory: Path, firewall_port: int, *, known: Path = Path("/run/netns")) -> None:
@@ -139,6 +140,10 @@ class Watch:
         self._told: Monitor[_Message] = Monitor(NETLINK_ROUTE, RTMGRP_NEIGH, _TOLD_FILTER, _decode, tied=True)
         self._rules = nfnetlink.changes((firewall_port,))
         self._departures = inotify.Watch(str(known), inotify.DELETED)
+        heard = (self._links, self._comings, self._addresses, self._misses, self._told, self._rules)
+        self._any = select.epoll()
+        for number in (*(one.fileno() for one in heard), self._departures.fileno()):
+            self._any.register(number, select.EPOLLIN)
         self._names: dict[int, str] = {}
         self._dying: set[tuple[int | None, int]] = set()
         self._held = {(one.ifindex, one.address) for one in map(address, self._socket.dump(dumpaddrs()))}
@@ -149,6 +154,7 @@ class Watch:
 
     def close(self) -> None:
         """Give all descriptors back."""
+        self._any.close()
         self._socket.close()
         self._links.close()
         self._comings.close()
@@ -158,10 +164,9 @@ class Watch:
         self._rules.close()
         self._departures.close()
 
-    def filenos(self) -> tuple[int, ...]:
-        """Return the descriptors to wait on."""
-        heard = (self._links, self._comings, self._addresses, self._misses, self._told, self._rules)
-        return (*(one.fileno() for one in heard), self._departures.fileno())
+    def fileno(self) -> int:
+        """Return the descriptor to wait on."""
+        return self._any.fileno()
 
     def read(self) -> tuple[News, ...]:
         """Return all that was heard since the last time, each thing once, without waiting."""
