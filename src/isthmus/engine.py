@@ -117,7 +117,7 @@ class Engine:
         self._table: Table | None = None
         self._troubles: dict[tuple[str, str], str] = {}
         self._ended: list[Lease] = []
-        self._untold: dict[str, bytes | None] = {}
+        self._untold: list[_Step] = []
         self._adopt(State())
 
     # The heart.
@@ -884,13 +884,12 @@ class Engine:
     def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = (), behind: bool = False) -> None:
         """Record what is *put* instead of what is dropped; *behind*: the store need not hear of it before the next."""
         put, drop = tuple(put), tuple(drop)
-        changes: dict[str, bytes | None] = self._untold.copy()
-        changes.update((records.key(record), None) for record in (*self._ended, *drop))
-        changes.update((records.key(record), records.encode(record)) for record in put)
-        if not behind:
-            self._store.commit(changes)
-            changes = {}
-        self._untold = changes
+        step = (put, (*self._ended, *drop))
+        if behind:
+            self._untold.append(step)
+        else:
+            self._store.commit(_changes((*self._untold, step)))
+            self._untold.clear()
         # An address that passes on to another name must not bring its connections along.
         self._kernel.forget(
             address for *_, address in set(self._holders((*self._ended, *drop))).difference(self._holders(put))
@@ -1033,7 +1032,7 @@ class Engine:
     def _adopt(self, state: State) -> None:
         self._state = state
         self._ended = []
-        self._untold = {}
+        self._untold = []
         self._decide = Decisions(state, self._rules, clock=self._clock, random=self._random)
 
     def _announce(self, kind: str, action: str, identity: str, attributes: Mapping[str, str]) -> None:
@@ -1048,6 +1047,19 @@ class Engine:
     def _announce_endpoint(self, action: str, network: Network, user: Sandbox) -> None:
         attributes = {"container": user.id, "name": network.name, "type": network.driver}
         self._announce("network", action, network.id, attributes)
+
+
+_Step = tuple[tuple[Record, ...], tuple[Record, ...]]
+"""What comes and what goes."""
+
+
+def _changes(steps: Iterable[_Step]) -> dict[str, bytes | None]:
+    """What a store is to be told after these *steps*, of which a later one has the last word."""
+    changes: dict[str, bytes | None] = {}
+    for put, drop in steps:
+        changes.update((records.key(record), None) for record in drop)
+        changes.update((records.key(record), records.encode(record)) for record in put)
+    return changes
 
 
 def _advertised(wanted: str, host: Host) -> IPAddress | None:

@@ -282,7 +282,8 @@ class Addressing(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_kept_but_what_the_model_keeps(self) -> None:
-        """Records of leases neither leak nor get lost; what has ended may still be there until the next change."""
+        """Once the store was told, leases neither leak nor get lost; what has ended may be there until the next change."""
+        self.engine.write_behind()
         stored = [records.decode(key, value) for key, value in self.store.read("lease/").items.items()]
         names = {view.network.id: view.network.name for view in self.engine.networks()}
         found = {(one.name, names[one.network]): (one.addresses, one.until) for one in stored if isinstance(one, Lease)}
