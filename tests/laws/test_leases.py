@@ -282,7 +282,7 @@ class Addressing(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_kept_but_what_the_model_keeps(self) -> None:
-        """Once the store was told, leases neither leak nor get lost; what has ended may be there until the next change."""
+        """Once the store was told, leases neither leak nor get lost; what ended may be there until the next change."""
         self.engine.write_behind()
         stored = [records.decode(key, value) for key, value in self.store.read("lease/").items.items()]
         names = {view.network.id: view.network.name for view in self.engine.networks()}
