@@ -71,18 +71,23 @@ class House(msgspec.Struct, frozen=True):
     engine: Engine
 
     def chores(self) -> None:
-        """Take dead links apart, have the store forget what is gone, and have namespaces made ahead of need."""
-        self.engine.write_behind()
+        """Take dead links apart, have namespaces made ahead of need, and have the store forget what is gone."""
         self.kernel.reap()
         self.kernel.prepare()
+        self._tell_store()
 
     def close(self) -> None:
         """Let go of everything; what was made stays."""
-        # If the store does not answer, the next start forgets what has gone.
-        with contextlib.suppress(StoreUnavailable):
-            self.engine.write_behind()
+        self._tell_store()
         self.kernel.close()
         self.store.close()
+
+    def _tell_store(self) -> None:
+        """Have the store forget what is gone; if it does not answer, the next change or the next start does."""
+        try:
+            self.engine.write_behind()
+        except StoreUnavailable as error:
+            log.warning("what is gone will be forgotten later: %s", error)
 
 
 async def run(settings: Settings, stopping: asyncio.Event) -> None:
