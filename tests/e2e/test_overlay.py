@@ -142,7 +142,8 @@ def test_the_docker_client_makes_and_shows_what_is_shared(three: Cluster) -> Non
     two.docker("network", "disconnect", "multi", "bare")
     assert "bare" in one.refused("network", "rm", "multi")
     one.docker("network", "disconnect", "multi", "bare")
-    two.docker("network", "rm", "multi")
+    # The store is told behind the answer that somebody left.
+    until(lambda: not two.attempt("network", "rm", "multi").returncode, "who left is still there")
     until(lambda: not has(one.host, "multi"), "it is not gone")
     for box in (one, two):
         box.host.isthmus("sandbox rm bare")
