@@ -849,6 +849,7 @@ class Engine:
                     self._commit(put=before)
                 fresh = [one for one in new if not (isinstance(one, Binding) and one.place in places)]
                 self._take_away(fresh, area, kept=spent)
+                # Not all of it bears a mark by which a start would know that it goes.
                 self.write_behind()
             except (IsthmusError, ExceptionGroup) as again:
                 # What is left is recorded as being removed, so the next look at it goes on.
@@ -873,27 +874,25 @@ class Engine:
         )
         self._commit(put=marked)
         self.reconcile(area())
-        # Of what is marked the next start would make an end all the same, so for that nobody has to wait.
-        behind = not any(isinstance(record, Setting | Lease | Peer | Block) for record in marked)
-        self._commit(put=kept, drop=(*with_them, *marked), behind=behind)
+        # Of what is marked the next start would make an end all the same, so for this nobody has to wait.
+        self._commit(put=kept, drop=(*with_them, *marked), behind=True)
 
     def write_behind(self) -> None:
-        """Tell the store what it was not told of yet, which the next change would else do: what has gone since."""
+        """Tell the store what it was not told of yet: what has gone since the last change that it was told of."""
         self._commit()
 
     def _commit(self, *, put: Iterable[Record] = (), drop: Iterable[Record] = (), behind: bool = False) -> None:
         """Record what is *put* instead of what is dropped; *behind*: the store need not hear of it before the next."""
         put, drop = tuple(put), tuple(drop)
-        step = (put, (*self._ended, *drop))
+        gone = (*self._ended, *drop)
+        step = (put, gone)
         if behind:
             self._untold.append(step)
         else:
             self._store.commit(_changes((*self._untold, step)))
             self._untold.clear()
         # An address that passes on to another name must not bring its connections along.
-        self._kernel.forget(
-            address for *_, address in set(self._holders((*self._ended, *drop))).difference(self._holders(put))
-        )
+        self._kernel.forget(address for *_, address in set(self._holders(gone)).difference(self._holders(put)))
         self._ended.clear()
         # What goes makes room for what comes: an address passes from an endpoint to a lease, and back.
         for record in drop:
