@@ -62,7 +62,7 @@ from isthmus.model import (
     pairs,
 )
 from isthmus.naming import ENCRYPTED, GATEWAY_NETWORK, PARENT, Owner, hidden
-from isthmus.plan import NOTHING, Plan, diff
+from isthmus.plan import NOTHING, Plan, Remove, diff
 from isthmus.ports import Wish
 from isthmus.questions import Evidence, Question
 from isthmus.rates import OFF
@@ -122,9 +122,16 @@ class Engine:
 
     # The heart.
 
-    def reconcile(self, area: Area) -> Plan:
-        """Make the kernel hold what is wanted in *area*; return what had to be done for that."""
+    def reconcile(self, area: Area, *, sure: bool = False) -> Plan:
+        """Make the kernel hold what is wanted in *area*; return what had to be done for that.
+
+        Who is *sure* that what is leaving was made has it removed without a look; if it is gone, the kernel says so.
+        """
+        if not sure:
+            area = render.searching(area)
         plan = diff(area.desired, self._kernel.observe(area.scope))
+        if area.leaving:
+            plan += Plan(tighten=tuple(map(Remove, area.leaving)))
         if plan is not NOTHING:
             self._kernel.apply(plan)
         return plan
@@ -848,7 +855,7 @@ class Engine:
                 if before:
                     self._commit(put=before)
                 fresh = [one for one in new if not (isinstance(one, Binding) and one.place in places)]
-                self._take_away(fresh, area, kept=spent)
+                self._take_away(fresh, area, kept=spent, sure=False)
                 # Not all of it bears a mark by which a start would know that it goes.
                 self.write_behind()
             except (IsthmusError, ExceptionGroup) as again:
@@ -863,17 +870,18 @@ class Engine:
         *,
         with_them: Iterable[Record] = (),
         kept: Iterable[Lease] = (),
+        sure: bool = True,
     ) -> None:
         """Record that *old* goes, take it out of the kernel, and forget it together with what goes *with_them*.
 
-        What is *kept* of it is recorded in the same moment.
+        What is *kept* of it is recorded in the same moment. Be *sure* of what was made whole.
         """
         marked = tuple(
             record if isinstance(record, Setting | Lease | Peer | Block) else replace(record, removing=True)
             for record in old
         )
         self._commit(put=marked)
-        self.reconcile(area())
+        self.reconcile(area(), sure=sure)
         # Of what is marked the next start would make an end all the same, so for this nobody has to wait.
         self._commit(put=kept, drop=(*with_them, *marked), behind=True)
 
@@ -908,7 +916,8 @@ class Engine:
 
         Left out are networks whose traffic does not pass by the host's connection tracking.
         """
-        some = tuple(some)
+        # Of published ports, which hold none, there may be thousands.
+        some = [one for one in some if not isinstance(one, Binding)]
         names = {one.id: one.name for one in some if isinstance(one, Sandbox)}
         for one in some:
             if not isinstance(one, Endpoint | Lease) or not self._is_tracked(one.network):

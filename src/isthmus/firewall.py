@@ -50,7 +50,7 @@ of what the detour costs.
 """
 
 import hashlib
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
@@ -61,7 +61,7 @@ from isthmus.egress import Box, Egress, allowed, told
 from isthmus.model import Binding, IPAddress, Place
 from isthmus.naming import TABLE
 from isthmus.options import FOLLOW, PUBLISH, Callers, callers_of
-from isthmus.ports import PROTOCOLS, versions
+from isthmus.ports import PROTOCOLS
 from isthmus.resources import Element, Key, Table
 
 
@@ -192,6 +192,10 @@ def _range(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
 
 
+PUBLISHING = frozenset({"publish4", "publish6", "publish-at4", "publish-at6"})
+"""The maps by which ports are translated, of which no two bindings have the same element."""
+
+
 def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
     """The elements that name *bridge* as one of ours, whose frames may be *detoured* through the packet filter."""
     yield element("switched", (bridge,))
@@ -199,23 +203,28 @@ def switch(bridge: str, *, detoured: bool) -> Iterator[Element]:
         yield element("detoured", (bridge,))
 
 
-def published(binding: Binding, target: IPAddress, mode: Mode, callers: Callers | None = None) -> Iterator[Element]:
-    """The elements by which *binding* leads to its port at *target*, on a network of this *mode* with these *callers*.
+def published(
+    bindings: Iterable[Binding], target: IPAddress, mode: Mode, callers: Callers | None = None
+) -> Iterator[Element]:
+    """The elements by which *bindings* lead to their ports at *target*, on a network of this *mode* and *callers*.
 
-    There is none where it does not lead there. Without translation the port is opened, and what it is on the host has
-    no meaning.
+    There is none for one that does not lead there. Without translation the port is opened, and what it is on the host
+    has no meaning.
     """
-    place, version = binding.place, target.version
-    if not leads(binding, version, mode):
-        return
-    if mode in TRANSLATING:
-        yield element(*_place(binding, version), f"{target} . {binding.port}")
-        if binding.callers:
-            yield from _own(binding, version)
-        elif callers == FOLLOW:
-            yield element(f"follow{version}", _where(place, version))
-    elif mode is Mode.ROUTED:
-        yield element(f"open{version}", (str(target), str(PROTOCOLS[place.protocol]), str(binding.port)))
+    version, to = target.version, str(target)
+    translating, following = mode in TRANSLATING, callers == FOLLOW
+    for binding in bindings:
+        place = binding.place
+        if not leads(binding, version, mode):
+            continue
+        if translating:
+            yield element(*_place(place, version), f"{to} . {binding.port}")
+            if binding.callers:
+                yield from _own(binding, version)
+            elif following:
+                yield element(f"follow{version}", _where(place, version))
+        elif mode is Mode.ROUTED:
+            yield element(f"open{version}", (to, _NUMBERS[place.protocol], str(binding.port)))
 
 
 def leads(binding: Binding, version: int, mode: Mode) -> bool:
@@ -224,24 +233,28 @@ def leads(binding: Binding, version: int, mode: Mode) -> bool:
     It does not if its place is of the other version. Nor if who may call depends on that place, and there is none:
     where nothing is translated, or where callers need not come by it.
     """
-    return version in versions(binding.place.address) and (mode is Mode.NAT or not binding.callers)
+    address = binding.place.address
+    return (address is None or address.version == version) and (not binding.callers or mode is Mode.NAT)
 
 
-def places(binding: Binding, led: Container[int], *, follow: bool = False) -> Iterator[Key]:
-    """The keys of the elements that the place of *binding* on the host may have, whatever it leads to.
+def places(bindings: Iterable[Binding], led: Iterable[int], *, follow: bool = False) -> Iterator[Key]:
+    """The keys of the elements that the places of *bindings* on the host may have, whatever they lead to.
 
-    *Led* are the IP versions in which it may have led somewhere. *Follow* tells whether a network may have let the
+    *Led* are the IP versions in which they may have led somewhere. *Follow* tells whether a network may have let the
     host's own rules say who may call.
     """
-    for version in versions(binding.place.address):
-        if version not in led:
-            continue
-        name, match = _place(binding, version)
-        yield ("element", name, *match)
-        if binding.callers:
-            yield from (one.key for one in _own(binding, version))
-        elif follow:
-            yield ("element", f"follow{version}", *_where(binding.place, version))
+    bindings = tuple(bindings)
+    for version in led:
+        for binding in bindings:
+            place = binding.place
+            if place.address is not None and place.address.version != version:
+                continue
+            name, match = _place(place, version)
+            yield ("element", name, *match)
+            if binding.callers:
+                yield from (one.key for one in _own(binding, version))
+            elif follow:
+                yield ("element", f"follow{version}", *_where(place, version))
 
 
 def _own(binding: Binding, version: int) -> Iterator[Element]:
@@ -264,13 +277,15 @@ def _where(place: Place, version: int) -> tuple[str, str, str]:
     """How sets of intervals have *place*: all addresses of the IP *version*, or one."""
     every = place.address is None or place.address.is_unspecified
     address = _ALL[version == 6] if every else ip_network(place.address or "")
-    return str(address), str(PROTOCOLS[place.protocol]), str(place.port)
+    return str(address), _NUMBERS[place.protocol], str(place.port)
 
 
-def _place(binding: Binding, version: int) -> tuple[str, tuple[str, ...]]:
-    """The map for the place of *binding*, and its key there."""
-    place = binding.place
-    match = (str(PROTOCOLS[place.protocol]), str(place.port))
+_NUMBERS = {name: str(number) for name, number in PROTOCOLS.items()}
+
+
+def _place(place: Place, version: int) -> tuple[str, tuple[str, ...]]:
+    """The map for *place*, and its key there."""
+    match = (_NUMBERS[place.protocol], str(place.port))
     if place.address is None or place.address.is_unspecified:
         return f"publish{version}", match
     return f"publish-at{version}", (str(place.address), *match)

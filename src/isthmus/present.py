@@ -192,7 +192,7 @@ def _port_rules(state: State, user: Sandbox, met: Mapping[tuple[str, tuple[str, 
             place = view.binding.place
             anywhere = "0.0.0.0/0" if target.version == 4 else "::/0"
             where = f"[{target}]" if target.version == 6 else str(target)
-            for element in firewall.published(view.binding, target, mode, callers):
+            for element in firewall.published((view.binding,), target, mode, callers):
                 if not element.value:
                     continue
                 count = met.get((element.set, element.match))

@@ -61,10 +61,14 @@ BOTH = frozenset(DEFAULT)
 
 
 class Area(msgspec.Struct, frozen=True):
-    """What is *desired* of a part of the kernel, and the *scope* in which to look for what is there."""
+    """What is *desired* of a part of the kernel, and the *scope* in which to look for what is there.
+
+    What is *leaving* lets packets through, shall go, and is not in that scope, for it is known: it is what was made.
+    """
 
     desired: tuple[Resource, ...]
     scope: Scope
+    leaving: tuple[Element, ...] = ()
 
 
 def sandbox(
@@ -121,7 +125,8 @@ def sandbox(
     wanted.extend(_default_routes(state, staying, netns))
     wanted.extend(_return_routes(state, staying, netns))
     bindings = [binding for user in users for binding in state.bindings_of(user.id)]
-    wanted.extend(_published(state, bindings, staying, ruled))
+    published = _publishing(state, bindings, endpoints, waiting, ruled)
+    wanted.extend(published.desired)
     for user in users:
         for link in state.links_of(user.id):
             made = tuple(hand_link(link, netns))
@@ -138,10 +143,10 @@ def sandbox(
         leaving=frozenset(leaving - links),
         ruled=frozenset({netns}) if netns != HOST and len(endpoints) > 1 else frozenset(),
         sysctls=frozenset((netns, one.name) for one in wanted if isinstance(one, Sysctl)),
-        elements=frozenset(rules.union(_places(state, bindings, endpoints))),
+        elements=published.scope.elements.union(rules),
         shaped=frozenset(shaped),
     )
-    return Area(tuple(wanted), scope)
+    return Area(tuple(wanted), scope, published.leaving)
 
 
 def peers(state: State, network: Network, changed: Iterable[Peer]) -> Area:
@@ -167,11 +172,10 @@ def ports(
 
     A change of one costs the same among many.
     """
-    before = tuple(bindings)
-    current = [binding for one in before if (binding := state.binding(user.id, one.place))]
-    endpoints = state.endpoints_in(user.netns)
-    wanted = tuple(_published(state, dict.fromkeys(current), _staying(state, endpoints, waiting), ruled))
-    return Area(wanted, Scope(elements=frozenset(_places(state, (*before, *current), endpoints))))
+    known = {one: state.binding(user.id, one.place) for one in bindings}
+    before = [one for one, now in known.items() if not (now and _goes(state, now))]
+    current = dict.fromkeys(filter(None, known.values()))
+    return _publishing(state, current, state.endpoints_in(user.netns), waiting, ruled, before=before)
 
 
 def _staying(state: State, endpoints: Iterable[Endpoint], waiting: AbstractSet[str]) -> list[Endpoint]:
@@ -209,17 +213,48 @@ def _targets(state: State, endpoint: Endpoint, version: int) -> Iterator[Service
 def _published(
     state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint], ruled: AbstractSet[int]
 ) -> Iterator[Element]:
-    """The elements by which those of *bindings* hold that are to stay, for who stands on *endpoints*."""
-    staying = list(_lasting(state, bindings))
-    for service in serving(state, endpoints) if staying else ():
+    """The elements by which *bindings* hold for who stands on *endpoints*."""
+    bindings = tuple(bindings)
+    for service in serving(state, endpoints) if bindings else ():
         if service.target.version in ruled:
-            for binding in staying:
-                yield from firewall.published(binding, *service)
+            yield from firewall.published(bindings, *service)
 
 
 def _lasting(state: State, bindings: Iterable[Binding]) -> Iterator[Binding]:
     """Those of *bindings* that nothing says are to go."""
-    return (one for one in bindings if not (one.removing or state.sandboxes[one.sandbox].removing))
+    return (one for one in bindings if not _goes(state, one))
+
+
+def _goes(state: State, binding: Binding) -> bool:
+    """Whether *binding* is to go."""
+    return binding.removing or state.sandboxes[binding.sandbox].removing
+
+
+def _publishing(
+    state: State,
+    bindings: Iterable[Binding],
+    endpoints: Iterable[Endpoint],
+    waiting: AbstractSet[str],
+    ruled: AbstractSet[int],
+    *,
+    before: Iterable[Binding] = (),
+) -> Area:
+    """The elements of *bindings*, for who stands on *endpoints*; they may have been otherwise *before*.
+
+    What translates a port is its own, so that it is known to go with it. What opens one may be for several, and what
+    keeps callers out goes last, so for these is looked.
+    """
+    endpoints = tuple(endpoints)
+    lasting: list[Binding] = []
+    going: list[Binding] = []
+    for binding in bindings:
+        (going if _goes(state, binding) else lasting).append(binding)
+    desired = tuple(_published(state, lasting, _staying(state, endpoints, waiting), ruled))
+    there = (one for one in endpoints if one.network not in waiting)
+    old = tuple(_published(state, going, there, ruled))
+    leaving = tuple(one for one in old if one.set in firewall.PUBLISHING)
+    others = (one.key for one in old if one.set not in firewall.PUBLISHING)
+    return Area(desired, Scope(elements=frozenset((*_places(state, (*lasting, *before), endpoints), *others))), leaving)
 
 
 def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint]) -> Iterator[Key]:
@@ -231,10 +266,9 @@ def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpo
     routed = [one.target for one in services if one.mode is Mode.ROUTED]
     follow = any(one.callers == FOLLOW for one in services)
     led = {address.version for endpoint in endpoints for address in endpoint.addresses}
-    for binding in bindings:
-        yield from firewall.places(binding, led, follow=follow)
-        for target in routed:
-            yield from (one.key for one in firewall.published(binding, target, Mode.ROUTED))
+    yield from firewall.places(bindings, led, follow=follow)
+    for target in routed:
+        yield from (one.key for one in firewall.published(bindings, target, Mode.ROUTED))
 
 
 def host(
@@ -343,7 +377,8 @@ def _all_published(state: State, waiting: AbstractSet[str], ruled: AbstractSet[i
     """The elements of all bindings there are."""
     for name in dict.fromkeys(binding.sandbox for binding in state.bindings()):
         endpoints = state.endpoints_in(state.sandboxes[name].netns)
-        yield from _published(state, state.bindings_of(name), _staying(state, endpoints, waiting), ruled)
+        bindings = _lasting(state, state.bindings_of(name))
+        yield from _published(state, bindings, _staying(state, endpoints, waiting), ruled)
 
 
 def _reach(state: State, network: str, counts: Callable[[Endpoint], bool]) -> Iterator[Resource]:
@@ -383,8 +418,17 @@ def everything(
 def together(*areas: Area) -> Area:
     """All of *areas* as one. What is in several of them (a published port is in both halves) is wanted once."""
     wanted = dict.fromkeys(resource for area in areas for resource in area.desired)
-    scope = {name: _united(getattr(area.scope, name) for area in areas) for name in Scope.__struct_fields__}
-    return Area(tuple(wanted), Scope(**scope))
+    united = {name: _united(getattr(area.scope, name) for area in areas) for name in Scope.__struct_fields__}
+    scope = Scope(**united)
+    # Where all of our table is looked at, what is leaving is seen there.
+    leaving = () if scope.firewall else dict.fromkeys(one for area in areas for one in area.leaving)
+    return Area(tuple(wanted), scope, tuple(leaving))
+
+
+def searching(area: Area) -> Area:
+    """The same *area*, where what is leaving may not be there, or may be otherwise, so that it has to be looked for."""
+    elements = area.scope.elements.union(one.key for one in area.leaving)
+    return Area(area.desired, replace(area.scope, elements=elements)) if area.leaving else area
 
 
 def _united(parts: Iterable[Any]) -> Any:  # noqa: ANN401 - what the fields of a scope are: sets, and what is true or not

@@ -83,6 +83,10 @@ class State:
     def put(self, record: Record) -> None:
         """Know *record*, instead of what bore its ID before."""
         match record:
+            # Of these there may be thousands.
+            case Binding(place=place):
+                self._bindings.setdefault(record.sandbox, {})[place] = record
+                self._places.setdefault((place.protocol, place.port), {})[place.address] = record.sandbox
             case Network():
                 self._put_network(record)
             case Endpoint():
@@ -93,9 +97,6 @@ class State:
                 self.sandboxes[record.id] = record
                 self._names[Sandbox][record.name] = record.id
                 self._in_netns.setdefault(record.netns, {})[record.id] = None
-            case Binding(place=place):
-                self._bindings.setdefault(record.sandbox, {})[place] = record
-                self._places.setdefault((place.protocol, place.port), {})[place.address] = record.sandbox
             case HandLink():
                 self.links[record.id] = record
             case Setting():
@@ -110,6 +111,8 @@ class State:
     def drop(self, record: Record) -> None:
         """Forget *record*."""
         match record:
+            case Binding():
+                self._drop_binding(record)
             case Network():
                 self._drop_network(record)
             case Endpoint():
@@ -119,8 +122,6 @@ class State:
                 self._names[Sandbox].pop(record.name, None)
                 self._in_netns.get(record.netns, {}).pop(record.id, None)
                 self._of_sandbox.pop(record.id, None)
-            case Binding():
-                self._drop_binding(record)
             case HandLink():
                 self.links.pop(record.id, None)
             case Setting():
@@ -276,14 +277,15 @@ class State:
         return tuple(self._leases[network][name] for _, network, name in self._ends[:count])
 
     def _drop_binding(self, binding: Binding) -> None:
-        place = binding.place
-        if self._bindings.get(binding.sandbox, {}).pop(place, None):
-            on_port = self._places[place.protocol, place.port]
+        place, own = binding.place, self._bindings.get(binding.sandbox, {})
+        if own.pop(place, None):
+            port = place.protocol, place.port
+            on_port = self._places[port]
             del on_port[place.address]
             if not on_port:
-                del self._places[place.protocol, place.port]
-        if not self._bindings.get(binding.sandbox):
-            self._bindings.pop(binding.sandbox, None)
+                del self._places[port]
+            if not own:
+                del self._bindings[binding.sandbox]
 
     def _put_network(self, network: Network) -> None:
         before = self.networks.get(network.id)

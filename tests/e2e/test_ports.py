@@ -486,6 +486,17 @@ def test_flushed_rules_come_back_with_their_ports(site: Site) -> None:
     assert seen(site.outside, HOST_ADDRESS, port=8080) == OUTSIDE
 
 
+def test_what_somebody_took_out_of_the_rules_goes_all_the_same(site: Site) -> None:
+    """Ports are taken back without a look at what is there, and that they are gone already is no error."""
+    site.serve("web", "-p 8080:80 -p 8081:80 -p 8082:80")
+    site.host.run("nft delete element inet isthmus publish4 '{ tcp . 8080, tcp . 8081 }'")
+    site.host.isthmus("unpublish web 8080:80")
+    site.host.run("nft flush ruleset")
+    site.host.isthmus("sandbox rm web")
+    until(lambda: "isthmus" in site.host.run("nft list tables"), "the rules stay away")
+    assert elements(site.host, "publish4") == []
+
+
 def test_a_port_follows_the_default_route(site: Site) -> None:
     """Answers leave by the default route: published elsewhere, they would never come back."""
     web = site.serve("web", "-p 8080:80")

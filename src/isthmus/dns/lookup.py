@@ -28,7 +28,19 @@ from isthmus.dns.message import (
     encode_name,
     record,
 )
-from isthmus.model import HOST, HOST_GATEWAY, UNSAID, Dns, Endpoint, IPAddress, Network, Peer, Record, Sandbox
+from isthmus.model import (
+    HOST,
+    HOST_GATEWAY,
+    UNSAID,
+    Binding,
+    Dns,
+    Endpoint,
+    IPAddress,
+    Network,
+    Peer,
+    Record,
+    Sandbox,
+)
 from isthmus.naming import dns_names
 from isthmus.options import records_of
 
@@ -134,6 +146,8 @@ class Directory:
     def learn(self, put: Iterable[Record], drop: Iterable[Record] = ()) -> set[str]:
         """Know what was recorded, and what no longer is; return the namespaces whose sandboxes or networks changed."""
         touched: set[str] = set()
+        # Of published ports, which have no names, there may be thousands.
+        put, drop = ([one for one in some if not isinstance(one, Binding)] for some in (put, drop))
         # What an endpoint's names are follows from its sandbox, whichever of them is named first.
         for one in sorted(drop, key=lambda one: isinstance(one, Sandbox)):
             touched.update(self._forget(one))

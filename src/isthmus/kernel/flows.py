@@ -8,6 +8,7 @@ it can wait until nobody asks for anything (`clear`), as a look at the table tak
 from collections.abc import Iterable
 from functools import partial
 
+from isthmus.firewall import PUBLISHING
 from isthmus.kernel.conntrack import Entry, Tracking
 from isthmus.kernel.netlink import Socket, address, dumpaddrs
 from isthmus.model import IPAddress
@@ -97,7 +98,7 @@ def _ways(operations: Iterable[Operation]) -> set[_Way]:
     return {
         (one.match[-2], one.match[-1], one.value)
         for one in elements
-        if isinstance(one, Element) and one.set.startswith("publish")
+        if isinstance(one, Element) and one.set in PUBLISHING
     }
 
 

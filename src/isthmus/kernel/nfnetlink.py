@@ -204,10 +204,9 @@ def delelements(
     table: str, name: str, keys: Iterable[bytes], *, family: int = NFPROTO_INET, intervals: bool = False
 ) -> list[bytes]:
     """Make messages that remove the elements with these *keys*; ENOENT, and nothing is done, if one is not there."""
+    elements: Iterable[bytes] = map(_framed, keys)
     if intervals:
         elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=True)) for key in keys)
-    else:
-        elements = (_framing(len(key)) + key + bytes(-len(key) & 3) for key in keys)
     return _elements(NFT_MSG_DELSETELEM, NLM_F_REQUEST, family, _set(table, name), elements)
 
 
@@ -291,21 +290,27 @@ def _key(key: bytes, *, intervals: bool) -> bytes:
     return _data(NFTA_SET_ELEM_KEY, key[:half]) + _data(NFTA_SET_ELEM_KEY_END, key[half:])
 
 
+def _framed(key: bytes, value: bytes = b"") -> bytes:
+    """Make an element that has nothing but a *key*, and maybe a *value*: of those there are thousands."""
+    before, between, after = _frames(len(key), len(value))
+    return before + key + between + value + after
+
+
 @lru_cache
-def _framing(size: int) -> bytes:
-    """Return what stands before a key of this *size*, as an element of a list that has nothing else."""
-    padded = (size + 3) & ~3
-    around = _ATTRIBUTE.pack(padded + 12, NLA_F_NESTED | NFTA_LIST_ELEM)
-    return (
-        around
-        + _ATTRIBUTE.pack(padded + 8, NLA_F_NESTED | NFTA_SET_ELEM_KEY)
-        + _ATTRIBUTE.pack(size + 4, NFTA_DATA_VALUE)
-    )
+def _frames(key: int, value: int) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before a key of this size, between it and a value of that size (0: none), and behind them."""
+    content = _data(NFTA_SET_ELEM_KEY, bytes(key)) + (_data(NFTA_SET_ELEM_DATA, bytes(value)) if value else b"")
+    whole = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, content)
+    begin, padded = 3 * _ATTRIBUTE.size, (key + 3) & ~3
+    other = begin + padded + (2 * _ATTRIBUTE.size if value else 0)
+    return whole[:begin], whole[begin + key : other], whole[other + value :]
 
 
 def _element(element: Element, *, intervals: bool) -> bytes:
-    content = _key(element.key, intervals=intervals)
     value = element.value
+    if isinstance(value, bytes) and not (intervals or element.timeout):
+        return _framed(element.key, value)
+    content = _key(element.key, intervals=intervals)
     if isinstance(value, Verdict):
         verdict = attribute(NFTA_VERDICT_CODE, _S32.pack(value.code))
         if value.chain:

@@ -459,32 +459,15 @@ def _gathered(operations: Sequence[Operation]) -> Iterator[tuple[Operation, list
 
     A refusal of it is told of the first of them.
     """
-
-    def alike(operation: Operation) -> tuple[type, str]:
-        element = operation.resource
-        return type(operation), element.set if isinstance(element, Element) else ""
-
-    for (kind, name), group in groupby(operations, alike):
-        same = list(group)
-        elements = [one.resource for one in same if isinstance(one.resource, Element)]
-        if len(same) == 1 or kind is Change:
-            yield from ((one, _requests(one)) for one in same)
-        elif kind is Remove:
-            yield same[0], _deleted(name, elements)
-        else:
-            yield same[0], _added(name, elements)
-
-
-def _requests(operation: Operation) -> list[bytes]:
-    """Return the messages for an operation on an element."""
-    element = operation.resource
-    if not isinstance(element, Element):
-        return []
-    if isinstance(operation, Remove):
-        return _delete(element)
-    if isinstance(operation, Change):
-        return [*_delete(element), *_add(element)]
-    return _add(element)
+    for kind, alike in groupby(operations, type):
+        work = [(one, one.resource) for one in alike if isinstance(one.resource, Element)]
+        if kind is Change:
+            yield from ((one, [*_delete(element), *_add(element)]) for one, element in work)
+            continue
+        make = _deleted if kind is Remove else _added
+        for name, group in groupby(work, lambda piece: piece[1].set):
+            same = list(group)
+            yield same[0][0], make(name, [element for _, element in same])
 
 
 def _add(element: Element) -> list[bytes]:
