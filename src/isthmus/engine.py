@@ -114,7 +114,7 @@ class Engine:
         self._waiting: dict[str, str] = {}
         self._seen = Host()
         self._mtus: dict[str, int | None] = {}
-        self._table: Table | None = None
+        self._chains: frozenset[str] = frozenset()
         self._troubles: dict[tuple[str, str], str] = {}
         self._ended: list[Lease] = []
         self._untold: list[_Step] = []
@@ -348,7 +348,7 @@ class Engine:
             paths=self._paths,
         )
         double._adopt(State(self._state.records()))
-        double._waiting, double._seen, double._table = self._waiting, self._seen, self._table
+        double._waiting, double._seen, double._chains = self._waiting, self._seen, self._chains
         action(double)
         return tuple(str(operation) for plan in stage.plans for operation in plan)
 
@@ -987,7 +987,7 @@ class Engine:
 
     def _is_table_old(self) -> bool:
         """Whether our table has to have other chains: they come with the first who needs them, and go with the last."""
-        return render.table(self._state, self._seen) != self._table
+        return render.chains(self._state, self._seen) != self._chains
 
     def _ports(self, user: Sandbox, bindings: tuple[Binding, ...]) -> Area:
         if self._needs_host(bindings):
@@ -998,7 +998,7 @@ class Engine:
         host = host or self._look()
         # What a network begins with is what its sandboxes have, until `_moved` tells otherwise.
         self._mtus = self._paths_of(host) | self._mtus
-        self._table = render.table(self._state, host)
+        self._chains = render.chains(self._state, host)
         area = render.host(self._state, host, self._rules, self._closed(), self._waiting.keys())
         opening = {
             version: name

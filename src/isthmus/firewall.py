@@ -1,8 +1,8 @@
 """What our nftables table looks like, and how the meanings that drivers speak of are said in it.
 
-The chains are fixed text, loaded once; all that changes is an element of a set or map, keyed by what a packet
-carries, so that the thousandth network costs what the first did. A driver gives one `Policy` for each bridge;
-`elements` turns it into those elements.
+The chains are fixed text, loaded once, and again where something optional is needed; all else that changes is an
+element of a set or map, keyed by what a packet carries, so that the thousandth network costs what the first did. A
+driver gives one `Policy` for each bridge; `elements` turns it into those elements.
 
 How a packet goes through `forward`:
 
@@ -50,6 +50,7 @@ of what the detour costs.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -484,12 +485,13 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "counter drop",
     ),
     "published": (
-        "meta nfproto ipv4 meta l4proto { 6, 17, 132 } dnat ip to ip daddr . meta l4proto . th dport map @publish-at4",
-        "meta nfproto ipv4 meta l4proto { 6, 17, 132 } dnat ip to meta l4proto . th dport map @publish4",
+        # A port is published on all addresses or on one, never on both, so what is usual comes first.
+        f"meta nfproto ipv4 {_WITH_PORTS} dnat ip to meta l4proto . th dport map @publish4",
+        f"meta nfproto ipv4 {_WITH_PORTS} dnat ip to ip daddr . meta l4proto . th dport map @publish-at4",
         # Neither from nor to these can anything be forwarded: let who asks be refused at once.
         "ip6 daddr { ::1, fe80::/10 } return",
-        f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish-at6",
         f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to meta l4proto . th dport map @publish6",
+        f"meta nfproto ipv6 {_WITH_PORTS} dnat ip6 to ip6 daddr . meta l4proto . th dport map @publish-at6",
     ),
     "own": (
         f"{_PLACE4} . ip saddr @own-callers4 goto published",
@@ -550,7 +552,7 @@ CHAINS: dict[str, tuple[str, ...]] = {
         "iifname @detoured fib daddr . iif oif exists notrack",
     ),
     "clamp": (
-        "iifname @switched tcp option maxseg size set rt mtu",
+        "iifname @switched tcp option maxseg size set rt mtu return",
         "oifname @switched tcp option maxseg size set rt mtu",
     ),
     "forward": (
@@ -590,40 +592,39 @@ _JUDGED = (*CHAINS["prerouting"][:-1], "fib daddr type local jump called")
 DETOUR, GUARD, EGRESS, ASK, JUDGE = "before", "arriving", "egress", "ask", "called"
 """The chains that are there only where frames between ports of a bridge meet our chains, where who is on a bridge is
 held to what he is, where somebody is held to an egress policy, or where the host's own rules say who may call; and the
-last one, that is met only where ports have policies. Others need not pay for them."""
+last one, that is met only where ports have policies, some of which may be of the latter kind. Others need not pay for
+them."""
 
-_OPTIONAL = frozenset({DETOUR, GUARD, EGRESS, ASK})
+_CHAINS = frozenset({DETOUR, GUARD, EGRESS, ASK})
+
+SELDOM = frozenset({"trusted", "marked", "source4", "source6"})
+"""The sets, filled with networks or by the daemon's settings, that are empty on most hosts. Rules that ask them are
+there only where they are not."""
+
+OPTIONAL = _CHAINS | {JUDGE} | SELDOM
+
+_NEEDS = {name: name for name in SELDOM} | {"detoured": DETOUR}
 
 
 def chains(digest: str) -> Mapping[str, Sequence[str]]:
     """The chains, with their lines, of the version of the tables that *digest* stands for."""
-    optional = digest.split("-")[1:]
-    found = {name: lines for name, lines in CHAINS.items() if name not in _OPTIONAL or name in optional}
-    return found | {"prerouting": _JUDGED} if JUDGE in optional else found
+    needed = frozenset(digest.split("-")[1:])
+    found = {
+        name: tuple(line for line in lines if needed.issuperset(_needs(line)))
+        for name, lines in CHAINS.items()
+        if name not in _CHAINS or name in needed
+    }
+    return found | {"prerouting": _JUDGED} if JUDGE in needed else found
 
 
-def rules(chain: str) -> int:
-    """How many rules the *chain* has, by which it is seen whether somebody took one out."""
-    return sum(not line.startswith("type ") for line in CHAINS[chain])
+def _needs(line: str) -> Iterator[str]:
+    """What has to be needed for a rule to be there."""
+    return (_NEEDS[name] for name in re.findall(r"@(\w+)", line) if name in _NEEDS)
 
 
-def table(
-    *,
-    detoured: bool,
-    guarded: bool = False,
-    policed: bool = False,
-    followed: bool = False,
-    judged: bool = False,
-) -> Table:
-    """Our tables, for a host on which frames between ports of a bridge are *detoured* through the filter, or not.
-
-    *Guarded* tells whether senders on some bridge are held to what they are, *policed* whether anybody is held to an
-    egress policy, *followed* whether the host's own rules say of some port who may call, *judged* whether these or a
-    port's own policy say so.
-    """
-    judging = (JUDGE, judged or followed)
-    chosen = ((DETOUR, detoured), (GUARD, guarded), (EGRESS, policed), (ASK, followed), judging)
-    return Table("-".join((DIGEST, *(name for name, there in chosen if there))))
+def table(needed: Iterable[str] = ()) -> Table:
+    """Our tables, with that of what is `OPTIONAL` that is *needed*."""
+    return Table("-".join((DIGEST, *sorted(needed))))
 
 
 def known(digest: str) -> bool:
@@ -661,10 +662,10 @@ def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([*text, ""])
 
 
-DIGEST = hashlib.sha256(f"{_definition(CHAINS)}{_JUDGED}".encode()).hexdigest()[:16]
+DIGEST = hashlib.sha256(f"{_definition(CHAINS)}{_JUDGED}{sorted(_NEEDS)}".encode()).hexdigest()[:16]
 """Stands for this version of the tables, which has an empty chain named for it: a comment cannot be changed.
 
-The names of the optional chains that are there follow it.
+The names of what is needed of all that is optional follow it.
 """
 
 VERSION_PREFIX = "version-"

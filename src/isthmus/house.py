@@ -143,6 +143,8 @@ async def run(settings: Settings, stopping: asyncio.Event) -> None:
         # What is there now stays; it need not be looked through again and again for what is not needed. Nor now: what
         # little of it is garbage is not worth the time.
         gc.freeze()
+        # A request makes thousands of things, and what they leave is seldom such as only the collector finds.
+        gc.set_threshold(10_000)
         gc.enable()
 
         # It was loaded meanwhile (`daemon`).

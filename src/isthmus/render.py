@@ -36,7 +36,6 @@ from isthmus.resources import (
     Route,
     Rule,
     Sysctl,
-    Table,
     Veth,
     Vlan,
     Vxlan,
@@ -283,11 +282,7 @@ def host(
     *closed* tells for each IP version the interfaces between which the host is not to forward. The networks *waiting*
     (their IDs) cannot be made yet.
     """
-    wanted: list[Resource] = [
-        table(state, host),
-        *firewall.marked(rules.marks),
-        *_guards(state, waiting),
-    ]
+    wanted: list[Resource] = [*firewall.marked(rules.marks), *_guards(state, waiting)]
     links: set[tuple[str, str]] = set()
     namespaces: set[str] = set()
     ports: set[str] = set()
@@ -317,18 +312,21 @@ def host(
         wanted.extend(firewall.closed(version, (name for name in interfaces if name not in switches)))
     sysctls = frozenset((one.netns, one.name) for one in wanted if isinstance(one, Sysctl))
     scope = Scope(frozenset(namespaces), frozenset(links), frozenset(ports), sysctls, firewall=True)
-    return Area(tuple(wanted), scope)
+    filled = firewall.SELDOM.intersection(one.set for one in wanted if isinstance(one, Element))
+    return Area((firewall.table(chains(state, host) | filled), *wanted), scope)
 
 
-def table(state: State, host: Host) -> Table:
-    """Our table, with those of its chains that are needed."""
-    return firewall.table(
-        detoured=host.frames_filtered is True,
-        guarded=any(_guarded(state)),
-        policed=any(map(partial(_live, state), state.policed())) or any(map(_is_policed, _made(state))),
-        followed=_is_followed(state),
-        judged=any(binding.callers for binding in _lasting(state, state.bindings())),
-    )
+def chains(state: State, host: Host) -> frozenset[str]:
+    """Those optional chains of our table that are needed on *host*."""
+    followed = _is_followed(state)
+    needed = {
+        firewall.DETOUR: host.frames_filtered is True,
+        firewall.GUARD: any(_guarded(state)),
+        firewall.EGRESS: any(map(partial(_live, state), state.policed())) or any(map(_is_policed, _made(state))),
+        firewall.ASK: followed,
+        firewall.JUDGE: followed or any(binding.callers for binding in _lasting(state, state.bindings())),
+    }
+    return frozenset(name for name, there in needed.items() if there)
 
 
 def _made(state: State) -> Iterator[Network]:

@@ -753,7 +753,7 @@ def test_who_else_filters_what_is_forwarded_is_seen(tmp_path: Path) -> None:
 def test_the_chain_for_detoured_frames_comes_and_goes(tmp_path: Path) -> None:
     """Who need not make the detour does not pay for it; the user's chain stays through both changes."""
     with started(tmp_path) as kernel:
-        plain, detoured = firewall.table(detoured=False), firewall.table(detoured=True)
+        plain, detoured = firewall.table(), firewall.table((firewall.DETOUR,))
         settle(kernel, plain, *RULES[1:])
         run("nft", "add", "rule", "inet", "isthmus", "user-forward", "tcp", "dport", "25", "drop")
         assert "chain before" not in run("nft", "list", "table", "inet", "isthmus")

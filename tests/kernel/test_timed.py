@@ -17,7 +17,7 @@ from tests.kernel.realm import apart, run, started
 
 pytestmark = [pytest.mark.kernel, pytest.mark.skipif(os.geteuid() != 0, reason="needs CAP_NET_ADMIN")]
 
-TABLE = firewall.table(detoured=False, policed=True)
+TABLE = firewall.table((firewall.EGRESS,))
 POLICY = egress_of("deny, allow a.example:443, allow b.example:80-90/tcp")
 
 

@@ -11,7 +11,7 @@ from itertools import count
 import pytest
 from msgspec.structs import replace
 
-from isthmus import render
+from isthmus import firewall, render
 from isthmus.addresses import DEFAULT_POOLS, SubnetRequest
 from isthmus.engine import Engine
 from isthmus.errors import (
@@ -52,6 +52,7 @@ from isthmus.resources import (
     Rule,
     Shaper,
     Sysctl,
+    Table,
     Veth,
 )
 from isthmus.rules import DefaultBridge, Rules
@@ -795,6 +796,26 @@ def test_frames_on_a_bridge_are_spared_the_filter_unless_others_count_on_it() ->
         world.restart()
         assert {one.value for one in world.kernel.observe(frames) if isinstance(one, Sysctl)} == {value}
         assert any(isinstance(one, Element) and one.set == "detoured" for one in world.seen(Element)) == detoured
+
+
+def test_rules_that_hardly_anybody_needs_are_there_while_somebody_does(world: World) -> None:
+    """Each set that a packet is looked up in costs it time."""
+    trusted, source = "com.docker.network.bridge.trusted_host_interfaces", "com.docker.network.host_ipv4"
+
+    def asked() -> set[str]:
+        (digest,) = [one.digest for one in world.seen(Table) if isinstance(one, Table)]
+        lines = [line for lines in firewall.chains(digest).values() for line in lines]
+        return {name for name in firewall.SELDOM if any(f"@{name}" in line for line in lines)}
+
+    assert asked() == set()
+    world.network("front")
+    world.engine.create_network(NetworkRequest("own", options=pairs({trusted: "eth1", source: "203.0.113.2"})))
+    assert asked() == {"trusted", "source4"}
+    world.restart()
+    assert asked() == {"trusted", "source4"}
+    world.engine.remove_network("own")
+    assert asked() == set()
+    assert any(isinstance(one, Element) and one.set == "neighbours" for one in world.seen(Element))
 
 
 # Rates.

@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from errno import EINVAL, ENOENT
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -232,16 +232,22 @@ class _Hook(NamedTuple):
     policy: int | None
 
 
-def _hook(lines: Sequence[str]) -> _Hook:
-    """Read "type nat hook postrouting priority srcnat; policy accept;"; a chain without it hangs nowhere."""
+def _hook(lines: Sequence[str]) -> tuple[_Hook, int]:
+    """Read "type nat hook postrouting priority srcnat; policy accept;"; a chain without it hangs nowhere.
+
+    The number of rules comes besides.
+    """
     if not lines or not lines[0].startswith("type "):
-        return _Hook("", None, None, None)
+        return _Hook("", None, None, None), len(lines)
     _, kind, _, hook, _, priority, *_ = lines[0].replace(";", "").split()
     number = _PRIORITIES[priority] if priority in _PRIORITIES else int(priority)
-    return _Hook(kind, _HOOKS[hook], number, _ACCEPT)
+    return _Hook(kind, _HOOKS[hook], number, _ACCEPT), len(lines) - 1
 
 
-_EXPECTED = {name: (_hook(lines), firewall.rules(name)) for name, lines in firewall.CHAINS.items()}
+@lru_cache(1)
+def _expected(version: str) -> Mapping[str, tuple[_Hook, int]]:
+    """Return where each chain of this *version* hangs, and how many rules it has."""
+    return {name: _hook(lines) for name, lines in firewall.chains(version).items()}
 
 
 class Firewall:
@@ -397,8 +403,7 @@ class Firewall:
         versions = [name for name in chains if name.startswith(firewall.VERSION_PREFIX)]
         version = versions[0].removeprefix(firewall.VERSION_PREFIX) if len(versions) == 1 else "without a version"
         rules = [nfnetlink.rule(message).chain for message in self._rules()]
-        for name in firewall.chains(version):
-            hook, count = _EXPECTED[name]
+        for name, (hook, count) in _expected(version).items():
             chain = chains.get(name)
             if chain is None:
                 return f"damaged: chain {name} is gone"
