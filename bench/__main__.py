@@ -62,8 +62,11 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
     pace, path_pace, listings, restarts = _QUICK if quick else _FULL
     daemon, floor = world.Daemon(here), world.Floor(here)
     daemon.start()
-    others = list(peers.found(here, held, report.notes)) if {"connect", "containers"} & {*parts} and not alone else []
-    runners = [*peers.runners(here, held, others, report.notes)] if "containers" in parts and not alone else []
+    beside = {"connect", "containers", "names", "ports"} & {*parts} if not alone else set()
+    others = list(peers.found(here, held, report.notes)) if beside else []
+    runners = [*peers.runners(here, held, others, report.notes)] if "containers" in beside else []
+    publishers = [*peers.publishers(others)] if "ports" in beside else []
+    namers = [*peers.namers(here, held, others, report.notes)] if "names" in beside else []
     made: list[str] = []
 
     def scale() -> None:
@@ -79,9 +82,9 @@ def _measure(here: world.World, held: ExitStack, report: Report, parts: list[str
         "sustain": partial(attach.sustain, daemon, floor, report, pace),
         "crowd": partial(attach.crowd, daemon, floor, report, pace),
         "path": partial(path.measure, here, daemon, report, path_pace),
-        "ports": partial(ports.measure, here, daemon, report, path_pace, listings),
+        "ports": partial(ports.measure, here, daemon, publishers, report, path_pace, listings),
         "lan": partial(lan.measure, here, daemon, floor, report, pace, path_pace),
-        "names": partial(names.measure, here, daemon, report, restarts, restarts / 2),
+        "names": partial(names.measure, here, daemon, namers, report, restarts, restarts / 2),
         "containers": lambda: containers.measure(here, daemon, runners, report, listings),
         "overlay": partial(overlay.measure, here, report, path_pace, max(20, listings)),
         "scale": scale,

@@ -46,6 +46,8 @@ def parse(received: bytes) -> tuple[int, bytes] | None:
     >>> parse(b"HTTP/1.1 204 No Content\r\n\r\n")
     (204, b'')
     >>> parse(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab")
+    >>> parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n1\r\nc\r\n0\r\n\r\n")
+    (200, b'abc')
     """
     head, separator, body = received.partition(b"\r\n\r\n")
     if not separator:
@@ -57,10 +59,20 @@ def parse(received: bytes) -> tuple[int, bytes] | None:
             case b"content-length":
                 return (status, body) if len(body) >= int(value) else None
             case b"transfer-encoding":
-                return (status, body) if body.endswith(b"0\r\n\r\n") else None
+                return (status, _joined(body)) if body.endswith(b"0\r\n\r\n") else None
             case _:
                 pass
     return status, body
+
+
+def _joined(body: bytes) -> bytes:
+    """What all chunks of a *body* say together."""
+    content = b""
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        content += rest[: int(size, 16)]
+        body = rest[int(size, 16) + 2 :]
+    return content
 
 
 class Client:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import tarfile
 import time
@@ -13,10 +14,12 @@ from shutil import which
 from typing import Protocol
 
 from bench.client import Client
-from bench.world import CGROUP, World, add_host, on, run, wait_for
+from bench.path import by_hand
+from bench.world import CGROUP, World, add_host, on, run, wait_for, where
 
 PLUGINS = ("/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni")
 NETAVARK = ("/usr/lib/podman/netavark", "/usr/libexec/podman/netavark")
+AARDVARK = ("/usr/lib/podman/aardvark-dns", "/usr/libexec/podman/aardvark-dns")
 
 
 class Peer(Protocol):
@@ -47,6 +50,41 @@ class Runner(Protocol):
         """Kill and remove it."""
 
 
+class Publisher(Protocol):
+    """An engine that publishes ports."""
+
+    name: str
+
+    def publish(self, ports: Sequence[int]) -> tuple[float, float]:
+        """Publish *ports* of the host, all for port 5000, and take them back; the milliseconds that each took."""
+
+
+def publishers(peers: Iterable[Peer]) -> Iterator[Publisher]:
+    """Those of *peers* that publish ports."""
+    yield from (one for one in peers if isinstance(one, Docker | _Netavark))
+
+
+class Namer(Protocol):
+    """An engine that answers for names."""
+
+    name: str
+
+    def answer(self, names: Sequence[str]) -> tuple[str, str, int]:
+        """Have it know a neighbour by these *names*.
+
+        Return the path of a namespace in which it can be asked, the address to ask there, and its process.
+        """
+
+
+def namers(world: World, held: ExitStack, peers: Iterable[Peer], notes: list[str]) -> Iterator[Namer]:
+    """Those of *peers* that answer for names, and Podman's aardvark-dns if it is there."""
+    yield from (one for one in peers if isinstance(one, Docker))
+    if program := _first(AARDVARK):
+        yield _Aardvark(world, held, program)
+    else:
+        notes.append("Aardvark-dns is not measured: it is in no folder where distributions put it.")
+
+
 def runners(world: World, held: ExitStack, peers: Iterable[Peer], notes: list[str]) -> Iterator[Runner]:
     """Those of *peers* that run containers, and podman if it is there."""
     yield from (one for one in peers if isinstance(one, Docker))
@@ -73,7 +111,10 @@ def found(world: World, held: ExitStack, notes: list[str]) -> Iterator[Peer]:
     else:
         notes.append("CNI's bridge plugin is not measured: it is in no folder where distributions put it.")
     if program := _first(NETAVARK):
-        yield _Netavark(world, program)
+        try:
+            yield _Netavark(world, program)
+        except (RuntimeError, OSError) as error:
+            notes.append(f"Netavark is not measured: {error}.")
     else:
         notes.append("Netavark is not measured: it is in no folder where distributions put it.")
 
@@ -141,6 +182,26 @@ class Docker:
         """Kill and remove it."""
         self._api.do("DELETE", f"/containers/{identity}?force=1")
 
+    def publish(self, ports: Sequence[int]) -> tuple[float, float]:
+        """See `Publisher`: ports come when a container starts, and go when it is removed."""
+        port = "5000/tcp"
+        bindings = {port: [{"HostPort": str(one)} for one in ports]}
+        host = {"CgroupParent": CGROUP, "NetworkMode": self.network, "PortBindings": bindings}
+        body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host, "ExposedPorts": {port: {}}}
+        made = self._api.do("POST", "/containers/create", body).json()["Id"]
+        began = self._api.do("POST", f"/containers/{made}/start").took
+        return began, self._api.do("DELETE", f"/containers/{made}?force=1").took
+
+    def answer(self, names: Sequence[str]) -> tuple[str, str, int]:
+        """See `Namer`."""
+        aliases = {"EndpointsConfig": {self.network: {"Aliases": [*names]}}}
+        host = {"CgroupParent": CGROUP, "NetworkMode": self.network}
+        body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host, "NetworkingConfig": aliases}
+        self._named = self._api.do("POST", "/containers/create?name=named", body).json()["Id"]
+        self.start(self._named)
+        inside = self._api.do("GET", f"/containers/{self._named}/json").json()["State"]["Pid"]
+        return f"/proc/{inside}/ns/net", "127.0.0.11", self._process.pid
+
     def attach(self) -> float:
         """Connect the container."""
         return self._api.do("POST", f"/networks/{self.network}/connect", {"Container": self._container}).took
@@ -151,8 +212,9 @@ class Docker:
 
     def _end(self) -> None:
         if self._process.poll() is None:
-            if hasattr(self, "_container"):
-                self._api.send("DELETE", f"/containers/{self._container}?force=1")
+            for made in ("_container", "_named"):
+                if hasattr(self, made):
+                    self._api.send("DELETE", f"/containers/{getattr(self, made)}?force=1")
             self._process.terminate()
             self._process.wait(30)
 
@@ -285,7 +347,15 @@ class _Netavark:
     def detach(self) -> float:
         return self._call("teardown", "inside", "10.63.0.3")
 
-    def _call(self, verb: str, container: str, address: str) -> float:
+    def publish(self, ports: Sequence[int]) -> tuple[float, float]:
+        """See `Publisher`."""
+        wanted = [
+            {"container_port": 5000, "host_ip": "", "host_port": one, "protocol": "tcp", "range": 1} for one in ports
+        ]
+        made = self._call("setup", "inside", "10.63.0.3", wanted)
+        return made, self._call("teardown", "inside", "10.63.0.3", wanted)
+
+    def _call(self, verb: str, container: str, address: str, ports: Sequence[Mapping[str, object]] = ()) -> float:
         network = {
             "name": "bench",
             "id": "b" * 64,
@@ -301,10 +371,32 @@ class _Netavark:
         config = {
             "container_id": container,
             "container_name": container,
+            "port_mappings": ports,
             "networks": {"bench": {"interface_name": "eth0", "static_ips": [address]}},
             "network_info": {"bench": network},
         }
         return _timed([*self._command, verb, f"/run/netns/netavark-{container}"], json.dumps(config), {})[0]
+
+
+class _Aardvark:
+    """Podman's aardvark-dns, for a network with one container, whose gateway's address it serves."""
+
+    def __init__(self, world: World, held: ExitStack, program: str) -> None:
+        self._program = program
+        self._directory = world.directory / "aardvark"
+        self._directory.mkdir()
+        self._held = held
+        self.name = run(program, "--version").strip()
+
+    def answer(self, names: Sequence[str]) -> tuple[str, str, int]:
+        """See `Namer`."""
+        host = by_hand("aardvark")
+        (self._directory / "bench").write_text(f"10.70.0.1\n{'a' * 64} 10.70.0.2  {','.join(names)}\n")
+        # It goes on in the background, as soon as it answers.
+        run(*on(host), self._program, "--config", str(self._directory), "--port", "53", "run")
+        process = int((self._directory / "aardvark.pid").read_text())
+        self._held.callback(os.kill, process, signal.SIGTERM)
+        return where(f"{host}1"), "10.70.0.1", process
 
 
 def _timed(command: list[str], given: str, environment: Mapping[str, str]) -> tuple[float, str]:

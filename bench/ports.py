@@ -1,20 +1,25 @@
 """What published ports take: a thousand of them at once, one among a thousand, and traffic in through one.
 
+Where Docker or netavark are installed, they publish a hundred beside; Docker's start of a container is in its time.
+
 Traffic is held against the same path by hand: a bridge, a pair of veths, and one `dnat` rule for one port. What the
 first and the last of a thousand ports let through is compared in turns, too: a list of rules would slow the last one.
 """
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
 from bench.attach import US
 from bench.path import HANDS, PathPace, Way, by_hand, compare, cpu, once
+from bench.peers import Publisher
 from bench.report import Better, Goal, Report
 from bench.world import Daemon, World, add_host, ip, on, process, run
 
 MANY = 1000
-PUBLISH = "create a sandbox with 1,000 published ports"
-REMOVE = "remove a sandbox with 1,000 published ports"
+SOME = 100
+CREATE = "create a sandbox with {} published ports"
+REMOVE = "remove a sandbox with {} published ports"
 CHANGE = "{} one port beside 1,000"
 CONNECT = "new connections a second in through the {} of 1,000 ports"
 _FIRST = 20_000
@@ -27,10 +32,14 @@ _RULE = """table ip byhand {
 """
 
 
-def measure(world: World, daemon: Daemon, report: Report, pace: PathPace, times: int) -> None:
+def measure(  # noqa: PLR0917
+    world: World, daemon: Daemon, others: Sequence[Publisher], report: Report, pace: PathPace, times: int
+) -> None:
     """Measure publishing, changes, and the way in."""
     daemon.add_network("ports", "10.74.0.0/24")
     _publishing(daemon, report, times)
+    if others:
+        _beside(daemon, others, report, max(1, times // 10))
     _changes(daemon, report, 10 * times)
     _traffic(world, daemon, report, pace)
 
@@ -51,8 +60,25 @@ def _publishing(daemon: Daemon, report: Report, times: int) -> None:
         made.append(_create(daemon, f"p{number}", MANY))
         gone.append(daemon.remove_sandbox(f"p{number}"))
         daemon.settle()
-    report.add(PUBLISH, US, "ms", made, Goal(50, of_ratio=False))
-    report.add(REMOVE, US, "ms", gone, Goal(10, of_ratio=False))
+    report.add(CREATE.format(f"{MANY:,}"), US, "ms", made, Goal(50, of_ratio=False))
+    report.add(REMOVE.format(f"{MANY:,}"), US, "ms", gone, Goal(10, of_ratio=False))
+
+
+def _beside(daemon: Daemon, others: Sequence[Publisher], report: Report, times: int) -> None:
+    """Publish some in turns with *others*: a thousand take them minutes."""
+    made: dict[str, list[float]] = {US: [], **{one.name: [] for one in others}}
+    gone: dict[str, list[float]] = {US: [], **{one.name: [] for one in others}}
+    for _ in range(times):
+        made[US].append(_create(daemon, "some", SOME))
+        gone[US].append(daemon.remove_sandbox("some"))
+        daemon.settle()
+        for one in others:
+            came, went = one.publish(range(_FIRST, _FIRST + SOME))
+            made[one.name].append(came)
+            gone[one.name].append(went)
+    for question, found in ((CREATE, made), (REMOVE, gone)):
+        for who, samples in found.items():
+            report.add(question.format(SOME), who, "ms", samples)
 
 
 def _changes(daemon: Daemon, report: Report, times: int) -> None:

@@ -135,6 +135,21 @@ def process(*command: str, environment: dict[str, str] | None = None) -> Iterato
                 running.terminate()
 
 
+@contextlib.contextmanager
+def pinned(process: int, processor: int) -> Iterator[None]:
+    """Keep all threads of a *process* on one processor during the block."""
+    threads = [int(thread.name) for thread in Path(f"/proc/{process}/task").iterdir()]
+    everywhere = os.sched_getaffinity(process)
+    for thread in threads:
+        os.sched_setaffinity(thread, {processor})
+    try:
+        yield
+    finally:
+        for thread in threads:
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(thread, everywhere)
+
+
 class Floor:
     """The kernel's own cost (`floor.c`), on a host of its own. All times are in milliseconds."""
 
@@ -227,20 +242,11 @@ class Daemon:
             self._process.send_signal(number)
             self._process.wait(PATIENCE)
 
-    @contextlib.contextmanager
-    def pinned(self, processor: int) -> Iterator[None]:
+    def pinned(self, processor: int) -> contextlib.AbstractContextManager[None]:
         """Keep all its threads on one processor during the block, where there are several."""
         if self._process is None:
             raise RuntimeError("the daemon does not run")
-        threads = [int(thread.name) for thread in Path(f"/proc/{self._process.pid}/task").iterdir()]
-        everywhere = os.sched_getaffinity(self._process.pid)
-        for thread in threads:
-            os.sched_setaffinity(thread, {processor})
-        try:
-            yield
-        finally:
-            for thread in threads:
-                os.sched_setaffinity(thread, everywhere)
+        return pinned(self._process.pid, processor)
 
     def resident(self) -> float:
         """How much memory it has, in MiB."""

@@ -290,20 +290,23 @@ def _key(key: bytes, *, intervals: bool) -> bytes:
     return _data(NFTA_SET_ELEM_KEY, key[:half]) + _data(NFTA_SET_ELEM_KEY_END, key[half:])
 
 
-def _framed(key: bytes, value: bytes = b"") -> bytes:
+def _framed(key: bytes, value: bytes | None = None) -> bytes:
     """Make an element that has nothing but a *key*, and maybe a *value*: of those there are thousands."""
+    if value is None:
+        before, after, _ = _frames(len(key), None)
+        return before + key + after
     before, between, after = _frames(len(key), len(value))
     return before + key + between + value + after
 
 
 @lru_cache
-def _frames(key: int, value: int) -> tuple[bytes, bytes, bytes]:
-    """Return what stands before a key of this size, between it and a value of that size (0: none), and behind them."""
-    content = _data(NFTA_SET_ELEM_KEY, bytes(key)) + (_data(NFTA_SET_ELEM_DATA, bytes(value)) if value else b"")
-    whole = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, content)
-    begin, padded = 3 * _ATTRIBUTE.size, (key + 3) & ~3
-    other = begin + padded + (2 * _ATTRIBUTE.size if value else 0)
-    return whole[:begin], whole[begin + key : other], whole[other + value :]
+def _frames(key: int, value: int | None) -> tuple[bytes, bytes, bytes]:
+    """Return what stands before a key of this size, between it and a value of that size (if any), and behind them."""
+    data = b"" if value is None else _data(NFTA_SET_ELEM_DATA, bytes(value))
+    whole = attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _data(NFTA_SET_ELEM_KEY, bytes(key)) + data)
+    begin = 3 * _ATTRIBUTE.size
+    other = len(whole) if value is None else len(whole) - len(data) + 2 * _ATTRIBUTE.size
+    return whole[:begin], whole[begin + key : other], whole[other + (value or 0) :]
 
 
 def _element(element: Element, *, intervals: bool) -> bytes:
