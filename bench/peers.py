@@ -189,8 +189,8 @@ class Docker:
         host = {"CgroupParent": CGROUP, "NetworkMode": self.network, "PortBindings": bindings}
         body = {"Image": "bench", "Cmd": ["/load", "wait"], "HostConfig": host, "ExposedPorts": {port: {}}}
         made = self._api.do("POST", "/containers/create", body).json()["Id"]
-        began = self._api.do("POST", f"/containers/{made}/start").took
-        return began, self._api.do("DELETE", f"/containers/{made}?force=1").took
+        came = self._api.do("POST", f"/containers/{made}/start").took
+        return came, self._api.do("DELETE", f"/containers/{made}?force=1").took
 
     def answer(self, names: Sequence[str]) -> tuple[str, str, int]:
         """See `Namer`."""
