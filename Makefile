@@ -11,6 +11,8 @@ CODE := $(foreach folder,src tests demo bench docs,$(if $(wildcard $(folder)/*.p
 # nft and ip live in sbin, which an ordinary user's PATH lacks; bootstrap may have put a docker client into .venv/bin.
 export PATH := $(CURDIR)/$(BIN):$(PATH):/usr/sbin:/sbin
 
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test check style laws format kernel e2e golden docs bench requirements clean
 
@@ -34,10 +36,12 @@ demo: venv  ## every network mode with real traffic; needs root, or a namespace 
 # The laws take a processor for minutes, while those that need root mostly wait: so they go side by side. So that both sides
 # take as long, some of those that wait come after the laws: these with shared stores.
 STORES := tests/contract/test_kv.py tests/contract/test_kv_secured.py tests/e2e/test_overlay.py tests/e2e/test_encrypted.py
+# What failed is said again in the end, where it is found: before it there are thousands of lines.
 test: style  ## everything; needs root, or a namespace of one's own
 	@$(PYTEST) -p no:cacheprovider tests/laws $(STORES) > .venv/beside.log 2>&1 & beside=$$!; \
-	    $(PYTEST) tests/contract tests/kernel tests/e2e $(STORES:%=--ignore=%); before=$$?; \
-	    wait $$beside; beside=$$?; cat .venv/beside.log; exit $$((before || beside))
+	    $(PYTEST) tests/contract tests/kernel tests/e2e $(STORES:%=--ignore=%) | tee .venv/before.log; before=$$?; \
+	    wait $$beside; beside=$$?; cat .venv/beside.log; \
+	    grep -hE '^(FAILED|ERROR|E  ) ' .venv/before.log .venv/beside.log; exit $$((before || beside))
 
 check: style laws  ## what each commit passes: all that needs no root
 

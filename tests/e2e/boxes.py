@@ -152,15 +152,22 @@ def groups(ids: Sequence[str] | set[str]) -> list[str]:
 
 @contextmanager
 def box(host: Host) -> Iterator[Box]:
-    """*Host* with containers; in the end they are killed, be the daemon there or not."""
+    """*Host* with containers; in the end its daemon is killed, if there is one, and so are they."""
     made = Box(host)
     try:
         yield made
     finally:
-        runtime = shutil.which("runc") or shutil.which("runc", path="/usr/sbin:/sbin")
-        for name in host.attempt("ls /run/isthmus/runtime").stdout.split():
-            host.attempt(f"{runtime} --root /run/isthmus/runtime delete --force {name}")
-        until(lambda: not monitors(host.data), "a monitor does not end")
+        # First the daemon, which would start again what has a restart policy.
+        host.kill()
+        until(lambda: _is_cleared(host), "a monitor does not end")
+
+
+def _is_cleared(host: Host) -> bool:
+    """Kill the containers that the runtime knows; whether no monitor is left, which may be about to make one."""
+    runtime = shutil.which("runc") or shutil.which("runc", path="/usr/sbin:/sbin")
+    for name in host.attempt("ls /run/isthmus/runtime").stdout.split():
+        host.attempt(f"{runtime} --root /run/isthmus/runtime delete --force {name}")
+    return not monitors(host.data)
 
 
 def bring_image(made: Client, name: str = "busybox") -> None:
