@@ -164,7 +164,7 @@ def page() -> str:
     text += _shown("A sandbox that shares its namespace", kernel.listen())
     engine.create_sandbox(SandboxRequest("h", mode="host"))
     text += _shown("A sandbox on `host`", kernel.listen())
-    everything = firewall.load(digest=firewall.table(firewall.OPTIONAL).digest)
+    everything = firewall.load(firewall.table(firewall.OPTIONAL))
     text += ["## The table", "", "With all that is there only where it is needed:", ""]
     text += [*(f"    {line}" for line in everything.splitlines()), ""]
     return "\n".join(text)

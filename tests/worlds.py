@@ -99,6 +99,7 @@ _GATEWAYS = tuple(ip_address(text) for text in ("10.0.0.9", "10.0.1.9", "fd00::9
 _FAR_GATEWAYS = tuple(ip_address(text) for text in ("192.0.2.1", "fd00:f::1"))
 _FAR = tuple(ip_network(text) for text in ("10.77.0.0/16", "fd77::/64"))
 _TABLES = (7, 1 << 30)
+_NEEDED = ("called", "egress", "trusted")
 _REMOTES = tuple(ip_address(text) for text in ("192.0.2.7", "192.0.2.8", "2001:db8::7"))
 _VNIS = (5, 6, 205)
 _PORTS = (4789, 8472)
@@ -267,7 +268,8 @@ def _change(key: Key, resources: dict[Key, Resource]) -> None:
         case (Shaper() | Redirect()) as shaping:
             _change_shaping(shaping, resources)
         case Table() as table:
-            resources[key] = replace(table, digest="v3")
+            other = _NEEDED[1:] if table.needed == _NEEDED[:2] else _NEEDED[:2]
+            resources[key] = replace(table, needed=other) if table.digest == "v1" else replace(table, digest="v3")
         case Rule() as rule:
             resources[key] = replace(rule, table=next(table for table in _TABLES if table != rule.table))
         case Sysctl(value=value) as sysctl:
@@ -461,7 +463,7 @@ def _children(
         parents = sorted(mtus)
         parent = draw(st.sampled_from([*parents, *[name for name in parents if name in VLANS] * 3]))
         was = modes.get(parent)
-        kind = was[0] if was else _mostly(draw, "macvlan", "ipvlan")
+        kind = was[0] if was else draw(st.sampled_from(("macvlan", "ipvlan")))
         if kind == "ipvlan":  # all of one parent are alike
             mode, flag = (was or (kind, _mostly(draw, "l2", "l3"), _mostly(draw, "", "private")))[1:]
         else:
@@ -573,7 +575,7 @@ def _table(draw: st.DrawFn, bridges: list[str]) -> Iterator[Resource]:
     digest = draw(st.sampled_from(("v1", "v1", "v2", "")))
     if not digest:
         return
-    yield Table(digest)
+    yield Table(digest, draw(st.sampled_from(((), _NEEDED[:2], _NEEDED[1:]))))
     for uplink in _some(draw, UPLINKS[:2]):
         yield Element("closed4", (uplink,), permits=False)
     for bridge in bridges:

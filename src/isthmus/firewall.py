@@ -1,6 +1,6 @@
 """What our nftables table looks like, and how the meanings that drivers speak of are said in it.
 
-The chains are fixed text, loaded once, and again where something optional is needed; all else that changes is an
+The chains are fixed text, loaded once, and changed where something optional is needed; all else that changes is an
 element of a set or map, keyed by what a packet carries, so that the thousandth network costs what the first did. A
 driver gives one `Policy` for each bridge; `elements` turns it into those elements.
 
@@ -606,9 +606,9 @@ OPTIONAL = _CHAINS | {JUDGE} | SELDOM
 _NEEDS = {name: name for name in SELDOM} | {"detoured": DETOUR}
 
 
-def chains(digest: str) -> Mapping[str, Sequence[str]]:
-    """The chains, with their lines, of the version of the tables that *digest* stands for."""
-    needed = frozenset(digest.split("-")[1:])
+def chains(table: Table) -> Mapping[str, Sequence[str]]:
+    """The chains, with their lines, of *table*, which is of this version."""
+    needed = frozenset(table.needed)
     found = {
         name: tuple(line for line in lines if needed.issuperset(_needs(line)))
         for name, lines in CHAINS.items()
@@ -624,35 +624,53 @@ def _needs(line: str) -> Iterator[str]:
 
 def table(needed: Iterable[str] = ()) -> Table:
     """Our tables, with that of what is `OPTIONAL` that is *needed*."""
-    return Table("-".join((DIGEST, *sorted(needed))))
+    return Table(DIGEST, tuple(sorted(needed)))
 
 
-def known(digest: str) -> bool:
-    """Whether *digest* stands for this version of the tables."""
-    return digest.partition("-")[0] == DIGEST
+def told_by(version: str) -> Table:
+    """The table of which that is the version (see `Table.version`)."""
+    digest, *needed = version.split("-")
+    return Table(digest, tuple(needed))
 
 
-def load(old_chains: Iterable[tuple[str, str]] = (), old_sets: Iterable[tuple[str, str]] = (), digest: str = "") -> str:
-    """The text for `nft -f` that makes the version *digest* of our tables, all sets empty, in one transaction.
+def known(table: Table) -> bool:
+    """Whether *table* is of this version."""
+    return table.digest == DIGEST
+
+
+def load(table: Table, old_chains: Iterable[tuple[str, str]] = (), old_sets: Iterable[tuple[str, str]] = ()) -> str:
+    """The text for `nft -f` that makes *table*, of this version, with all sets empty, in one transaction.
 
     *old_chains* and *old_sets* are what there is now, each with its family before it: all of it is replaced, but for
     what is named `user-...`.
     """
-    digest = digest or DIGEST
     lines = [f"add table {one} {TABLE}" for one in FAMILIES] + [f"add chain inet {TABLE} {USER_CHAIN}"]
     ours = sorted((one, name) for one, name in old_chains if not name.startswith("user-"))
     lines += [f"flush chain {one} {TABLE} {name}" for one, name in ours]
     lines += [f"delete set {one} {TABLE} {name}" for one, name in sorted(old_sets) if not name.startswith("user-")]
     lines += [f"delete chain {one} {TABLE} {name}" for one, name in ours]
-    version = f"add chain inet {TABLE} {VERSION_PREFIX}{digest}\n"
-    return "\n".join(lines) + "\n" + _definition(chains(digest)) + version
+    return "\n".join(lines) + "\n" + _definition(SETS, chains(table)) + _version("add", table)
 
 
-def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
+def alter(was: Table, new: Table) -> str:
+    """The text for `nft -f` that makes *new* of *was*, both of this version, in one transaction; all elements stay."""
+    before, after = chains(was), chains(new)
+    stale = [(name, family(name)) for name, lines in before.items() if after.get(name) != lines]
+    lines = [f"flush chain {one} {TABLE} {name}" for name, one in stale]
+    lines += [f"delete chain {one} {TABLE} {name}" for name, one in stale if name not in after]
+    fresh = {name: rules for name, rules in after.items() if before.get(name) != rules}
+    return "\n".join([*lines, _version("delete", was)]) + _definition({}, fresh) + _version("add", new)
+
+
+def _version(verb: str, table: Table) -> str:
+    return f"{verb} chain inet {TABLE} {VERSION_PREFIX}{table.version}\n"
+
+
+def _definition(sets: Mapping[str, str], hooked: Mapping[str, Sequence[str]]) -> str:
     text = []
     for one in FAMILIES:
         text.append(f"table {one} {TABLE} {{")
-        for name, kind in SETS.items():
+        for name, kind in sets.items():
             if family(name) == one:
                 text.append(f"    {'map' if ':' in kind else 'set'} {name} {{ {kind}; }}")
         for name, lines in hooked.items():
@@ -662,13 +680,11 @@ def _definition(hooked: Mapping[str, Sequence[str]]) -> str:
     return "\n".join([*text, ""])
 
 
-DIGEST = hashlib.sha256(f"{_definition(CHAINS)}{_JUDGED}{sorted(_NEEDS)}".encode()).hexdigest()[:16]
+DIGEST = hashlib.sha256(f"{_definition(SETS, CHAINS)}{_JUDGED}{sorted(_NEEDS)}".encode()).hexdigest()[:16]
 """Stands for this version of the tables, which has an empty chain named for it: a comment cannot be changed.
 
-The names of what is needed of all that is optional follow it.
+The names of what is needed of all that is optional follow it there.
 """
 
 VERSION_PREFIX = "version-"
 """What the name of that chain begins with."""
-
-TABLE_RESOURCE = Table(DIGEST)

@@ -27,7 +27,8 @@ round only:
 * An address may move from one link to another, so all removing comes before all making.
 * A permission that is to mean something else is withdrawn and given again, so that it never leads to what is gone.
 * A table that is loaded anew is empty but for what comes in the same transaction: all prohibitions, also those of what
-  is about to go.
+  is about to go. One that comes to need other of what is optional is not: it gets that first of all, and loses last of
+  all what it needs no more.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -177,7 +178,7 @@ def diff(desired: Iterable[Resource], actual: Iterable[Resource]) -> Plan:
         if was is None or key in dead or _leans(new, shaken) or (isinstance(new, Route) and _leans(new, fresh)):
             operations.append(Make(new))
         elif not satisfied(new, was) or not dead.isdisjoint(new.needs):
-            operations.append(Change(new, was))
+            operations += _changes(new, was)
     return _phases(operations)
 
 
@@ -258,6 +259,22 @@ def _leans(resource: Resource, shaken: AbstractSet[Key]) -> bool:
     return isinstance(resource, Address | Route) and link_key(resource.netns, resource.link) in shaken
 
 
+def _changes(new: Resource, was: Resource) -> Iterator[Change]:
+    """What makes *new* of *was*: a table first comes to have all that either needs, and then no more than is needed."""
+    if isinstance(new, Table) and isinstance(was, Table):
+        both = Table(new.digest, tuple(sorted({*new.needed, *was.needed})))
+        yield from (Change(one, before) for one, before in ((both, was), (new, both)) if one != before)
+    else:
+        yield Change(new, was)
+
+
+def _is_smaller(operation: Operation) -> bool:
+    """Whether a table loses by *operation* what is needed no more."""
+    if isinstance(operation, Change) and isinstance(operation.was, Table) and isinstance(operation.resource, Table):
+        return len(operation.resource.needed) < len(operation.was.needed)
+    return isinstance(operation, Remove)
+
+
 def _is_indirect(resource: Resource) -> bool:
     """Whether *resource* is a route by a gateway, which another route may have to lead to first."""
     return isinstance(resource, Route) and resource.via is not None
@@ -277,7 +294,7 @@ def _phases(operations: Iterable[Operation]) -> Plan:
         taking = isinstance(operation, Remove)
         match operation.resource:
             case Table():
-                (loosen if taking else tighten).append(operation)
+                (loosen if _is_smaller(operation) else tighten).append(operation)
             case Element(permits=permits):
                 (loosen if taking != permits else tighten).append(operation)
             case _:

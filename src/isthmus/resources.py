@@ -611,9 +611,13 @@ class Sysctl(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """Our nftables table with all its chains and empty sets, in the version that *digest* stands for."""
+    """Our nftables table with all its chains and empty sets, in the version that *digest* stands for.
+
+    *Needed* are those of its optional parts that it has, sorted: these come and go while all else stands.
+    """
 
     digest: str
+    needed: tuple[str, ...] = ()
 
     @property
     def key(self) -> Key:
@@ -623,8 +627,13 @@ class Table(msgspec.Struct, frozen=True):
     def needs(self) -> tuple[Key, ...]:
         return ()
 
+    @property
+    def version(self) -> str:
+        """All of that in one word."""
+        return "-".join((self.digest, *self.needed))
+
     def make(self) -> str:
-        return f"nft -f {TABLE}.nft  # {self.digest}"
+        return f"nft -f {TABLE}.nft  # {self.version}"
 
     def change(self) -> str:
         return self.make()

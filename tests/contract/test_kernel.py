@@ -92,7 +92,7 @@ RULE6 = Rule("web", ip_address("fd00::2"), 1 << 30)
 RETURN: tuple[Resource, ...] = (BACK, BACK_NEAR, RULE, RULE6)
 PORT = Port(HOST, "up0", "br-a", NET)
 FORWARD = Sysctl(HOST, "net.ipv4.ip_forward", "1")
-TABLE = firewall.TABLE_RESOURCE
+TABLE = firewall.table()
 PLACE = Place("tcp", 8080)
 PUBLISHED = (
     *firewall.published((Binding("web", 80, PLACE),), ip_address("10.0.0.2"), Mode.NAT),

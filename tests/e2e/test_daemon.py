@@ -326,7 +326,7 @@ def test_the_log_can_be_pasted_into_a_shell(world: World, box: Host) -> None:
     until(lambda: "10.9.0.1/24" in box.log, "not logged")
     bare = world.machine("bare")
     table = box.directory / "isthmus.nft"
-    table.write_text(firewall.load())
+    table.write_text(firewall.load(firewall.table()))
     words = ("ip ", "nft ", "sysctl ", "bridge ")
     commands = [line.split(maxsplit=3)[3] for line in box.log.splitlines()]
     for command in commands:

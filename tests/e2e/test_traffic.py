@@ -3,7 +3,9 @@
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -278,6 +280,35 @@ def test_a_trusted_interface_gets_in(world: World) -> None:
     world.serve(web)
     assert seen(friend, "10.5.0.2") == "192.0.2.2"
     assert shut(outside, "10.5.0.2")
+
+
+def test_nobody_is_refused_while_rules_come_and_go_that_few_need(world: World) -> None:
+    """The first network with a rare option, and the last one, are no business of who calls another."""
+    host, outside = world.internet()
+    host.start()
+    world.serve(host.sandbox("web", "-p 8080:80"))
+    client = host.api()
+    named = {"com.docker.network.bridge.trusted_host_interfaces": "eth2", "com.docker.network.host_ipv4": HOST_ADDRESS}
+    done = threading.Event()
+
+    def calls() -> int:
+        count = 0
+        while not done.is_set():
+            assert seen(outside, HOST_ADDRESS, port=8080)
+            count += 1
+        return count
+
+    with ThreadPoolExecutor() as pool:
+        calling = pool.submit(calls)
+        try:
+            for _ in range(20):
+                client.ask("POST", "/networks/create", {"Name": "rare", "Options": named})
+                client.ask("DELETE", "/networks/rare")
+        finally:
+            done.set()
+        assert calling.result() > 0
+    counted = host.run("nft list map inet isthmus publish4")
+    assert f"counter packets {calling.result()} " in counted
 
 
 @pytest.mark.parametrize("mtu", [576, 1300, 9000])

@@ -56,7 +56,7 @@ def test_a_shell_that_runs_the_plan_gets_networks_that_work(tmp_path: Path) -> N
         rules = pairs({"isthmus.egress": "deny 203.0.113.0/24, allow 203.0.113.7:80, deny 203.0.113.200"})
         engine.connect("quiet", name, EndpointRequest(options=rules))
         engine.connect("lan", name, EndpointRequest())
-    Path(tmp_path / "isthmus.nft").write_text(firewall.load())
+    Path(tmp_path / "isthmus.nft").write_text(firewall.load(firewall.table()))
     script = "set -e\n" + "\n".join(scribe.lines)
     done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -69,7 +69,7 @@ def stranger(name: str, *where: str) -> None:
 
 
 NET: tuple[Resource, ...] = (BRIDGE, GATEWAY)
-RULES: tuple[Resource, ...] = (firewall.TABLE_RESOURCE, *firewall.elements(Policy("br-a", Mode.NAT)))
+RULES: tuple[Resource, ...] = (firewall.table(), *firewall.elements(Policy("br-a", Mode.NAT)))
 
 
 def settle(kernel: LinuxKernel, *wanted: Resource) -> Plan:
@@ -649,12 +649,12 @@ def test_elements_of_all_kinds_come_back_as_firewall_makes_them(tmp_path: Path) 
     elements |= {*firewall.closed(4, ("lan0", "lan1")), *firewall.closed(6, ("lan0",))}
     with started(tmp_path) as kernel:
         # Once by messages, and once by the program.
-        kernel.apply(diff((firewall.TABLE_RESOURCE,), ()))
-        kernel.apply(diff((firewall.TABLE_RESOURCE, *elements), (firewall.TABLE_RESOURCE,)))
-        assert kernel.observe(ALL) == {firewall.TABLE_RESOURCE, *elements}
+        kernel.apply(diff((firewall.table(),), ()))
+        kernel.apply(diff((firewall.table(), *elements), (firewall.table(),)))
+        assert kernel.observe(ALL) == {firewall.table(), *elements}
         run("nft", "delete", "table", "inet", "isthmus")
-        kernel.apply(diff((firewall.TABLE_RESOURCE, *elements), ()))
-        assert kernel.observe(Scope(firewall=True)) == {firewall.TABLE_RESOURCE, *elements}
+        kernel.apply(diff((firewall.table(), *elements), ()))
+        assert kernel.observe(Scope(firewall=True)) == {firewall.table(), *elements}
 
 
 @apart
@@ -766,6 +766,39 @@ def test_the_chain_for_detoured_frames_comes_and_goes(tmp_path: Path) -> None:
         text = run("nft", "list", "table", "inet", "isthmus")
         assert "chain before" not in text
         assert "tcp dport 25 drop" in text
+
+
+@apart
+def test_what_stands_in_the_table_stays_while_what_is_optional_comes_and_goes(tmp_path: Path) -> None:
+    """Another network's option is no reason to refuse a connection, or to forget who may call what."""
+    element = "tcp . 8080 counter packets 5 bytes 300 : 10.5.0.2 . 80"
+    granted = "br-a . 10.5.0.2 . tcp . 443 . 203.0.113.9 timeout 1h"
+    with started(tmp_path) as kernel:
+        port = Element("publish4", ("6", "8080"), permits=True, value="10.5.0.2 . 80")
+        settle(kernel, *RULES)
+        run("nft", f"add element inet isthmus publish4 {{ {element} }}")
+        run("nft", f"add element inet isthmus granted4 {{ {granted} }}")
+        version = firewall.DIGEST
+        for needed in (("egress", "trusted"), ("called", "trusted"), firewall.OPTIONAL, ("source6",), ()):
+            settle(kernel, firewall.table(needed), port, *RULES[1:])
+            text = run("nft", "list", "ruleset")
+            assert ("packets 5 bytes 300 : 10.5.0.2 . 80" in text, "203.0.113.9 timeout 1h" in text) == (True, True)
+            assert text.count(f"chain version-{version}") == 1
+            assert ("jump called" in text, "@trusted" in text) == ("called" in needed, "trusted" in needed)
+
+
+@apart
+def test_a_table_that_is_not_as_it_was_thought_to_be_is_loaded_anew(tmp_path: Path) -> None:
+    """What somebody took out of it meanwhile is back, with all elements."""
+    with started(tmp_path) as kernel:
+        settle(kernel, *RULES)
+        trusted = firewall.table(("trusted",))
+        run("nft", "delete", "chain", "inet", "isthmus", f"version-{firewall.DIGEST}")
+        kernel.apply(diff((trusted, *RULES[1:]), RULES))
+        assert kernel.observe(ALL) == {trusted, *RULES[1:]}
+        run("nft", "flush", "ruleset")
+        kernel.apply(diff(RULES, (trusted, *RULES[1:])))
+        assert kernel.observe(Scope(firewall=True)) == {firewall.table()}
 
 
 def child(netns: str, owner: Owner, number: int) -> tuple[Resource, ...]:

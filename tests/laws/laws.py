@@ -13,6 +13,7 @@ from isthmus.kernel.fake import FakeKernel
 from isthmus.naming import Owner
 from isthmus.plan import Plan, Remove
 from isthmus.resources import (
+    TABLES,
     Bridge,
     Child,
     Element,
@@ -21,6 +22,7 @@ from isthmus.resources import (
     Port,
     Redirect,
     Resource,
+    Table,
     Veth,
     Vlan,
     Vxlan,
@@ -122,8 +124,17 @@ def dangers(kernel: FakeKernel, start: dict[Key, Resource], before: World, after
                 if not (isinstance(guard, Element) and guard.value in values):
                     yield "unguarded", key
     links, began, will = _links(there.values()), _links(start.values()), _links(wanted.values())
-    if links - began:
-        yield from (("still there", key) for key, _ in (links & began) - will)
+    new, old = links - began, (links & began) - will
+    if new:
+        yield from (("still there", key) for key, _ in old)
+    tables = [one for holding in (start, there, wanted) if isinstance(one := holding.get(TABLES[0]), Table)]
+    if len(tables) == len((start, there, wanted)) and len({table.digest for table in tables}) == 1:
+        was, now, will_be = ({*table.needed} for table in tables)
+        lacking = (was if old else set()) | (will_be if new else set()) | was & will_be
+        yield from (("without", ("table", name)) for name in lacking - now)
+        # Whom somebody else's needs have refused for a moment.
+        staying = (one for one in start.values() if isinstance(one, Element) and one.permits)
+        yield from (("refused", one.key) for one in staying if wanted.get(one.key) == one != there.get(one.key))
 
 
 def _links(resources: Iterable[Resource]) -> set[tuple[Key, Owner]]:

@@ -79,7 +79,7 @@ BREAKS = (
     Break("forget what leans on an address", "or _leans(new, shaken)", ""),
     Break("forget the ports of a bridge that is replaced", "or not dead.isdisjoint(new.needs)", ""),
     Break("forget the sysctls of a link that is replaced", "if link := sysctl_link(name)", "if not (link := name)"),
-    Break("change nothing", "operations.append(Change(new, was))", "pass"),
+    Break("change nothing", "operations += _changes(new, was)", "pass"),
     Break("change what cannot be changed", "for field in _FIXED.get(type(desired), ())", "for field in ()"),
     Break("give a link to another owner", 'Bridge: ("owner",)', "Bridge: ()"),
     Break("give an endpoint to another owner", '("owner", "peer_netns", "peer")', '("peer_netns", "peer")'),
@@ -146,6 +146,14 @@ BREAKS = (
         "for rank, kind in enumerate(ORDER)}\n_RANK[Neighbour] = _RANK[Vxlan]",
     ),
     Break("keep an old table", 'Table: ("digest",)', "Table: ()"),
+    Break("load the table anew for what is optional in it", 'Table: ("digest",)', 'Table: ("digest", "needed")'),
+    Break("lose what is needed no more before it is", "(loosen if _is_smaller(operation)", "(loosen if taking"),
+    Break(
+        "get what is needed after it is",
+        "(loosen if _is_smaller(operation) else tighten)",
+        "(tighten if isinstance(operation, Make) else loosen)",
+    ),
+    Break("get and lose at once", "tuple(sorted({*new.needed, *was.needed}))", "new.needed"),
     Break("make only what is missing", "was is None or key in dead", "was is None"),
 )
 

@@ -803,8 +803,8 @@ def test_rules_that_hardly_anybody_needs_are_there_while_somebody_does(world: Wo
     trusted, source = "com.docker.network.bridge.trusted_host_interfaces", "com.docker.network.host_ipv4"
 
     def asked() -> set[str]:
-        (digest,) = [one.digest for one in world.seen(Table) if isinstance(one, Table)]
-        lines = [line for lines in firewall.chains(digest).values() for line in lines]
+        (table,) = [one for one in world.seen(Table) if isinstance(one, Table)]
+        lines = [line for lines in firewall.chains(table).values() for line in lines]
         return {name for name in firewall.SELDOM if any(f"@{name}" in line for line in lines)}
 
     assert asked() == set()

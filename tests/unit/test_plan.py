@@ -130,6 +130,16 @@ def test_a_new_table_comes_with_all_its_elements() -> None:
     assert plan == Plan(tighten=(Make(Table("v2")), Make(GUARD)), loosen=(Make(PERMISSION),))
 
 
+def test_a_table_gets_what_it_comes_to_need_first_and_loses_the_rest_last() -> None:
+    """What stands in it stays: on the way it has whatever the old or the new needs."""
+    was, both, new = (Table("v1", needed) for needed in (("egress", "own"), ("ask", "egress", "own"), ("ask",)))
+    other = replace(GUARD, value="accept")
+    plan = diff(wants(ALL, new, other), wants(ALL, was))
+    assert plan == Plan(tighten=(Change(both, was), Change(other, GUARD)), loosen=(Change(new, both),))
+    assert diff(wants(ALL, both), wants(ALL, was)) == Plan(tighten=(Change(both, was),))
+    assert diff(wants(ALL, new), wants(ALL, both)) == Plan(loosen=(Change(new, both),))
+
+
 def test_a_guard_outlasts_a_new_table_until_what_it_guards_is_gone() -> None:
     """An upgrade while a network is removed must not open it for a moment."""
     plan = diff((Table("v2"),), (TABLE, GUARD, PERMISSION, BRIDGE))

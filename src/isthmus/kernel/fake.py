@@ -156,7 +156,7 @@ class FakeKernel:
         self._entries: dict[Key, Forwarding | Neighbour] = {}
         self._resting: dict[Key, float] = {}
         self._sysctls: dict[_End, str] = {}
-        self._digest: str | None = None
+        self._table: Table | None = None
         self._elements: dict[Key, _Element] = {}
         self._strangers: set[str] = set()
         self._forbidden: dict[Key, int] = {}
@@ -182,7 +182,7 @@ class FakeKernel:
         other._entries = self._entries.copy()
         other._resting = self._resting.copy()
         other._sysctls = self._sysctls.copy()
-        other._digest = self._digest
+        other._table = self._table
         other._elements = self._elements.copy()
         other._strangers = self._strangers.copy()
         other._forbidden = self._forbidden.copy()
@@ -259,8 +259,8 @@ class FakeKernel:
             for netns, name in scope.sysctls
             if self._has_sysctl(netns, name)
         )
-        if self._digest is not None and (scope.firewall or scope.everything):
-            seen.add(Table(self._digest))
+        if self._table is not None and (scope.firewall or scope.everything):
+            seen.add(self._table)
             seen.update(element.resource for element in self._elements.values())
         else:
             seen.update(self._elements[key].resource for key in scope.elements if key in self._elements)
@@ -472,14 +472,14 @@ class FakeKernel:
 
     def flush_ruleset(self) -> None:
         """Take all of nftables away: our table with its elements."""
-        self._digest = None
+        self._table = None
         self._elements.clear()
 
     def edit_table(self) -> None:
         """Take a rule out of our table, so that it is no longer what its digest says."""
-        if self._digest is None:
+        if self._table is None:
             raise _refused("nft delete rule inet isthmus", ENOENT)
-        self._digest = "edited"
+        self._table = Table("edited")
 
     def delete_element(self, name: str, match: tuple[str, ...]) -> None:
         """Take one element out of a set of ours."""
@@ -515,12 +515,12 @@ class FakeKernel:
     # One operation.
 
     def _transact(self, operations: Iterable[Operation]) -> None:
-        digest, elements = self._digest, self._elements.copy()
+        table, elements = self._table, self._elements.copy()
         try:
             for operation in operations:
                 self._do(operation)
         except Refused:
-            self._digest, self._elements = digest, elements
+            self._table, self._elements = table, elements
             raise
 
     def _do(self, operation: Operation) -> None:
@@ -817,10 +817,13 @@ class FakeKernel:
 
     def _bring_rules(self, operation: Operation, new: Table | Element) -> None:
         if isinstance(new, Table):
-            self._digest = new.digest
-            self._elements.clear()
+            if not isinstance(operation, Change):
+                self._elements.clear()
+            elif not (isinstance(operation.was, Table) and operation.was.digest == new.digest):
+                raise _refused(operation, EINVAL)  # what is fixed in it cannot be changed
+            self._table = new
             return
-        if self._digest is None or new.set not in firewall.SETS:
+        if self._table is None or new.set not in firewall.SETS:
             raise _refused(operation, ENOENT)
         key_type, colon, _ = firewall.SETS[new.set].partition(";")[0].removeprefix("type ").partition(":")
         if len(key_type.split(" . ")) != len(new.match) or bool(colon) != bool(new.value):

@@ -245,9 +245,9 @@ def _hook(lines: Sequence[str]) -> tuple[_Hook, int]:
 
 
 @lru_cache(1)
-def _expected(version: str) -> Mapping[str, tuple[_Hook, int]]:
-    """Return where each chain of this *version* hangs, and how many rules it has."""
-    return {name: _hook(lines) for name, lines in firewall.chains(version).items()}
+def _expected(table: Table) -> Mapping[str, tuple[_Hook, int]]:
+    """Return where each chain of *table* hangs, and how many rules it has."""
+    return {name: _hook(lines) for name, lines in firewall.chains(table).items()}
 
 
 class Firewall:
@@ -273,15 +273,15 @@ class Firewall:
         """
         if not self._stands():
             return
-        digest = self._digest()
+        table = self._table()
         found: list[Element] = []
         for kind in _LASTING:
             elements = self._elements(kind)
             if elements is None:
-                digest = f"damaged: set {kind.name} is gone"
+                table = Table(f"damaged: set {kind.name} is gone")
                 continue
             found += [kind.decode(element) for element in elements]
-        yield Table(digest)
+        yield table
         yield from found
 
     def look_up(self, keys: Iterable[Key]) -> Iterator[Element]:
@@ -309,20 +309,24 @@ class Firewall:
     def apply(self, operations: Sequence[Operation]) -> None:
         """Carry out *operations* on the table and its elements: in one transaction, unless it goes altogether.
 
+        What is optional in a table that stands comes or goes in one of its own.
+
         Raises:
-            Refused: and nothing was done.
+            Refused: and nothing was done, but that the table may have what is optional.
         """
-        tables = [operation for operation in operations if isinstance(operation.resource, Table)]
-        if tables and isinstance(tables[-1], Remove):
+        made = [one for one in operations if isinstance(one.resource, Table) and not isinstance(one, Change)]
+        if made and isinstance(made[-1], Remove):
             for family in _FAMILIES.values():
-                self._commit(((tables[-1], [nfnetlink.deltable(TABLE, family=family)]),), forgiven=ENOENT)
-        elif tables:
-            table = tables[0].resource
-            digest = table.digest if isinstance(table, Table) else firewall.DIGEST
-            self._load(tables[0], _wanted((), operations), digest)
+                self._commit(((made[-1], [nfnetlink.deltable(TABLE, family=family)]),), forgiven=ENOENT)
+        elif made:
+            self._load(made[0], _wanted((), operations), _asked(operations) or firewall.table())
         elif operations:
             try:
-                self._commit(_gathered(operations))
+                for altering, some in groupby(operations, lambda one: isinstance(one.resource, Table)):
+                    if altering:
+                        self._alter(list(some))
+                    else:
+                        self._commit(_gathered(list(some)))
             except Refused:
                 self._insist(operations)
 
@@ -340,9 +344,9 @@ class Firewall:
         there = list(self.observe())
         present = {resource.key: resource for resource in there if isinstance(resource, Element)}
         wanted = _wanted(present.values(), operations)
-        standing = next((one.digest for one in there if isinstance(one, Table)), "")
-        known = firewall.known(standing)
-        if known:
+        standing = next((one for one in there if isinstance(one, Table) and firewall.known(one)), None)
+        asked = _asked(operations)
+        if standing and asked in {None, standing}:
             still = [
                 (operation, _delete(was) if new is None else [*_delete(was), *_add(new)])
                 for operation in operations
@@ -354,9 +358,9 @@ class Firewall:
                 pass
             else:
                 return
-        elif not (there or wanted):
+        elif not (there or wanted or asked):
             return
-        self._load(operations[0], wanted, standing if known else firewall.DIGEST)
+        self._load(operations[0], wanted, asked or standing or firewall.table())
 
     def _commit(self, work: Iterable[tuple[Operation, list[bytes]]], forgiven: int = 0) -> None:
         """Send all requests of *work* as one transaction; the errno *forgiven* is none."""
@@ -372,21 +376,19 @@ class Firewall:
                 # An index of -1 is about the whole.
                 raise Refused(operations[max(error.index, 0)], error.errno or EINVAL, str(error.strerror)) from error
 
-    def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element], digest: str) -> None:
-        """Have `nft` load this version of the table, with *elements* and no others, on behalf of *operation*."""
+    def _alter(self, operations: Iterable[Operation]) -> None:
+        """Have `nft` change what is optional in the table, as *operations* say."""
+        for one in operations:
+            if isinstance(one, Change) and isinstance(one.was, Table) and isinstance(one.resource, Table):
+                _run(one, firewall.alter(one.was, one.resource))
+
+    def _load(self, operation: Operation, elements: dict[tuple[str, ...], Element], table: Table) -> None:
+        """Have `nft` load *table*, with *elements* and no others, on behalf of *operation*."""
         words = {number: word for word, number in _FAMILIES.items()}
         chains = [(words[chain.family], chain.name) for chain in self._chains()]
         sets = [(words[kind.family], name) for name, kind in SETS.items() if self._elements(kind) is not None]
         added = "".join(SETS[element.set].text(element) for element in elements.values())
-        program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-        if program is None:
-            raise Refused(operation, ENOENT, "the program nft is not installed (Debian: apt-get install nftables)")
-        text = firewall.load(chains, sets, digest) + added
-        done = subprocess.run(  # noqa: S603 (all of it is ours)
-            (program, "-f", "-"), input=text, capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            raise Refused(operation, EINVAL, " ".join(done.stderr.split()))
+        _run(operation, firewall.load(table, chains, sets) + added)
 
     def _stands(self) -> bool:
         tables = (nfnetlink.table(message) for message in self._socket.dump(nfnetlink.gettables(family=NFPROTO_INET)))
@@ -397,23 +399,24 @@ class Firewall:
         answers = (one for family in families for one in self._socket.dump(nfnetlink.getchains(family=family)))
         return [chain for chain in map(nfnetlink.chain, answers) if chain.table == TABLE]
 
-    def _digest(self) -> str:
-        """Return the version of what is fixed in the table, if all of that is there."""
+    def _table(self) -> Table:
+        """Return the table, if all that is fixed in it is there."""
         chains = {chain.name: chain for chain in self._chains()}
         versions = [name for name in chains if name.startswith(firewall.VERSION_PREFIX)]
         version = versions[0].removeprefix(firewall.VERSION_PREFIX) if len(versions) == 1 else "without a version"
         rules = [nfnetlink.rule(message).chain for message in self._rules()]
-        for name, (hook, count) in _expected(version).items():
+        table = firewall.told_by(version)
+        for name, (hook, count) in _expected(table).items():
             chain = chains.get(name)
             if chain is None:
-                return f"damaged: chain {name} is gone"
+                return Table(f"damaged: chain {name} is gone")
             if (chain.kind, chain.hook, chain.priority, chain.policy) != hook:
-                return f"damaged: chain {name} hangs elsewhere"
+                return Table(f"damaged: chain {name} hangs elsewhere")
             if rules.count(name) != count:
-                return f"damaged: chain {name} has {rules.count(name)} rules, not {count}"
+                return Table(f"damaged: chain {name} has {rules.count(name)} rules, not {count}")
         if firewall.USER_CHAIN not in chains:
-            return f"damaged: chain {firewall.USER_CHAIN} is gone"
-        return version
+            return Table(f"damaged: chain {firewall.USER_CHAIN} is gone")
+        return table
 
     def _rules(self) -> list[bytes]:
         families = _FAMILIES.values()
@@ -440,6 +443,18 @@ class Firewall:
             raise
 
 
+def _run(operation: Operation, text: str) -> None:
+    """Have `nft` do what *text* says, on behalf of *operation*."""
+    program = shutil.which("nft", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if program is None:
+        raise Refused(operation, ENOENT, "the program nft is not installed (Debian: apt-get install nftables)")
+    done = subprocess.run(  # noqa: S603 (all of it is ours)
+        (program, "-f", "-"), input=text, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise Refused(operation, EINVAL, " ".join(done.stderr.split()))
+
+
 def _old_tables(path: str) -> str:
     """Return the names of the tables that the iptables of old have in this namespace, as /proc tells them."""
     try:
@@ -457,6 +472,12 @@ def _wanted(present: Iterable[Element], operations: Iterable[Operation]) -> dict
         elif isinstance(operation.resource, Element):
             wanted[operation.resource.key] = operation.resource
     return wanted
+
+
+def _asked(operations: Iterable[Operation]) -> Table | None:
+    """Return the table that shall be there after *operations*, if they say."""
+    tables = [one.resource for one in operations if isinstance(one.resource, Table) and not isinstance(one, Remove)]
+    return tables[-1] if tables else None
 
 
 def _gathered(operations: Sequence[Operation]) -> Iterator[tuple[Operation, list[bytes]]]:
