@@ -597,7 +597,7 @@ them."""
 
 _CHAINS = frozenset({DETOUR, GUARD, EGRESS, ASK})
 
-SELDOM = frozenset({"trusted", "marked", "source4", "source6"})
+SELDOM = frozenset({"leave4", "leave6", "trusted", "marked", "source4", "source6"})
 """The sets, filled with networks or by the daemon's settings, that are empty on most hosts. Rules that ask them are
 there only where they are not."""
 

@@ -813,7 +813,11 @@ def test_rules_that_hardly_anybody_needs_are_there_while_somebody_does(world: Wo
     assert asked() == {"trusted", "source4"}
     world.restart()
     assert asked() == {"trusted", "source4"}
+    world.network("back", internal=True)
+    assert asked() == {"leave4", "leave6", "trusted", "source4"}
     world.engine.remove_network("own")
+    assert asked() == {"leave4", "leave6"}
+    world.engine.remove_network("back")
     assert asked() == set()
     assert any(isinstance(one, Element) and one.set == "neighbours" for one in world.seen(Element))
 
