@@ -903,8 +903,7 @@ class Engine:
         self._kernel.forget(address for *_, address in set(self._holders(gone)).difference(self._holders(put)))
         self._ended.clear()
         # What goes makes room for what comes: an address passes from an endpoint to a lease, and back.
-        for record in drop:
-            self._state.drop(record)
+        self._state.drop(drop)
         for record in put:
             self._state.put(record)
         self._recorded(put, drop)
@@ -935,9 +934,9 @@ class Engine:
 
     def _let_leases_end(self) -> None:
         """Have no leases any more whose time is over; the store hears of it with the next commit."""
-        for lease in self._state.stale_leases(self._clock()):
-            self._state.drop(lease)
-            self._ended.append(lease)
+        stale = self._state.stale_leases(self._clock())
+        self._state.drop(stale)
+        self._ended += stale
 
     def _finish_removing(self) -> None:
         """Forget what was still being removed, with all that goes with it, inner things first."""

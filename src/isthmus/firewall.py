@@ -214,11 +214,17 @@ def published(
     """
     version, to = target.version, str(target)
     translating, following = mode in TRANSLATING, callers == FOLLOW
+    every = f"publish{version}"
+    permitting, table = permits(every), family(every)
     for binding in bindings:
         place = binding.place
-        if not leads(binding, version, mode):
+        if translating and place.address is None and not (following or binding.callers):
+            # So it is with most, of which there may be thousands.
+            match = (_NUMBERS[place.protocol], str(place.port))
+            yield Element(every, match, permitting, f"{to} . {binding.port}", table)
+        elif not leads(binding, version, mode):
             continue
-        if translating:
+        elif translating:
             yield element(*_place(place, version), f"{to} . {binding.port}")
             if binding.callers:
                 yield from _own(binding, version)

@@ -186,7 +186,7 @@ class Sandbox(msgspec.Struct, frozen=True):
     removing: bool = False
 
 
-class Place(msgspec.Struct, frozen=True):
+class Place(msgspec.Struct, frozen=True, gc=False):
     """A port of the host, on one *address* of it; None stands for all, 0.0.0.0 and :: for all of their IP version.
 
     *Protocol* is "tcp", "udp" or "sctp".
@@ -201,7 +201,7 @@ class Place(msgspec.Struct, frozen=True):
         return f"[{address}]:{self.port}" if address.version == 6 else f"{address}:{self.port}"
 
 
-class Binding(msgspec.Struct, frozen=True):
+class Binding(msgspec.Struct, frozen=True, gc=False):
     """A place on the host that leads to the *port* of a sandbox (an ID); the commit that writes it takes the place.
 
     *Asked* is what the user wrote for the host's port (a number, a range, or ""), and None where `publish_all` made it.

@@ -77,7 +77,7 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
 """What cannot be changed in a thing that stands: if it differs, the thing is made anew (a table in one transaction)."""
 
 
-class Make(msgspec.Struct, frozen=True):
+class Make(msgspec.Struct, frozen=True, gc=False):
     """Bring *resource* into being; if it is there already, that is success."""
 
     resource: Resource
@@ -86,7 +86,7 @@ class Make(msgspec.Struct, frozen=True):
         return self.resource.make()
 
 
-class Change(msgspec.Struct, frozen=True):
+class Change(msgspec.Struct, frozen=True, gc=False):
     """Make of *was* what *resource* says, without taking it away in between."""
 
     resource: Resource
@@ -96,7 +96,7 @@ class Change(msgspec.Struct, frozen=True):
         return self.resource.change()
 
 
-class Remove(msgspec.Struct, frozen=True):
+class Remove(msgspec.Struct, frozen=True, gc=False):
     """Take *resource* away; if it is gone already, that is success."""
 
     resource: Resource

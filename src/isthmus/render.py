@@ -250,10 +250,15 @@ def _publishing(
         (going if _goes(state, binding) else lasting).append(binding)
     desired = tuple(_published(state, lasting, _staying(state, endpoints, waiting), ruled))
     there = (one for one in endpoints if one.network not in waiting)
-    old = tuple(_published(state, going, there, ruled))
-    leaving = tuple(one for one in old if one.set in firewall.PUBLISHING)
-    others = (one.key for one in old if one.set not in firewall.PUBLISHING)
-    return Area(desired, Scope(elements=frozenset((*_places(state, (*lasting, *before), endpoints), *others))), leaving)
+    known: list[Element] = []
+    others: list[Key] = []
+    for one in _published(state, going, there, ruled):
+        if one.set in firewall.PUBLISHING:
+            known.append(one)
+        else:
+            others.append(one.key)
+    scope = Scope(elements=frozenset((*_places(state, (*lasting, *before), endpoints), *others)))
+    return Area(desired, scope, tuple(known))
 
 
 def _places(state: State, bindings: Iterable[Binding], endpoints: Iterable[Endpoint]) -> Iterator[Key]:

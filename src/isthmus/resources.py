@@ -646,7 +646,7 @@ TABLES: tuple[Key, ...] = (("table",),)
 """What elements need: our tables, which come and go as one."""
 
 
-class Element(msgspec.Struct, frozen=True):
+class Element(msgspec.Struct, frozen=True, gc=False):
     """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
 
     set: str

@@ -108,30 +108,31 @@ class State:
             case Block():
                 self._blocks.setdefault(record.network, {})[record] = self._block_pool(record)
 
-    def drop(self, record: Record) -> None:
-        """Forget *record*."""
-        match record:
-            case Binding():
-                self._drop_binding(record)
-            case Network():
-                self._drop_network(record)
-            case Endpoint():
-                self._drop_endpoint(record)
-            case Sandbox():
-                self.sandboxes.pop(record.id, None)
-                self._names[Sandbox].pop(record.name, None)
-                self._in_netns.get(record.netns, {}).pop(record.id, None)
-                self._of_sandbox.pop(record.id, None)
-            case HandLink():
-                self.links.pop(record.id, None)
-            case Setting():
-                self.settings.pop(record.id, None)
-            case Lease():
-                self._drop_lease(record)
-            case Peer():
-                self._drop_peer(record)
-            case Block():
-                self._blocks.get(record.network, {}).pop(record, None)
+    def drop(self, records: Iterable[Record]) -> None:
+        """Forget *records*."""
+        for record in records:
+            match record:
+                case Binding():
+                    self._drop_binding(record)
+                case Network():
+                    self._drop_network(record)
+                case Endpoint():
+                    self._drop_endpoint(record)
+                case Sandbox():
+                    self.sandboxes.pop(record.id, None)
+                    self._names[Sandbox].pop(record.name, None)
+                    self._in_netns.get(record.netns, {}).pop(record.id, None)
+                    self._of_sandbox.pop(record.id, None)
+                case HandLink():
+                    self.links.pop(record.id, None)
+                case Setting():
+                    self.settings.pop(record.id, None)
+                case Lease():
+                    self._drop_lease(record)
+                case Peer():
+                    self._drop_peer(record)
+                case Block():
+                    self._blocks.get(record.network, {}).pop(record, None)
 
     def network(self, name: str) -> Network:
         """The network that *name* stands for.
@@ -277,12 +278,13 @@ class State:
         return tuple(self._leases[network][name] for _, network, name in self._ends[:count])
 
     def _drop_binding(self, binding: Binding) -> None:
-        place, own = binding.place, self._bindings.get(binding.sandbox, {})
-        if own.pop(place, None):
+        place, own = binding.place, self._bindings.get(binding.sandbox)
+        if own and own.pop(place, None):
             port = place.protocol, place.port
             on_port = self._places[port]
-            del on_port[place.address]
-            if not on_port:
+            if len(on_port) > 1:
+                del on_port[place.address]
+            else:
                 del self._places[port]
             if not own:
                 del self._bindings[binding.sandbox]

@@ -48,13 +48,12 @@ class Flows:
 
     def redirect(self, plan: Plan) -> None:
         """See that no connection goes on by a port that *plan* led elsewhere, or passes by one that it opened."""
-        shut = _ways(one for one in plan.tighten if isinstance(one, Remove))
-        opened = _ways(one for one in plan.loosen if not isinstance(one, Remove))
-        self._closed -= opened
-        lasting = {way for way in shut if way[0] == _TCP}
-        self._closed |= lasting - opened
-        shut, opened = shut - lasting - opened, {way for way in opened if way[0] != _TCP}
-        self._go_through(shut, opened, frozenset())
+        ending, shut = _ways(one for one in plan.tighten if isinstance(one, Remove))
+        lasting, opened = _ways(one for one in plan.loosen if not isinstance(one, Remove))
+        self._closed |= ending
+        if lasting:
+            self._closed -= lasting
+        self._go_through(shut - opened, opened, frozenset())
 
     def clear(self) -> None:
         """Forget what could wait."""
@@ -93,13 +92,16 @@ def _is_stale(
     return not entry.translated and port in fresh and first.destination in own
 
 
-def _ways(operations: Iterable[Operation]) -> set[_Way]:
-    elements = (one.resource for one in operations)
-    return {
-        (one.match[-2], one.match[-1], one.value)
-        for one in elements
-        if isinstance(one, Element) and one.set in PUBLISHING
-    }
+def _ways(operations: Iterable[Operation]) -> tuple[set[_Way], set[_Way]]:
+    """Return the ways that *operations* are about: those of streams, and the others."""
+    streams: set[_Way] = set()
+    others: set[_Way] = set()
+    for operation in operations:
+        one = operation.resource
+        if isinstance(one, Element) and one.set in PUBLISHING:
+            match = one.match
+            (streams if match[-2] == _TCP else others).add((match[-2], match[-1], one.value))
+    return streams, others
 
 
 def _version(target: str) -> int:

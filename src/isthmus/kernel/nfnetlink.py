@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import groupby, islice
 from struct import Struct
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ _PORT = Struct("=12xI")  # the last field of struct nlmsghdr: whose request it w
 _ATTRIBUTE = Struct("=HH")
 _S32 = Struct(">i")
 _U64 = Struct(">Q")
+_FEW = 32
 _ELEMENTS_BYTES = 32 << 10  # an attribute, and so the elements of one message, has at most 64 KiB
 
 
@@ -204,7 +206,7 @@ def delelements(
     table: str, name: str, keys: Iterable[bytes], *, family: int = NFPROTO_INET, intervals: bool = False
 ) -> list[bytes]:
     """Make messages that remove the elements with these *keys*; ENOENT, and nothing is done, if one is not there."""
-    elements: Iterable[bytes] = map(_framed, keys)
+    elements: Iterable[bytes] = _framed(keys)
     if intervals:
         elements = (attribute(NLA_F_NESTED | NFTA_LIST_ELEM, _key(key, intervals=True)) for key in keys)
     return _elements(NFT_MSG_DELSETELEM, NLM_F_REQUEST, family, _set(table, name), elements)
@@ -290,11 +292,16 @@ def _key(key: bytes, *, intervals: bool) -> bytes:
     return _data(NFTA_SET_ELEM_KEY, key[:half]) + _data(NFTA_SET_ELEM_KEY_END, key[half:])
 
 
-def _framed(key: bytes, value: bytes | None = None) -> bytes:
-    """Make an element that has nothing but a *key*, and maybe a *value*: of those there are thousands."""
-    if value is None:
-        before, after, _ = _frames(len(key), None)
-        return before + key + after
+def _framed(keys: Iterable[bytes]) -> Iterator[bytes]:
+    """Make elements that have nothing but a key, a few at once: there may be thousands."""
+    for size, alike in groupby(keys, len):
+        before, after, _ = _frames(size, None)
+        while few := tuple(islice(alike, _FEW)):
+            yield before + (after + before).join(few) + after
+
+
+def _mapped(key: bytes, value: bytes) -> bytes:
+    """Make an element that has nothing but a *key* and a *value*: of those there are thousands, too."""
     before, between, after = _frames(len(key), len(value))
     return before + key + between + value + after
 
@@ -312,7 +319,7 @@ def _frames(key: int, value: int | None) -> tuple[bytes, bytes, bytes]:
 def _element(element: Element, *, intervals: bool) -> bytes:
     value = element.value
     if isinstance(value, bytes) and not (intervals or element.timeout):
-        return _framed(element.key, value)
+        return _mapped(element.key, value)
     content = _key(element.key, intervals=intervals)
     if isinstance(value, Verdict):
         verdict = attribute(NFTA_VERDICT_CODE, _S32.pack(value.code))

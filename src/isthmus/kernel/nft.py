@@ -17,6 +17,7 @@ from errno import EINVAL, ENOENT
 from functools import lru_cache, partial
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -486,14 +487,14 @@ def _gathered(operations: Sequence[Operation]) -> Iterator[tuple[Operation, list
     A refusal of it is told of the first of them.
     """
     for kind, alike in groupby(operations, type):
-        work = [(one, one.resource) for one in alike if isinstance(one.resource, Element)]
         if kind is Change:
-            yield from ((one, [*_delete(element), *_add(element)]) for one, element in work)
+            elements = ((one, one.resource) for one in alike if isinstance(one.resource, Element))
+            yield from ((one, [*_delete(element), *_add(element)]) for one, element in elements)
             continue
         make = _deleted if kind is Remove else _added
-        for name, group in groupby(work, lambda piece: piece[1].set):
+        for name, group in groupby(alike, attrgetter("resource.set")):
             same = list(group)
-            yield same[0][0], make(name, [element for _, element in same])
+            yield same[0], make(name, map(attrgetter("resource"), same))
 
 
 def _add(element: Element) -> list[bytes]:
@@ -512,5 +513,5 @@ def _added(name: str, elements: Iterable[Element]) -> list[bytes]:
 
 def _deleted(name: str, elements: Iterable[Element]) -> list[bytes]:
     kind = SETS[name]
-    keys = map(kind.key, elements)
+    keys = map(kind.raw, map(attrgetter("match"), elements))
     return nfnetlink.delelements(TABLE, name, keys, family=kind.family, intervals=kind.intervals)
