@@ -77,6 +77,9 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
 """What cannot be changed in a thing that stands: if it differs, the thing is made anew (a table in one transaction)."""
 
 
+# `gc=False` as in `resources.Element`: of these, too, there may be thousands.
+
+
 class Make(msgspec.Struct, frozen=True, gc=False):
     """Bring *resource* into being; if it is there already, that is success."""
 

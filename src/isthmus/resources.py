@@ -646,6 +646,9 @@ TABLES: tuple[Key, ...] = (("table",),)
 """What elements need: our tables, which come and go as one."""
 
 
+# The collector does not look at what says `gc=False`: it cannot be a part of a cycle, and there may be thousands.
+
+
 class Element(msgspec.Struct, frozen=True, gc=False):
     """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
 

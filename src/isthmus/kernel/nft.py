@@ -315,7 +315,8 @@ class Firewall:
         Raises:
             Refused: and nothing was done, but that the table may have what is optional.
         """
-        made = [one for one in operations if isinstance(one.resource, Table) and not isinstance(one, Change)]
+        tables = [one for one in operations if isinstance(one.resource, Table)]
+        made = [one for one in tables if not isinstance(one, Change)]
         if made and isinstance(made[-1], Remove):
             for family in _FAMILIES.values():
                 self._commit(((made[-1], [nfnetlink.deltable(TABLE, family=family)]),), forgiven=ENOENT)
@@ -323,11 +324,14 @@ class Firewall:
             self._load(made[0], _wanted((), operations), _asked(operations) or firewall.table())
         elif operations:
             try:
+                if not tables:
+                    self._commit(_gathered(operations))
+                    return
                 for altering, some in groupby(operations, lambda one: isinstance(one.resource, Table)):
                     if altering:
-                        self._alter(list(some))
+                        self._alter(some)
                     else:
-                        self._commit(_gathered(list(some)))
+                        self._commit(_gathered(tuple(some)))
             except Refused:
                 self._insist(operations)
 
