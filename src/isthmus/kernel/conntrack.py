@@ -9,7 +9,7 @@ no index by port.
 """
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from errno import ENOENT
 from ipaddress import IPv4Address, IPv6Address
 from struct import Struct
@@ -37,6 +37,9 @@ IPS_DST_NAT = 1 << 5
 
 _MESSAGE = Struct("=IHHIIBBH")
 _FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+_FEW = 32
+"""Up to how many addresses are looked for in a message before it is read."""
 
 
 class Tuple(NamedTuple):
@@ -131,11 +134,19 @@ class Tracking:
         """Give the file descriptor back."""
         self._socket.close()
 
-    def forget(self, version: int, stale: Callable[[Entry], bool]) -> int:
-        """Forget all connections of this IP version that are *stale*; return how many."""
+    def forget(self, version: int, about: Collection[IPAddress], stale: Callable[[Entry], bool]) -> int:
+        """Forget all connections of this IP version that are *stale*, as only those *about* one of these addresses are.
+
+        How many they were is returned.
+        """
         if not count(self._socket.ask(getcount())):
             return 0
-        entries = [one for one in map(entry, self._socket.dump(dump(version))) if stale(one)]
+        found: Iterable[bytes] = self._socket.dump(dump(version))
+        if len(about) <= _FEW:
+            # To read one takes twenty microseconds, and there may be hundreds of thousands.
+            parts = [address.packed for address in about if address.version == version]
+            found = (message for message in found if any(part in message for part in parts))
+        entries = [one for one in map(entry, found) if stale(one)]
         errors = self._socket.attempt(*map(delete, entries))
         for error in errors:
             if error.errno != ENOENT:

@@ -7,6 +7,7 @@ it can wait until nobody asks for anything (`clear`), as a look at the table tak
 
 from collections.abc import Iterable
 from functools import partial
+from ipaddress import ip_address
 
 from isthmus.firewall import PUBLISHING
 from isthmus.kernel.conntrack import Entry, Tracking
@@ -69,8 +70,10 @@ class Flows:
         if not versions:
             return
         own: frozenset[IPAddress] = _own_addresses() if fresh else frozenset()
+        about = {ip_address(target.partition(" ")[0]) for target in {target for *_, target in shut}}
+        about |= left | own
         for version in versions:
-            self._tracking.forget(version, partial(_is_stale, shut, fresh, left, own))
+            self._tracking.forget(version, about, partial(_is_stale, shut, fresh, left, own))
 
 
 def _is_stale(
