@@ -633,12 +633,6 @@ def table(needed: Iterable[str] = ()) -> Table:
     return Table(DIGEST, tuple(sorted(needed)))
 
 
-def told_by(version: str) -> Table:
-    """The table of which that is the version (see `Table.version`)."""
-    digest, *needed = version.split("-")
-    return Table(digest, tuple(needed))
-
-
 def known(table: Table) -> bool:
     """Whether *table* is of this version."""
     return table.digest == DIGEST

@@ -187,8 +187,6 @@ class Sandbox(msgspec.Struct, frozen=True):
 
 
 # `gc=False` as in `resources.Element`: of these, too, there may be thousands.
-
-
 class Place(msgspec.Struct, frozen=True, gc=False):
     """A port of the host, on one *address* of it; None stands for all, 0.0.0.0 and :: for all of their IP version.
 

@@ -78,8 +78,6 @@ _FIXED: Mapping[type, tuple[str, ...]] = {
 
 
 # `gc=False` as in `resources.Element`: of these, too, there may be thousands.
-
-
 class Make(msgspec.Struct, frozen=True, gc=False):
     """Bring *resource* into being; if it is there already, that is success."""
 

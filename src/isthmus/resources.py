@@ -10,6 +10,7 @@ of ours, or `HOST`, the daemon's own.
 """
 
 from ipaddress import IPv4Network, IPv6Network
+from typing import Self
 
 import msgspec
 
@@ -629,8 +630,14 @@ class Table(msgspec.Struct, frozen=True):
 
     @property
     def version(self) -> str:
-        """All of that in one word."""
+        """All of that in one word, which `of` understands."""
         return "-".join((self.digest, *self.needed))
+
+    @classmethod
+    def of(cls, version: str) -> Self:
+        """The table of this *version*."""
+        digest, *needed = version.split("-")
+        return cls(digest, tuple(needed))
 
     def make(self) -> str:
         return f"nft -f {TABLE}.nft  # {self.version}"
@@ -647,8 +654,6 @@ TABLES: tuple[Key, ...] = (("table",),)
 
 
 # The collector does not look at what says `gc=False`: it cannot be a part of a cycle, and there may be thousands.
-
-
 class Element(msgspec.Struct, frozen=True, gc=False):
     """One element of a set or map of our table. *permits* tells whether it lets packets through or keeps them out."""
 

@@ -65,13 +65,12 @@ class Flows:
     def _go_through(self, shut: Iterable[_Way], opened: Iterable[_Way], left: Iterable[IPAddress]) -> None:
         shut, left = frozenset(shut), frozenset(left)
         fresh: set[_Port] = {(_version(target), int(protocol), int(port)) for protocol, port, target in opened}
-        versions = set(map(_version, {target for *_, target in shut}))
-        versions.update((one[0] for one in fresh), (one.version for one in left))
+        about = left.union(ip_address(target.partition(" ")[0]) for target in {target for *_, target in shut})
+        versions = {one.version for one in about}.union(one[0] for one in fresh)
         if not versions:
             return
         own: frozenset[IPAddress] = _own_addresses() if fresh else frozenset()
-        about = {ip_address(target.partition(" ")[0]) for target in {target for *_, target in shut}}
-        about |= left | own
+        about |= own
         for version in versions:
             self._tracking.forget(version, about, partial(_is_stale, shut, fresh, left, own))
 

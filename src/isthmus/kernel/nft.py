@@ -410,7 +410,7 @@ class Firewall:
         versions = [name for name in chains if name.startswith(firewall.VERSION_PREFIX)]
         version = versions[0].removeprefix(firewall.VERSION_PREFIX) if len(versions) == 1 else "without a version"
         rules = [nfnetlink.rule(message).chain for message in self._rules()]
-        table = firewall.told_by(version)
+        table = Table.of(version)
         for name, (hook, count) in _expected(table).items():
             chain = chains.get(name)
             if chain is None:
